@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT
+/* Every setting that exists. Order is that of `mooncake config show`. */
+#include "core/settings.h"
+
+/* clang-format off */
+#define TEXT(key, fallback, env, classic, help) \
+	{ key, MCI_SETTING_TEXT, fallback, env, classic, 0, 0, help, NULL, false, NULL }
+#define SECRET(key, env, classic, help) \
+	{ key, MCI_SETTING_TEXT, NULL, env, classic, 0, 0, help, NULL, true, NULL }
+#define CHOICE(key, fallback, env, classic, choices, help) \
+	{ key, MCI_SETTING_TEXT, fallback, env, classic, 0, 0, help, choices, false, NULL }
+#define NUMBER_OLD(key, fallback, env, classic, min, max, classic_old, help) \
+	{ key, MCI_SETTING_NUMBER, fallback, env, classic, min, max, help, NULL, false, classic_old }
+#define NUMBER(key, fallback, env, classic, min, max, help) \
+	NUMBER_OLD(key, fallback, env, classic, min, max, NULL, help)
+#define BOOL(key, fallback, env, classic, help) \
+	{ key, MCI_SETTING_BOOL, fallback, env, classic, 0, 0, help, NULL, false, NULL }
+
+const struct mci_setting mci_setting_table[] = {
+	TEXT("engine.metadata", NULL, "MOONCAKE_METADATA", NULL,
+	     "metadata service: etcd://h1:2379,h2:2379, redis://h:6379, http://h:8080/metadata or P2PHANDSHAKE"),
+	TEXT("engine.name", NULL, "MOONCAKE_NAME", NULL, "segment name, unique in the cluster; unset = host name"),
+	TEXT("engine.transports", "auto", "MOONCAKE_TRANSPORTS", NULL, "comma list of tcp, shm; auto = all that are there"),
+	TEXT("engine.bind", NULL, "MOONCAKE_BIND", NULL, "address to listen on; unset = all"),
+	TEXT("engine.advertise", NULL, "MOONCAKE_ADVERTISE", NULL,
+	     "comma list of addresses to publish; unset = by route to the metadata service"),
+	NUMBER("engine.port", "0", "MOONCAKE_PORT", NULL, 0, 65535, "port to listen on; 0 = a free one of the range"),
+	NUMBER_OLD("engine.port_low", "15000", "MOONCAKE_PORT_LOW", "MC_MIN_RPC_PORT", 1024, 65535,
+	       "MC_MIN_PRC_PORT", "first port of the range"),
+	NUMBER_OLD("engine.port_high", "17000", "MOONCAKE_PORT_HIGH", "MC_MAX_RPC_PORT", 1024, 65535,
+	       "MC_MAX_PRC_PORT", "last port of the range"),
+	NUMBER("engine.io_threads", "0", "MOONCAKE_IO_THREADS", NULL, 0, 256,
+	       "threads that serve sockets; 0 = min(4, cores)"),
+	NUMBER("engine.streams", "0", "MOONCAKE_STREAMS", "MC_TCP_LANES_PER_PEER", 0, 64,
+	       "TCP connections per peer; 0 = automatic"),
+	NUMBER("engine.slice_size", "0", "MOONCAKE_SLICE_SIZE", NULL, 0, 64 << 20,
+	       "bytes of a slice of a large request; 0 = automatic"),
+	NUMBER("engine.lease_ms", "10000", "MOONCAKE_LEASE_MS", NULL, 1000, 3600000,
+	       "life of our metadata keys without renewal"),
+	NUMBER("engine.queue_depth", "65536", "MOONCAKE_QUEUE_DEPTH", NULL, 1, 16 << 20,
+	       "requests that may wait or be in flight per segment"),
+	NUMBER("engine.timeout_ms", "30000", "MOONCAKE_TIMEOUT_MS", NULL, 1, 86400000,
+	       "deadline of a batch that names none"),
+	BOOL("engine.classic", "false", "MOONCAKE_CLASSIC", NULL,
+	     "also serve classic peers: raw addresses, no authentication"),
+	BOOL("engine.insecure", "false", "MOONCAKE_INSECURE", NULL, "P2PHANDSHAKE beyond loopback without a cluster key"),
+	BOOL("engine.require_ack", "false", "MOONCAKE_REQUIRE_ACK", NULL,
+	     "refuse classic v1 peers, whose writes cannot be confirmed"),
+	BOOL("engine.integrity", "false", "MOONCAKE_INTEGRITY", NULL, "TCP data rides TLS 1.3"),
+	BOOL("engine.checksum", "false", "MOONCAKE_CHECKSUM", NULL, "xxh3 over every TCP payload"),
+
+	TEXT("security.key_file", NULL, "MOONCAKE_KEY_FILE", NULL, "cluster key; `mooncake key new` writes one"),
+	TEXT("security.cert_file", NULL, "MOONCAKE_CERT_FILE", NULL, "certificate, PEM"),
+	TEXT("security.cert_key_file", NULL, "MOONCAKE_CERT_KEY_FILE", NULL, "private key of the certificate, PEM"),
+	TEXT("security.ca_file", NULL, "MOONCAKE_CA_FILE", NULL, "certificates to trust, PEM; unset = the system's"),
+
+	TEXT("metadata.user", NULL, "MOONCAKE_METADATA_USER", NULL, "etcd user"),
+	SECRET("metadata.password", "MOONCAKE_METADATA_PASSWORD", NULL, "etcd password"),
+	TEXT("metadata.redis_user", NULL, "MOONCAKE_REDIS_USER", "MC_REDIS_USERNAME", "redis user"),
+	SECRET("metadata.redis_password", "MOONCAKE_REDIS_PASSWORD", "MC_REDIS_PASSWORD", "redis password"),
+	NUMBER("metadata.redis_db", "0", "MOONCAKE_REDIS_DB", "MC_REDIS_DB_INDEX", 0, 255, "redis database"),
+	TEXT("metadata.cluster_id", NULL, "MOONCAKE_CLUSTER_ID", "MC_METADATA_CLUSTER_ID",
+	     "prefix of the metadata keys, for several clusters on one service"),
+	BOOL("metadata.use_proxy", "false", "MOONCAKE_USE_PROXY", NULL,
+	     "reach the metadata service through http_proxy and friends"),
+	NUMBER("metadata.timeout_ms", "3000", "MOONCAKE_METADATA_TIMEOUT_MS", NULL, 100, 600000,
+	       "for one request to the metadata service, over all endpoints"),
+
+	TEXT("tcp.bind_address", NULL, "MOONCAKE_TCP_BIND_ADDRESS", "MC_TCP_BIND_ADDRESS",
+	     "address that TCP connections use at this end; unset = by route"),
+
+	CHOICE("log.level", "warning", "MOONCAKE_LOG", "MC_LOG_LEVEL", "error|warning|info|debug", "what is logged"),
+	{ NULL, MCI_SETTING_TEXT, NULL, NULL, NULL, 0, 0, NULL, NULL, false, NULL },
+};
+/* clang-format on */

@@ -1,0 +1,627 @@
+// SPDX-License-Identifier: MIT
+/*
+ * One connection at a server, from its first byte to its handler: a state machine driven by
+ * edge-triggered events, which reads exactly the bytes of the opening and never one more.
+ * Lock order: service->lock is a leaf (see incoming.h); no callback runs under it.
+ */
+#include "net/incoming.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <mooncake/types.h>
+
+#include "core/clock.h"
+#include "core/errors.h"
+#include "core/log.h"
+#include "core/uuid.h"
+#include "net/addr.h"
+#include "net/tls.h"
+
+#define LINGER_BYTES (64 * 1024)
+#define OVERFLOW_UID 65534	/* stands for every user that our user namespace does not know: no identity */
+
+#define of(ptr, member) ((struct mci_incoming *)((char *)(ptr) - offsetof(struct mci_incoming, member)))
+
+static void drive(struct mci_incoming *in);
+
+static void unwatch(struct mci_incoming *in)
+{
+	if (in->watched)
+		mci_loop_del(in->loop, &in->watch);
+	in->watched = false;
+}
+
+static void free_buffers(struct mci_incoming *in)
+{
+	if (in->in != in->in_small) {
+		atomic_fetch_sub(&in->service->classic_bytes, (int64_t)in->in_size);
+		free(in->in);
+	}
+	if (in->out != in->out_small)
+		free(in->out);
+	in->in = in->in_small;
+	in->in_size = sizeof(in->in_small);
+	in->out = in->out_small;
+}
+
+static void release(struct mci_incoming *in)
+{
+	struct mci_service *service = in->service;
+
+	mci_wipe(in->key, sizeof(in->key));
+	mci_wipe(&in->hello, sizeof(in->hello));
+	free(in);
+	mci_service_put(service);
+}
+
+/* The connection is over, or was handed over (sock.fd is -1 then). */
+static void drop(struct mci_incoming *in)
+{
+	struct mci_service *service = in->service;
+	bool evicting;
+
+	unwatch(in);
+	mci_loop_timer_clear(in->loop, &in->timer);
+	mci_sock_close(&in->sock);
+	free_buffers(in);
+	in->state = INCOMING_CLOSED;
+
+	pthread_mutex_lock(&service->lock);
+	if (in->in_unproved)
+		mci_incoming_unlist(in);
+	if (in->all_prev)
+		in->all_prev->all_next = in->all_next;
+	else
+		service->all = in->all_next;
+	if (in->all_next)
+		in->all_next->all_prev = in->all_prev;
+	evicting = in->evicting;
+	in->over = true;
+	pthread_mutex_unlock(&service->lock);
+	if (!evicting)
+		release(in);
+}
+
+/* After the decision the handler hears of every end; before, nobody has to. */
+static void fail(struct mci_incoming *in, int err)
+{
+	struct mci_sock none = { .fd = -1, .tls = NULL };
+
+	unwatch(in);		/* before the close: the number may be another's right after */
+	mci_sock_close(&in->sock);
+	if (in->ready)
+		in->ready(in->ready_arg, none, &in->hello, err);
+	drop(in);
+}
+
+static void refuse(struct mci_incoming *in, const char *why)
+{
+	char peer[MCI_ADDR_TEXT + 64];
+
+	atomic_fetch_add(&in->service->refused, 1);
+	if (mci_log_threshold >= MCI_LOG_INFO) {
+		mci_peer_text(in->sock.fd, peer, sizeof(peer));
+		mci_info("connection from %s closed: %s", peer, why);
+	}
+}
+
+/* Say why, then close once the peer has read it. */
+static void reject(struct mci_incoming *in, int err, const char *sentence)
+{
+	ssize_t n = mci_reject_write(err, sentence, in->out_small, sizeof(in->out_small));
+
+	refuse(in, sentence);
+	in->out = in->out_small;
+	in->out_length = n > 0 ? (size_t)n : 0;
+	in->out_done = 0;
+	in->state = INCOMING_SENDING;
+	in->after = INCOMING_LINGER;
+}
+
+static bool same_user(int fd)
+{
+	struct ucred peer;
+	socklen_t length = sizeof(peer);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length))
+		return false;
+	return !peer.uid || (peer.uid == geteuid() && peer.uid != OVERFLOW_UID);
+}
+
+/*
+ * How the client must prove itself. On the unix socket the kernel's word on its user stands in for a
+ * token, if that is switched on; never for a cluster key (no downgrade).
+ */
+static int choose_mode(struct mci_incoming *in, unsigned int offered, char sentence[MCI_SENTENCE_MAX + 1])
+{
+	const struct mci_service_attr *attr = &in->service->attr;
+	unsigned int own = attr->secret.mode;
+
+	if (in->is_unix && attr->unix_same_user && offered == MCI_AUTH_NONE && own != MCI_AUTH_CLUSTER) {
+		if (same_user(in->sock.fd))
+			return MCI_AUTH_NONE;
+		snprintf(sentence, MCI_SENTENCE_MAX + 1,
+			 "this unix socket serves processes of the same user only; give both sides --key_file=... (or MOONCAKE_KEY_FILE), or run them as one user");
+		return -EACCES;
+	}
+	return mci_mode_mismatch(sentence, offered, own) ? -EKEYREJECTED : (int)own;
+}
+
+static uint64_t offered_features(const struct mci_incoming *in)
+{
+	/* On a unix socket nobody is on the path, and descriptors ride along: no TLS there. */
+	return in->service->attr.features & ~(in->is_unix ? MCI_FEATURE_INTEGRITY : 0);
+}
+
+static void take_hello(struct mci_incoming *in)
+{
+	char sentence[MCI_SENTENCE_MAX + 1], names[96];
+	const struct mci_service_attr *attr = &in->service->attr;
+	struct mci_msg_challenge challenge;
+	struct mci_msg_hello m;
+	uint64_t lacking;
+	int ret, mode;
+	ssize_t n;
+
+	ret = mci_hello_read(in->in, in->in_length, &m);
+	if (ret == -EPROTONOSUPPORT) {
+		snprintf(sentence, sizeof(sentence),
+			 "the client speaks version %u of the protocol and the server version %u: install the same release on both sides",
+			 m.version, MCI_PROTOCOL_VERSION);
+		reject(in, -EPROTO, sentence);
+		return;
+	}
+	if (ret) {
+		reject(in, -EPROTO, "the hello is malformed");
+		return;
+	}
+	if (m.service != attr->service) {
+		snprintf(sentence, sizeof(sentence),
+			 "this port serves something else (service %u) than the client asks for (%u): check the address",
+			 attr->service, m.service);
+		reject(in, -EPROTO, sentence);
+		return;
+	}
+
+	memset(&challenge, 0, sizeof(challenge));
+	pthread_mutex_lock(&in->service->lock);
+	challenge.self = in->service->self;
+	pthread_mutex_unlock(&in->service->lock);
+	if (!mci_uuid_is_zero(&m.wanted) && !mci_uuid_equal(&m.wanted, &challenge.self.uuid)) {
+		snprintf(sentence, sizeof(sentence),
+			 "the segment that was meant is not here any more; '%.100s' is: it restarted, or took over the address",
+			 challenge.self.name);
+		reject(in, -ESTALE, sentence);
+		return;
+	}
+	mode = choose_mode(in, m.mode, sentence);
+	if (mode < 0) {
+		reject(in, mode, sentence);
+		return;
+	}
+	challenge.version = MCI_PROTOCOL_VERSION;
+	challenge.mode = (uint8_t)mode;
+	challenge.features = offered_features(in);
+	lacking = m.required & ~challenge.features;
+	if (lacking) {
+		mci_feature_names(lacking, names, sizeof(names));
+		snprintf(sentence, sizeof(sentence),
+			 "the client insists on what this server does not offer: %s; switch it on here, or do without it there",
+			 names);
+		reject(in, -EPROTO, sentence);
+		return;
+	}
+	mci_random(challenge.nonce, sizeof(challenge.nonce));
+	n = mci_challenge_write(&challenge, in->transcript.challenge, sizeof(in->transcript.challenge));
+	if (n < 0) {
+		reject(in, -EPROTO, "the server cannot say its name");
+		return;
+	}
+	in->transcript.challenge_length = (size_t)n;
+	memcpy(in->transcript.hello, in->in, in->in_length);
+	in->transcript.hello_length = in->in_length;
+	mci_handshake_key(&attr->secret, (enum mci_auth_mode)mode, &challenge.self, in->key);
+
+	in->hello.peer = m.self;
+	in->hello.features = m.features & challenge.features;
+	in->hello.service = attr->service;
+	in->hello.role = m.role;
+	in->hello.wanted = m.wanted;
+	in->hello.params_length = m.params_length;
+	memcpy(in->hello.params, m.params, m.params_length);
+
+	memcpy(in->out_small, in->transcript.challenge, (size_t)n);
+	in->out_length = (size_t)n;
+	in->out_done = 0;
+	in->in_length = 0;
+	in->state = INCOMING_SENDING;
+	in->after = INCOMING_PROOF;
+}
+
+/* Proved: out of the bounds for strangers, to the handler. Returns false if it was evicted just before. */
+static bool leave_unproved(struct mci_incoming *in)
+{
+	bool evicted;
+
+	pthread_mutex_lock(&in->service->lock);
+	evicted = in->evicting;
+	if (in->in_unproved)
+		mci_incoming_unlist(in);
+	pthread_mutex_unlock(&in->service->lock);
+	return !evicted;
+}
+
+static void take_proof(struct mci_incoming *in)
+{
+	uint8_t expected[MCI_MAC];
+
+	if (mci_proof_read(in->in, in->in_length, in->client_mac)) {
+		reject(in, -EPROTO, "the proof is malformed");
+		return;
+	}
+	mci_client_proof(in->key, &in->transcript, expected);
+	if (!mci_mac_equal(expected, in->client_mac)) {
+		reject(in, -EKEYREJECTED,
+		       in->service->attr.secret.mode == MCI_AUTH_CLUSTER ?
+			       "wrong key: the client's cluster key is not the one of this cluster ('mooncake key id' on both sides tells them apart)" :
+			       "wrong token: what the client read in the metadata service is not, or no longer, the token of this segment");
+		return;
+	}
+	if (!leave_unproved(in)) {
+		in->state = INCOMING_CLOSED;	/* the evict task does the rest */
+		unwatch(in);
+		return;
+	}
+	unwatch(in);
+	mci_loop_timer_clear(in->loop, &in->timer);
+	in->state = INCOMING_WAITING;
+	in->service->attr.connection(in->service->attr.arg, in);
+}
+
+/* Room for @need bytes and a NUL; a classic message grows as its bytes come, not by what it claims. */
+static int make_room(struct mci_incoming *in, size_t need)
+{
+	size_t size = in->in_size;
+	uint8_t *bigger;
+
+	if (need < size || in->in_length + 1 < size)
+		return 0;
+	size = size * 2 > need + 1 ? need + 1 : size * 2;
+	if (atomic_fetch_add(&in->service->classic_bytes, (int64_t)size) + (int64_t)size > MCI_CLASSIC_TOTAL)
+		goto err_uncount;
+	bigger = malloc(size);
+	if (!bigger)
+		goto err_uncount;
+	memcpy(bigger, in->in, in->in_length);
+	if (in->in != in->in_small) {
+		atomic_fetch_sub(&in->service->classic_bytes, (int64_t)in->in_size);
+		free(in->in);
+	}
+	in->in = bigger;
+	in->in_size = size;
+	return 0;
+
+err_uncount:
+	atomic_fetch_sub(&in->service->classic_bytes, (int64_t)size);
+	return -ENOMEM;
+}
+
+/* Read up to the end of the message and no further. 0 = it is there, -EAGAIN, 1 = closed and dropped. */
+static int read_message(struct mci_incoming *in)
+{
+	for (;;) {
+		ssize_t need = in->state == INCOMING_OPENING ?
+				       mci_opening_need(in->in, in->in_length, in->service->attr.classic) :
+				       mci_message_need(in->in, in->in_length);
+		struct iovec iov;
+		ssize_t n;
+
+		if (need == (ssize_t)in->in_length)
+			return 0;
+		if (need < 0) {
+			refuse(in, need == -EACCES ? "a classic message, and classic peers are not served here (--classic)" :
+						     "these are no messages of ours");
+			goto err_drop;
+		}
+		if (make_room(in, (size_t)need)) {
+			refuse(in, "too many classic messages at once");
+			goto err_drop;
+		}
+		iov.iov_base = in->in + in->in_length;
+		iov.iov_len = (size_t)need - in->in_length;
+		if (iov.iov_len > in->in_size - 1 - in->in_length)
+			iov.iov_len = in->in_size - 1 - in->in_length;
+		n = mci_sock_recvv(&in->sock, &iov, 1);
+		if (n == -EAGAIN)
+			return -EAGAIN;
+		if (n <= 0) {
+			/* Who connects and goes without a word was another's second choice: no offence. */
+			if (in->in_length || in->state != INCOMING_OPENING)
+				refuse(in, "it ended in the middle of the opening");
+			goto err_drop;
+		}
+		in->in_length += (size_t)n;
+	}
+
+err_drop:
+	drop(in);
+	return 1;
+}
+
+/* 0 = all is out, -EAGAIN, 1 = broken and dropped. */
+static int write_out(struct mci_incoming *in)
+{
+	while (in->out_done < in->out_length) {
+		struct iovec iov = { in->out + in->out_done, in->out_length - in->out_done };
+		ssize_t n = mci_sock_sendv(&in->sock, &iov, 1);
+
+		if (n == -EAGAIN)
+			return -EAGAIN;
+		if (n < 0) {
+			fail(in, (int)n);
+			return 1;
+		}
+		in->out_done += (size_t)n;
+	}
+	return 0;
+}
+
+/* Closing with bytes unread would reset the connection and take our last words with it. */
+static int linger(struct mci_incoming *in)
+{
+	uint8_t waste[4096];
+
+	for (;;) {
+		struct iovec iov = { waste, sizeof(waste) };
+		ssize_t n = mci_sock_recvv(&in->sock, &iov, 1);
+
+		if (n == -EAGAIN)
+			return -EAGAIN;
+		if (n > 0)
+			in->discarded += (size_t)n;
+		if (n <= 0 || in->discarded > LINGER_BYTES) {
+			drop(in);
+			return 1;
+		}
+	}
+}
+
+static void hand_over(struct mci_incoming *in)
+{
+	struct mci_sock sock = in->sock;
+
+	unwatch(in);
+	mci_loop_timer_clear(in->loop, &in->timer);
+	in->sock.fd = -1;
+	in->sock.tls = NULL;
+	in->ready(in->ready_arg, sock, &in->hello, 0);
+	drop(in);
+}
+
+static int start_tls(struct mci_incoming *in)
+{
+	uint8_t key[MCI_TLS_KEY];
+	int ret;
+
+	mci_tls_key(&in->hello, key);
+	ret = mci_tls_start(&in->sock, true, key);
+	mci_wipe(key, sizeof(key));
+	return ret;
+}
+
+/* As far as it goes without waiting. @in may be gone afterwards. */
+static void drive(struct mci_incoming *in)
+{
+	int ret;
+
+	for (;;) {
+		switch (in->state) {
+		case INCOMING_OPENING:
+			if (read_message(in))
+				return;
+			if (mci_opening_is_hello(in->in, in->in_length)) {
+				take_hello(in);
+				break;
+			}
+			ret = mci_incoming_classic(in);
+			if (ret) {
+				refuse(in, "a classic message that has no answer");
+				drop(in);
+				return;
+			}
+			in->state = INCOMING_SENDING;
+			in->after = INCOMING_LINGER;
+			break;
+		case INCOMING_PROOF:
+			if (read_message(in))
+				return;
+			take_proof(in);
+			if (in->state == INCOMING_SENDING)
+				break;
+			return;
+		case INCOMING_SENDING:
+			if (write_out(in))
+				return;
+			in->state = in->after;
+			if (in->state == INCOMING_LINGER)
+				shutdown(in->sock.fd, SHUT_WR);
+			if (in->state == INCOMING_TLS) {
+				ret = start_tls(in);
+				if (ret) {
+					fail(in, ret);
+					return;
+				}
+			}
+			break;
+		case INCOMING_TLS:
+			ret = mci_tls_handshake(&in->sock);
+			if (ret == -EAGAIN)
+				return;
+			if (ret) {
+				refuse(in, mc_errmsg());
+				fail(in, ret);
+				return;
+			}
+			in->state = INCOMING_READY;
+			break;
+		case INCOMING_READY:
+			hand_over(in);
+			return;
+		case INCOMING_LINGER:
+			linger(in);
+			return;
+		case INCOMING_WAITING:
+		case INCOMING_CLOSED:
+			return;
+		}
+	}
+}
+
+static void on_event(struct mci_watch *watch, uint32_t events)
+{
+	(void)events;
+	drive(of(watch, watch));
+}
+
+static void on_timer(struct mci_timer *timer)
+{
+	struct mci_incoming *in = of(timer, timer);
+
+	if (in->state != INCOMING_LINGER)
+		refuse(in, "it took too long");
+	fail(in, -ETIMEDOUT);
+}
+
+/* Watch it for the time that openings have; drive() once by the event that comes at once. */
+static void watch(struct mci_incoming *in, uint64_t until_ns)
+{
+	int ret;
+
+	in->watch.fd = in->sock.fd;
+	ret = mci_loop_add(in->loop, &in->watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+	if (ret) {
+		mci_warn("a connection was closed: %s", mc_errmsg());
+		fail(in, ret);
+		return;
+	}
+	in->watched = true;
+	mci_loop_timer_set(in->loop, &in->timer, until_ns);
+}
+
+static void decide(struct mci_task *task)
+{
+	struct mci_incoming *in = of(task, decide);
+	size_t n;
+
+	if (in->state == INCOMING_CLOSED) {	/* the service stopped meanwhile */
+		if (in->accepted)
+			fail(in, -ECANCELED);
+		else
+			drop(in);
+		return;
+	}
+	if (!in->accepted) {
+		reject(in, in->error, in->sentence);
+	} else if (in->error) {
+		fail(in, in->error);
+		return;
+	} else {
+		in->accept.features = in->hello.features;
+		n = (size_t)mci_accept_write(&in->accept, in->out_small, sizeof(in->out_small));
+		mci_server_proof(in->key, &in->transcript, in->client_mac, in->out_small, n - MCI_MAC, in->accept.mac);
+		memcpy(in->out_small + n - MCI_MAC, in->accept.mac, MCI_MAC);
+		mci_session_keys(in->key, &in->transcript, in->accept.mac, &in->hello);
+		in->out = in->out_small;
+		in->out_length = n;
+		in->out_done = 0;
+		in->state = INCOMING_SENDING;
+		in->after = in->hello.features & MCI_FEATURE_INTEGRITY ? INCOMING_TLS : INCOMING_READY;
+	}
+	watch(in, mci_now_ns() + MCI_UNPROVED_NS);
+}
+
+static void on_evict(struct mci_task *task)
+{
+	struct mci_incoming *in = of(task, evict);
+	bool over;
+
+	pthread_mutex_lock(&in->service->lock);
+	in->evicting = false;
+	over = in->over;
+	pthread_mutex_unlock(&in->service->lock);
+	if (over) {
+		release(in);
+		return;
+	}
+	if (in->state != INCOMING_LINGER)
+		refuse(in, "too many connections that have not proved themselves; it was the oldest of them");
+	drop(in);
+}
+
+void mci_incoming_prepare(struct mci_incoming *in)
+{
+	in->watch.fn = on_event;
+	in->timer.fn = on_timer;
+	in->evict.fn = on_evict;
+	in->decide.fn = decide;
+}
+
+void mci_incoming_begin(struct mci_incoming *in)
+{
+	watch(in, in->until_ns);
+}
+
+void mci_incoming_abort(struct mci_incoming *in)
+{
+	if (in->state == INCOMING_WAITING) {	/* the handler has it: its decision will free it */
+		mci_sock_close(&in->sock);
+		in->state = INCOMING_CLOSED;
+	} else if (in->state != INCOMING_CLOSED) {
+		fail(in, -ECANCELED);
+	}
+}
+
+const struct mci_hello *mci_incoming_hello(const struct mci_incoming *in)
+{
+	return &in->hello;
+}
+
+bool mci_incoming_is_unix(const struct mci_incoming *in)
+{
+	return in->is_unix;
+}
+
+struct mci_loop *mci_incoming_loop(const struct mci_incoming *in)
+{
+	return in->loop;
+}
+
+void mci_incoming_accept(struct mci_incoming *in, const void *params, uint16_t length,
+			 void (*ready)(void *arg, struct mci_sock sock, const struct mci_hello *hello, int error),
+			 void *arg)
+{
+	in->accepted = true;
+	in->ready = ready;
+	in->ready_arg = arg;
+	if (length > MCI_PARAMS_MAX) {
+		in->error = -EMSGSIZE;
+	} else {
+		in->accept.params_length = length;
+		if (length)
+			memcpy(in->accept.params, params, length);
+	}
+	mci_loop_post(in->loop, &in->decide);
+}
+
+void mci_incoming_reject(struct mci_incoming *in, int err, const char *sentence)
+{
+	in->error = err;
+	snprintf(in->sentence, sizeof(in->sentence), "%s", sentence);
+	mci_loop_post(in->loop, &in->decide);
+}

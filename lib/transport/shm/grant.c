@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+/*
+ * May a peer have a descriptor of the file behind a region, and which one?
+ *
+ * A peer is trusted with files if it is of our user (it could open /proc/<pid>/fd/<n> by itself), or has shown
+ * that the kernel lets it read our memory. Others get a file only if the region is all of it, and a read-only
+ * one only if no way leads from there to a writable one: F_SEAL_FUTURE_WRITE, or a mode that keeps
+ * them from opening it anew. Each grant is an open file of its own: it shares no lock with ours.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "transport/shm/shm.h"
+
+#define HUGETLBFS 0x958458f6
+
+uint64_t mci_shm_file_page(int fd, const struct stat *st)
+{
+	struct statfs fs;
+
+	if (!fstatfs(fd, &fs) && fs.f_type == HUGETLBFS && st->st_blksize >= 4096 &&
+	    !(st->st_blksize & (st->st_blksize - 1)))
+		return (uint64_t)st->st_blksize;
+	return (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+void mci_shm_file_look(int fd, uint64_t offset, uint64_t length, struct mci_shm_file *file)
+{
+	struct stat st;
+	int seals;
+
+	*file = (struct mci_shm_file){ .there = false };
+	if (fd < 0 || fstat(fd, &st) || !S_ISREG(st.st_mode) || offset > (uint64_t)st.st_size ||
+	    length > (uint64_t)st.st_size - offset)
+		return;
+	seals = fcntl(fd, F_GET_SEALS);
+	file->there = true;
+	file->whole = !offset && (uint64_t)st.st_size - length < mci_shm_file_page(fd, &st);
+	file->shut = !(st.st_mode & 0077);
+	file->fixed = seals >= 0 && seals & F_SEAL_SHRINK;
+	file->sealed = seals >= 0 && seals & (F_SEAL_FUTURE_WRITE | F_SEAL_WRITE);
+}
+
+bool mci_shm_file_grantable(struct mci_shm_file *file, int fd, uint32_t rights, bool trusted)
+{
+	if (!file->there || !rights)
+		return false;
+	if (!trusted && (!file->whole || !file->fixed || rights == MC_REMOTE_WRITE))
+		return false;
+	if (rights & MC_REMOTE_WRITE)
+		return !file->sealed;
+	/* Our own mapping stays writable. Sealed only where no other region can live in this file. */
+	if (!file->sealed && file->whole && !fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE))
+		file->sealed = true;
+	return trusted || file->sealed || file->shut;
+}
+
+int mci_shm_file_open(int fd, uint32_t rights)
+{
+	char path[40];
+	int out;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	out = open(path, (rights & MC_REMOTE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	return out < 0 ? -errno : out;
+}

@@ -1,0 +1,455 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Initiator: requests are claimed under peer->lock, entered in the use page, copied under no lock, and
+ * told as final after the last byte only if the region and the connection were still there then.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+
+#include "core/clock.h"
+#include "transport/shm/copy.h"
+#include "transport/shm/shm.h"
+
+struct lot {			/* what one thread does at a time */
+	struct mci_shm_link *link;
+	uint64_t bytes;
+	unsigned int count;	/* whole requests */
+	struct mci_request *item[MCI_SHM_LOT];
+	struct mci_shm_map *map[MCI_SHM_LOT];
+	int error[MCI_SHM_LOT];
+	uint64_t offset;	/* with count == 1 and length < item[0]->length: a part of it */
+	uint64_t length;
+	bool part, vm;
+};
+
+/* request->state: flags, the verdict and its errno. */
+static void set_verdict(struct mci_request *r, enum mc_state state, int error)
+{
+	if (!(r->state >> 8))
+		r->state |= (uint32_t)state << 8 | (uint32_t)-error << 16;
+}
+
+/* request->tag: slot and stamp that it entered. */
+static uint64_t tag(const struct mci_shm_map *map)
+{
+	return (uint64_t)map->slot << MCI_SHM_STAMP_BITS | map->stamp;
+}
+static uint32_t tag_slot(uint64_t t) { return (uint32_t)(t >> MCI_SHM_STAMP_BITS); }
+static uint64_t tag_stamp(uint64_t t) { return t & ((1ull << MCI_SHM_STAMP_BITS) - 1); }
+
+void mci_shm_finals_push(struct mci_shm_finals *finals, struct mci_request *r, enum mc_state state, int error)
+{
+	set_verdict(r, state, error);
+	r->next = NULL;
+	*finals->last = r;
+	finals->last = &r->next;
+}
+
+void mci_shm_finals_tell(struct mci_peer *peer, struct mci_shm_finals *finals)
+{
+	struct mci_request *r = finals->first, *next;
+
+	for (; r; r = next) {
+		enum mc_state state = (enum mc_state)(r->state >> 8 & 0xff);
+
+		next = r->next;
+		peer->host->complete(r, state, -(int)(r->state >> 16), state == MC_DONE ? r->length : 0, 0);
+	}
+	mci_shm_finals_init(finals);
+}
+
+void mci_shm_queue_add(struct mci_shm_queue *queue, struct mci_request *r)
+{
+	r->next = NULL;
+	r->prev = queue->last;
+	if (queue->last)
+		queue->last->next = r;
+	else
+		queue->first = r;
+	queue->last = r;
+}
+
+void mci_shm_queue_del(struct mci_shm_queue *queue, struct mci_request *r)
+{
+	if (r->prev)
+		r->prev->next = r->next;
+	else
+		queue->first = r->next;
+	if (r->next)
+		r->next->prev = r->prev;
+	else
+		queue->last = r->prev;
+	r->next = r->prev = NULL;
+}
+
+/* Off whatever queue it is on. */
+static void take_off(struct mci_peer *peer, struct mci_shm_queue *own, struct mci_request *r)
+{
+	if (r->state & MCI_SHM_QUEUED) {
+		mci_shm_queue_del(&peer->queue[r->priority <= 0], r);
+		atomic_fetch_sub_explicit(&peer->queued, 1, memory_order_relaxed);
+		peer->queued_bytes -= r->length - r->cursor;
+	} else if (r->state & MCI_SHM_WAITING) {
+		mci_shm_queue_del(&mci_shm_map_of(peer->link, r)->waiting, r);
+		peer->waiting--;
+	} else if (own) {
+		mci_shm_queue_del(own, r);
+	}
+	r->state &= ~(MCI_SHM_QUEUED | MCI_SHM_WAITING);
+}
+
+/* @r is not copied any more: out of its region. */
+static void leave(struct mci_peer *peer, struct mci_shm_link *link, struct mci_request *r)
+{
+	struct mci_shm_map *map = mci_shm_map_of(link, r);
+
+	mci_shm_leave(&link->use->slot[tag_slot(r->tag)]);
+	r->state &= ~MCI_SHM_INSIDE;
+	if (!--map->users && map->state != MCI_SHM_MAP_READY)
+		mci_shm_map_drop(map);
+	link->inside--;
+	if (link != peer->link && !--peer->old_inside)
+		pthread_cond_broadcast(&peer->changed);
+	mci_shm_link_put(link);
+}
+
+static void end(struct mci_peer *peer, struct mci_shm_queue *own, struct mci_request *r, enum mc_state state, int error,
+		struct mci_shm_finals *finals)
+{
+	take_off(peer, own, r);
+	set_verdict(r, state, error);
+	if (r->outstanding)
+		return;		/* the last thread that copies for it tells it */
+	if (r->state & MCI_SHM_INSIDE)
+		leave(peer, peer->link, r);
+	mci_shm_finals_push(finals, r, state, error);
+}
+
+void mci_shm_end(struct mci_peer *peer, struct mci_request *r, enum mc_state state, int error,
+		 struct mci_shm_finals *finals)
+{
+	end(peer, NULL, r, state, error, finals);
+}
+
+/* Why must this request not be copied? 0 = it may. */
+static int refuse(struct mci_peer *peer, const struct mci_request *r, uint64_t now, enum mc_state *state)
+{
+	*state = MC_FAILED;
+	if (atomic_load_explicit(&r->cancelled, memory_order_relaxed)) {
+		*state = MC_CANCELLED;
+		return -ECANCELED;
+	}
+	if (now >= r->deadline_ns) {
+		*state = MC_TIMED_OUT;
+		return -ETIMEDOUT;
+	}
+	if (!peer->link || atomic_load_explicit(&peer->link->dead, memory_order_relaxed))
+		return peer->lost;
+	if (r->op == MCI_OP_NOTIFY)
+		return -EOPNOTSUPP;
+	if (atomic_load_explicit(&r->remote->stale, memory_order_relaxed))
+		return -ESTALE;
+	return 0;
+}
+
+/* Enter its region. 0; -EAGAIN: it has to be asked for first; or why it fails. */
+static int enter(struct mci_shm_link *link, struct mci_shm_map *map, struct mci_request *r)
+{
+	if (map->state == MCI_SHM_MAP_UNUSABLE)
+		return -EOPNOTSUPP;
+	if (map->state != MCI_SHM_MAP_READY)
+		return -EAGAIN;
+	if (!(map->rights & (r->op == MCI_OP_WRITE ? MC_REMOTE_WRITE : MC_REMOTE_READ)))
+		return -EACCES;
+	if (!mci_shm_enter(&link->use->slot[map->slot], &link->table->word[map->slot], map->stamp)) {
+		map->state = MCI_SHM_MAP_IDLE;
+		return -EAGAIN;
+	}
+	r->tag = tag(map);
+	r->state |= MCI_SHM_INSIDE;
+	map->users++;
+	link->refs++;
+	link->inside++;
+	return 0;
+}
+
+static void park(struct mci_peer *peer, struct mci_shm_queue *own, struct mci_request *r)
+{
+	struct mci_shm_map *map = mci_shm_map_of(peer->link, r);
+
+	take_off(peer, own, r);
+	r->state |= MCI_SHM_WAITING;
+	mci_shm_queue_add(&map->waiting, r);
+	peer->waiting++;
+	mci_shm_peer_tick(peer);
+	if (map->state != MCI_SHM_MAP_ASKED)
+		mci_shm_link_ask(peer->link, (unsigned int)(r->remote - peer->regions));
+}
+
+static struct mci_request *front(struct mci_peer *peer, struct mci_shm_queue *own)
+{
+	if (own)
+		return own->first;
+	return peer->queue[0].first ? peer->queue[0].first : peer->queue[1].first;
+}
+
+/* Fill a lot: several small requests, or one part of a large one. peer->lock held. */
+static void claim(struct mci_peer *peer, struct mci_shm_queue *own, struct lot *lot, struct mci_shm_finals *finals)
+{
+	uint64_t now = mci_now_ns();
+	struct mci_request *r;
+
+	lot->count = 0;
+	lot->link = NULL;
+	lot->bytes = lot->offset = lot->length = 0;
+	lot->part = false;
+	while ((r = front(peer, own)) && lot->count < MCI_SHM_LOT) {
+		bool large = r->length > MCI_SHM_CHUNK;
+		struct mci_shm_map *map;
+		enum mc_state state;
+		int ret;
+
+		if (lot->count && (large || lot->bytes + r->length > MCI_SHM_CHUNK))
+			break;
+		ret = refuse(peer, r, now, &state);
+		if (ret) {
+			end(peer, own, r, state, ret, finals);
+			continue;
+		}
+		map = mci_shm_map_of(peer->link, r);
+		if (!(r->state & MCI_SHM_INSIDE)) {
+			ret = enter(peer->link, map, r);
+			if (ret == -EAGAIN) {
+				park(peer, own, r);
+				continue;
+			} else if (ret) {
+				end(peer, own, r, MC_FAILED, ret, finals);
+				continue;
+			}
+		}
+		lot->link = peer->link;
+		lot->item[lot->count] = r;
+		lot->map[lot->count] = map;
+		lot->error[lot->count++] = 0;
+		if (!large) {
+			take_off(peer, own, r);
+			r->outstanding = 1;
+			r->cursor = r->length;
+			lot->bytes += r->length;
+			continue;
+		}
+		lot->part = true;
+		lot->offset = r->cursor;
+		lot->length = lot->bytes = r->length - r->cursor < MCI_SHM_CHUNK ? r->length - r->cursor : MCI_SHM_CHUNK;
+		r->outstanding++;
+		if (lot->offset + lot->length == r->length)
+			take_off(peer, own, r);
+		else if (!own)
+			peer->queued_bytes -= lot->length;
+		r->cursor += lot->length;
+		break;
+	}
+	if (lot->count) {
+		peer->active++;
+		peer->claims++;
+	}
+}
+
+bool mci_shm_link_lives(struct mci_shm_link *link)
+{
+	struct pollfd fds[2] = { { .fd = link->fd, .events = POLLRDHUP }, { .fd = link->pidfd, .events = POLLIN } };
+
+	if (link->peer->transport->hooks.no_liveness)
+		return true;
+	if (atomic_load_explicit(&link->dead, memory_order_acquire))
+		return false;
+	/* The loop thread may not have heard yet; the kernel knows since before the process was reaped. */
+	return poll(fds, link->pidfd >= 0 ? 2 : 1, 0) <= 0;
+}
+
+/* Pages that this process has not touched yet: make them present at once instead of fault by fault. */
+static void touch(struct mci_shm_map *map, uint64_t offset, uint64_t length, bool write)
+{
+#ifdef MADV_POPULATE_WRITE
+	uint64_t unit = offset / MCI_SHM_UNIT, last = (offset + length - 1) / MCI_SHM_UNIT;
+	uint8_t *start = map->mapped[0], *from, *to;
+	uint64_t shift = (uint64_t)(map->base - start);
+
+	if (!map->touched || length < MCI_SHM_UNIT)
+		return;
+	while (unit <= last && atomic_load_explicit(&map->touched[unit], memory_order_relaxed) > write)
+		unit++;
+	if (unit > last)
+		return;
+	from = start + ((shift + unit * MCI_SHM_UNIT) & ~(uint64_t)(MCI_SHM_PAGE - 1));
+	to = start + ((shift + (last + 1) * MCI_SHM_UNIT) & ~(uint64_t)(MCI_SHM_PAGE - 1));
+	if (to > start + map->mapped_length)
+		to = start + map->mapped_length;
+	madvise(from, (size_t)(to - from), write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+	for (; unit <= last; unit++)
+		atomic_store_explicit(&map->touched[unit], (uint8_t)(1 + write), memory_order_relaxed);
+#else
+	(void)map, (void)offset, (void)length, (void)write;
+#endif
+}
+
+static void copy_mapped(struct mci_shm_map *map, const struct mci_request *r, uint64_t at, uint64_t length)
+{
+	uint8_t *there = map->base + r->offset + at, *here = r->local + at;
+
+	touch(map, r->offset + at, length, r->op == MCI_OP_WRITE);
+	if (r->op == MCI_OP_WRITE)
+		mci_shm_copy(there, here, length);
+	else
+		mci_shm_copy(here, there, length);
+}
+
+static int vm_error(int err)
+{
+	switch (err) {
+	case ESRCH:
+		return -ECONNRESET;	/* the target is gone */
+	case EPERM:
+		return -EACCES;		/* it took the permission away: changed its user, or is not dumpable any more */
+	default:
+		return -err;		/* EFAULT: unmapped on either side */
+	}
+}
+
+static ssize_t vm_copy(const struct mci_shm_link *link, uint8_t op, const struct iovec *here, const struct iovec *there,
+		       unsigned int count)
+{
+	if (op == MCI_OP_WRITE)
+		return process_vm_writev(link->pid, here, count, there, count, 0);
+	return process_vm_readv(link->pid, here, count, there, count, 0);
+}
+
+static int vm_part(const struct mci_shm_link *link, const struct mci_shm_map *map, const struct mci_request *r,
+		   uint64_t at, uint64_t length)
+{
+	while (length) {
+		struct iovec here = { r->local + at, length };
+		struct iovec there = { (void *)(uintptr_t)(map->address + r->offset + at), length };
+		ssize_t n = vm_copy(link, r->op, &here, &there, 1);
+
+		if (n <= 0)
+			return n ? vm_error(errno) : -EFAULT;
+		at += (uint64_t)n;
+		length -= (uint64_t)n;
+	}
+	return 0;
+}
+
+/* Requests [@i, @end) of one direction in as few calls as the kernel lets us. */
+static void vm_run(struct lot *lot, unsigned int i, unsigned int end)
+{
+	struct iovec here[MCI_SHM_LOT], there[MCI_SHM_LOT];
+
+	while (i < end) {
+		unsigned int n = end - i;
+		ssize_t moved;
+
+		for (unsigned int k = 0; k < n; k++) {
+			const struct mci_request *r = lot->item[i + k];
+
+			here[k] = (struct iovec){ r->local, r->length };
+			there[k] = (struct iovec){ (void *)(uintptr_t)(lot->map[i + k]->address + r->offset), r->length };
+		}
+		moved = vm_copy(lot->link, lot->item[i]->op, here, there, n);
+		for (; i < end && moved >= (ssize_t)lot->item[i]->length; i++)
+			moved -= (ssize_t)lot->item[i]->length;
+		/* The one that stopped it is judged by itself; those behind it go on. */
+		if (i < end) {
+			lot->error[i] = vm_part(lot->link, lot->map[i], lot->item[i], 0, lot->item[i]->length);
+			i++;
+		}
+	}
+}
+
+static bool is_vm(const struct lot *lot, unsigned int i) { return lot->map[i]->mode == MCI_SHM_VM; }
+
+static void copy(struct lot *lot)
+{
+	unsigned int i, end;
+
+	lot->vm = false;
+	for (i = 0; i < lot->count; i++)
+		lot->vm |= is_vm(lot, i);
+	/* A process id may be another process by now: never write to one that is not known to live. */
+	if (lot->vm && !mci_shm_link_lives(lot->link)) {
+		for (i = 0; i < lot->count; i++)
+			lot->error[i] = -ECONNRESET;
+		return;
+	}
+	if (lot->part) {
+		if (lot->vm)
+			lot->error[0] = vm_part(lot->link, lot->map[0], lot->item[0], lot->offset, lot->length);
+		else
+			copy_mapped(lot->map[0], lot->item[0], lot->offset, lot->length);
+		return;
+	}
+	for (i = 0; i < lot->count; i = end) {
+		end = i + 1;
+		if (!is_vm(lot, i)) {
+			copy_mapped(lot->map[i], lot->item[i], 0, lot->item[i]->length);
+			continue;
+		}
+		while (end < lot->count && is_vm(lot, end) && lot->item[end]->op == lot->item[i]->op)
+			end++;
+		vm_run(lot, i, end);
+	}
+}
+
+static void finish(struct mci_peer *peer, struct lot *lot, struct mci_shm_finals *finals)
+{
+	struct mci_shm_link *link = lot->link;
+	bool lives;
+
+	/* Looked at after the last byte, and while we are inside still. */
+	lives = mci_shm_link_lives(link);
+	pthread_mutex_lock(&peer->lock);
+	peer->active--;
+	for (unsigned int i = 0; i < lot->count; i++) {
+		struct mci_request *r = lot->item[i];
+
+		if (lot->error[i]) {
+			if (r->state & MCI_SHM_QUEUED)	/* parts of it were not begun: they never will */
+				mci_shm_end(peer, r, MC_FAILED, lot->error[i], finals);
+			set_verdict(r, MC_FAILED, lot->error[i]);
+		}
+		if (--r->outstanding || r->state & MCI_SHM_QUEUED)
+			continue;
+		if (!lives)
+			set_verdict(r, MC_FAILED, -ECONNRESET);
+		else if (!mci_shm_alive(&link->table->word[tag_slot(r->tag)], tag_stamp(r->tag)))
+			set_verdict(r, MC_FAILED, -ESTALE);	/* the owner gave up on us */
+		leave(peer, link, r);
+		mci_shm_finals_push(finals, r, MC_DONE, 0);
+	}
+	pthread_mutex_unlock(&peer->lock);
+}
+
+bool mci_shm_work(struct mci_peer *peer, struct mci_shm_queue *own)
+{
+	struct mci_shm_hooks *hooks = &peer->transport->hooks;
+	struct mci_shm_finals finals;
+	struct lot lot;
+	bool did;
+
+	mci_shm_finals_init(&finals);
+	pthread_mutex_lock(&peer->lock);
+	claim(peer, own, &lot, &finals);
+	pthread_mutex_unlock(&peer->lock);
+	did = lot.link || finals.first;
+	if (lot.link) {
+		if (hooks->inside)
+			hooks->inside(hooks->arg);
+		copy(&lot);
+		finish(peer, &lot, &finals);
+	}
+	mci_shm_finals_tell(peer, &finals);
+	return did;
+}

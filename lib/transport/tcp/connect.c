@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: MIT
+/*
+ * How an initiator reaches its peer: incarnations of the session, the connector thread that opens a
+ * new one after a loss (one at a time per peer, gone when done), and the descriptor read anew.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/errors.h"
+#include "core/log.h"
+#include "transport/tcp/peer.h"
+
+#define BACKOFF_FIRST_NS (10 * MCI_NS_PER_MS)
+#define BACKOFF_LAST_NS MCI_NS_PER_S
+#define REFUSED_LONG_ENOUGH_NS MCI_NS_PER_S	/* then requests fail instead of waiting */
+#define REFUSED_FORGOTTEN_NS (5 * MCI_NS_PER_S)
+
+static void free_hosts(char **hosts, unsigned int count)
+{
+	while (count)
+		free(hosts[--count]);
+	free(hosts);
+}
+
+static char **copy_hosts(const char *const *hosts, unsigned int count)
+{
+	char **copy = calloc(count ? count : 1, sizeof(*copy));
+	unsigned int i;
+
+	for (i = 0; copy && i < count; i++) {
+		copy[i] = strdup(hosts[i]);
+		if (!copy[i]) {
+			free_hosts(copy, i);
+			return NULL;
+		}
+	}
+	return copy;
+}
+
+int mci_tcp_peer_set_info(struct mci_tcp_peer *peer, const struct mci_peer_info *info)
+{
+	unsigned int old_count;
+	char **hosts, **old;
+
+	hosts = copy_hosts(info->addresses, info->address_count);
+	if (!hosts)
+		return mci_fail(-ENOMEM, "no memory for the addresses of segment '%s'", info->name);
+	pthread_mutex_lock(&peer->lock);
+	old = peer->hosts;
+	old_count = peer->host_count;
+	peer->hosts = hosts;
+	peer->host_count = info->address_count;
+	peer->port = info->port;
+	peer->uuid = info->uuid;
+	peer->secret = info->secret;
+	strncpy(peer->name, info->name, sizeof(peer->name) - 1);
+	pthread_mutex_unlock(&peer->lock);
+	free_hosts(old, old_count);
+	return 0;
+}
+
+static int use_info(void *arg, const struct mci_peer_info *info)
+{
+	return mci_tcp_peer_set_info(arg, info);
+}
+
+/* One stream of the present incarnation. Only the connector (or peer_open) changes what is read here. */
+static int connect_stream(struct mci_tcp_peer *peer, struct mci_tcp_link *link, uint64_t incarnation,
+			  uint64_t deadline_ns)
+{
+	const struct mci_transport_host *host = peer->tcp->host;
+	const struct mci_tcp_params params = {
+		.session = peer->session,
+		.incarnation = incarnation,
+		.index = (uint16_t)link->count,
+		.count = (uint16_t)peer->stream_count,
+		.slots = MCI_TCP_SLOTS,
+		.slice_max = MCI_TCP_SLICE_MAX,
+	};
+	uint8_t encoded[MCI_TCP_PARAMS];
+	const struct mci_connect_attr attr = {
+		.hosts = (const char *const *)peer->hosts,
+		.host_count = peer->host_count,
+		.port = peer->port,
+		.source = host->options.source,
+		.self = host->self,
+		.secret = &peer->secret,
+		.wanted = &peer->uuid,
+		.features = MCI_FEATURE_NOTIFY,
+		.features_required = (host->options.checksum ? MCI_FEATURE_CHECKSUM : 0) |
+				     (host->options.integrity ? MCI_FEATURE_INTEGRITY : 0),
+		.service = MCI_SERVICE_ENGINE,
+		.role = MCI_ROLE_DATA,
+		.params = encoded,
+		.params_length = sizeof(encoded),
+		.deadline_ns = deadline_ns,
+	};
+	struct mci_hello hello;
+	struct mci_sock sock;
+	int ret;
+
+	mci_tcp_params_encode(&params, encoded);
+	ret = mci_connect(&attr, &sock, &hello);
+	if (ret)
+		return ret;
+	ret = mci_tcp_stream_new(peer, link, sock, &hello);
+	if (ret)
+		mci_sock_close(&sock);
+	return ret;
+}
+
+int mci_tcp_peer_connect(struct mci_tcp_peer *peer, uint64_t deadline_ns)
+{
+	struct mci_tcp_link *link;
+	uint64_t incarnation;
+	unsigned int i;
+	int ret;
+
+	link = calloc(1, sizeof(*link));
+	if (!link)
+		return mci_fail(-ENOMEM, "no memory for data connections");
+	link->refs = 1;
+	pthread_mutex_lock(&peer->lock);
+	incarnation = ++peer->incarnation;	/* each attempt: nobody knows how far the last one got */
+	pthread_mutex_unlock(&peer->lock);
+
+	while (link->count < peer->stream_count) {
+		ret = connect_stream(peer, link, incarnation, deadline_ns);
+		if (ret == -EBUSY && link->count)
+			break;			/* the target is full: fewer streams will do */
+		if (ret)
+			goto err_discard;
+	}
+	ret = mci_tcp_link_watch(link);
+	if (ret)
+		goto err_discard;
+
+	pthread_mutex_lock(&peer->lock);
+	peer->link = link;
+	peer->state = MCI_TCP_UP;
+	peer->checksum = link->streams[0]->checksum;
+	peer->integrity = link->streams[0]->sock.tls;
+	peer->refused_since = 0;
+	mci_tcp_link_get(link);
+	pthread_cond_broadcast(&peer->changed);
+	pthread_mutex_unlock(&peer->lock);
+	/* What happened on the sockets before we were up raised its edge too early: look once. */
+	for (i = 0; i < link->count; i++)
+		mci_tcp_stream_look(link->streams[i]);
+	mci_tcp_link_put(link);
+	return 0;
+err_discard:
+	mci_tcp_link_discard(link);
+	return ret;
+}
+
+/* Errors by which the peer, or its host, said no: waiting longer changes little. */
+static bool is_refusal(int err)
+{
+	switch (err) {
+	case -ETIMEDOUT:
+	case -EHOSTUNREACH:
+	case -ENETUNREACH:
+	case -ECONNRESET:
+	case -EAGAIN:
+	case -EBUSY:
+	case -ENOMEM:
+	case -EMFILE:
+	case -ENFILE:
+		return false;
+	default:
+		return true;
+	}
+}
+
+/* Read the descriptor anew. -ESTALE: the memory is not there any more; requests to it end. */
+static void refresh(struct mci_tcp_peer *peer, uint64_t deadline_ns)
+{
+	struct mci_transport_host *host = peer->tcp->host;
+	struct mci_request *chain = NULL;
+
+	if (host->refresh(host->engine, peer->cookie, deadline_ns, use_info, peer) != -ESTALE)
+		return;
+	pthread_mutex_lock(&peer->lock);
+	mci_tcp_peer_fail(peer, -ESTALE, true, &chain);
+	pthread_mutex_unlock(&peer->lock);
+	mci_tcp_peer_complete(peer, chain);
+}
+
+/* Locked. Sleeps @ns, less if the peer is closed. */
+static void pause_for(struct mci_tcp_peer *peer, uint64_t ns)
+{
+	uint64_t until = mci_now_ns() + ns;
+	struct timespec at = { .tv_sec = (time_t)(until / MCI_NS_PER_S), .tv_nsec = (long)(until % MCI_NS_PER_S) };
+
+	while (!peer->closing && mci_now_ns() < until)
+		pthread_cond_timedwait(&peer->changed, &peer->lock, &at);
+}
+
+/* Locked. After a failed attempt: true if requests should not wait any longer. */
+static bool given_up(struct mci_tcp_peer *peer, int err)
+{
+	uint64_t now = mci_now_ns();
+
+	if (!is_refusal(err)) {
+		peer->refused_since = 0;
+		return false;
+	}
+	if (!peer->refused_since || now - peer->refused_last > REFUSED_FORGOTTEN_NS)
+		peer->refused_since = now;
+	peer->refused_last = now;
+	return now - peer->refused_since >= REFUSED_LONG_ENOUGH_NS;
+}
+
+static void *connector_main(void *arg)
+{
+	struct mci_tcp_peer *peer = arg;
+	struct mci_transport_host *host = peer->tcp->host;
+	uint64_t patience = (host->options.connect_timeout_ms ? host->options.connect_timeout_ms : 3000) * MCI_NS_PER_MS;
+	struct mci_request *chain = NULL;
+	int ret;
+
+	atomic_fetch_add_explicit(&host->stats.reconnects, 1, memory_order_relaxed);
+	pthread_mutex_lock(&peer->lock);
+	while (!peer->closing && mci_tcp_peer_pending(peer)) {
+		uint64_t pause = peer->backoff_ns;
+
+		/* Reset by the first answer: a peer that accepts and hangs up again is not hammered, either. */
+		peer->backoff_ns = pause ? pause * 2 : BACKOFF_FIRST_NS;
+		if (peer->backoff_ns > BACKOFF_LAST_NS)
+			peer->backoff_ns = BACKOFF_LAST_NS;
+		if (pause)
+			pause_for(peer, pause);
+		if (peer->closing || !mci_tcp_peer_pending(peer))
+			break;
+		pthread_mutex_unlock(&peer->lock);
+
+		ret = mci_tcp_peer_connect(peer, mci_now_ns() + patience);
+		if (ret) {
+			mci_info("cannot reach segment '%s': %s", peer->name, mc_errmsg());
+			refresh(peer, mci_now_ns() + patience);
+		}
+
+		pthread_mutex_lock(&peer->lock);
+		if (!ret)
+			break;
+		if (given_up(peer, ret)) {
+			mci_tcp_peer_fail(peer, ret, false, &chain);
+			break;
+		}
+	}
+	if (peer->state == MCI_TCP_CONNECTING)
+		peer->state = MCI_TCP_DOWN;	/* the next submit starts the next connector */
+	pthread_mutex_unlock(&peer->lock);
+	mci_tcp_peer_complete(peer, chain);
+
+	pthread_mutex_lock(&peer->lock);
+	peer->connectors--;
+	pthread_cond_broadcast(&peer->changed);
+	pthread_mutex_unlock(&peer->lock);
+	mci_tcp_peer_put(peer);
+	return NULL;
+}
+
+void mci_tcp_connector_start(struct mci_tcp_peer *peer, struct mci_request **failed)
+{
+	sigset_t all, before;
+	pthread_attr_t attr;
+	pthread_t thread;
+	int ret;
+
+	/* Signals are the application's. peer_close() waits for connectors by their count. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	peer->state = MCI_TCP_CONNECTING;
+	peer->connectors++;
+	atomic_fetch_add(&peer->refs, 1);
+	ret = pthread_create(&thread, &attr, connector_main, peer);
+	pthread_attr_destroy(&attr);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (!ret)
+		return;
+	atomic_fetch_sub(&peer->refs, 1);
+	peer->connectors--;
+	peer->state = MCI_TCP_DOWN;
+	mci_warn("cannot start a thread to reach segment '%s': %s", peer->name, strerror(ret));
+	mci_tcp_peer_fail(peer, -ret, false, failed);
+}

@@ -1,0 +1,631 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A peer's requests: queues, slices, deadlines, cancelling, breaking a session and starting over.
+ * Lock order: see peer.h. A request is on exactly one list from submit to completion.
+ */
+#include "transport/tcp/peer.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core/errors.h"
+#include "core/log.h"
+
+#define INLINE_BYTES (1u << 20)		/* what a submitting thread sends itself, per stream */
+#define READ_WINDOW (8u << 20)		/* bytes asked for and not here yet, per stream */
+#define TIMER_STEP_NS (10 * MCI_NS_PER_MS)
+
+/* request->state: list, and how it ended while slices are still in flight: enum mc_state, errno. */
+#define STATE(list, end, err) ((uint32_t)(list) | (uint32_t)(end) << 8 | (uint32_t)(err) << 16)
+
+static enum mci_tcp_list list_of(const struct mci_request *r)
+{
+	return (enum mci_tcp_list)(r->state & 0xff);
+}
+
+static enum mc_state end_of(const struct mci_request *r)
+{
+	return (enum mc_state)(r->state >> 8 & 0xff);
+}
+
+static int error_of(const struct mci_request *r)
+{
+	return -(int)(r->state >> 16);
+}
+
+static void set_end(struct mci_request *r, enum mc_state end, int err)
+{
+	if (!end_of(r))
+		r->state = STATE(list_of(r), end, -err);
+}
+
+static void link_request(struct mci_tcp_peer *peer, struct mci_request *r, enum mci_tcp_list list, bool front)
+{
+	struct mci_request *first = peer->list[list].first, *last = peer->list[list].last;
+
+	r->state = (r->state & ~0xffu) | (uint32_t)list;
+	r->prev = front ? NULL : last;
+	r->next = front ? first : NULL;
+	if (r->prev)
+		r->prev->next = r;
+	else
+		peer->list[list].first = r;
+	if (r->next)
+		r->next->prev = r;
+	else
+		peer->list[list].last = r;
+	if (list != MCI_TCP_FLIGHT)
+		atomic_fetch_add_explicit(&peer->queued, 1, memory_order_relaxed);
+}
+
+static void unlink_request(struct mci_tcp_peer *peer, struct mci_request *r)
+{
+	enum mci_tcp_list list = list_of(r);
+
+	if (r->prev)
+		r->prev->next = r->next;
+	else
+		peer->list[list].first = r->next;
+	if (r->next)
+		r->next->prev = r->prev;
+	else
+		peer->list[list].last = r->prev;
+	if (list != MCI_TCP_FLIGHT)
+		atomic_fetch_sub_explicit(&peer->queued, 1, memory_order_relaxed);
+	r->next = NULL;
+	r->prev = NULL;
+	r->state &= ~0xffu;
+}
+
+static enum mci_tcp_list class_of(const struct mci_request *r)
+{
+	if (r->op >= MCI_OP_NOTIFY)
+		return MCI_TCP_ORDERED;
+	return r->priority > 0 ? MCI_TCP_HIGH : MCI_TCP_LOW;
+}
+
+/* Off the lists, onto the chain of those to complete. */
+static void end_request(struct mci_tcp_peer *peer, struct mci_request *r, struct mci_request **chain)
+{
+	unlink_request(peer, r);
+	r->next = *chain;
+	*chain = r;
+}
+
+bool mci_tcp_peer_pending(const struct mci_tcp_peer *peer)
+{
+	return peer->queued || peer->list[MCI_TCP_FLIGHT].first;
+}
+
+/* Fences wait in the thread that asked for them. */
+struct fence {
+	struct mci_request request;	/* first */
+	bool done;
+	int error;
+};
+
+static void complete_fence(struct mci_tcp_peer *peer, struct mci_request *r, int err)
+{
+	struct fence *fence = (struct fence *)r;
+
+	pthread_mutex_lock(&peer->lock);
+	fence->error = err;
+	fence->done = true;
+	pthread_cond_broadcast(&peer->changed);
+	pthread_mutex_unlock(&peer->lock);
+}
+
+void mci_tcp_peer_complete(struct mci_tcp_peer *peer, struct mci_request *chain)
+{
+	while (chain) {
+		struct mci_request *r = chain;
+		enum mc_state end = end_of(r) ? end_of(r) : MC_DONE;
+		int err = error_of(r);
+
+		chain = r->next;
+		r->next = NULL;
+		r->state = 0;
+		if (r->op == MCI_TCP_OP_FENCE)
+			complete_fence(peer, r, err);
+		else
+			peer->tcp->host->complete(r, end, err, r->done_bytes, 0);
+	}
+}
+
+/* Answers that came in order of completion are completed in that order, too. */
+static struct mci_request *reversed(struct mci_request *chain)
+{
+	struct mci_request *out = NULL;
+
+	while (chain) {
+		struct mci_request *next = chain->next;
+
+		chain->next = out;
+		out = chain;
+		chain = next;
+	}
+	return out;
+}
+
+bool mci_tcp_peer_done(struct mci_tcp_peer *peer, struct mci_tcp_link *link, const struct mci_tcp_done *done,
+		       unsigned int count)
+{
+	struct mci_request *chain = NULL;
+	unsigned int i;
+	bool more;
+
+	pthread_mutex_lock(&peer->lock);
+	if (peer->link != link) {	/* broken meanwhile: these slices are sent anew */
+		pthread_mutex_unlock(&peer->lock);
+		return false;
+	}
+	for (i = 0; i < count; i++) {
+		struct mci_request *r = done[i].request;
+
+		r->outstanding--;
+		if (done[i].status)
+			set_end(r, MC_FAILED, done[i].status);
+		else
+			r->done_bytes += done[i].length;
+		if (!r->outstanding && (r->cursor == r->length || end_of(r)))
+			end_request(peer, r, &chain);
+		else if (done[i].status && list_of(r) != MCI_TCP_FLIGHT) {
+			unlink_request(peer, r);	/* send no more of it */
+			link_request(peer, r, MCI_TCP_FLIGHT, false);
+		}
+	}
+	peer->backoff_ns = 0;
+	more = peer->queued > 0;
+	pthread_mutex_unlock(&peer->lock);
+	mci_tcp_peer_complete(peer, reversed(chain));
+	return more;
+}
+
+/* Slices of the first request of @list; false: nothing more can be had from it now. */
+static bool take_one(struct mci_tcp_peer *peer, struct mci_tcp_stream *s, enum mci_tcp_list list,
+		     struct mci_tcp_slice *slice, struct mci_request **ended, bool *got)
+{
+	struct mci_request *r = peer->list[list].first;
+	uint32_t size = peer->slice_size < s->slice_max ? peer->slice_size : s->slice_max;
+	uint64_t left;
+
+	*got = false;
+	if (!r)
+		return false;
+	if (r->remote && atomic_load_explicit(&r->remote->stale, memory_order_relaxed)) {
+		set_end(r, MC_FAILED, -ESTALE);
+		if (!r->outstanding) {
+			end_request(peer, r, ended);
+		} else {
+			unlink_request(peer, r);
+			link_request(peer, r, MCI_TCP_FLIGHT, false);
+		}
+		return true;
+	}
+	left = r->length - r->cursor;
+	if (left > size && (list == MCI_TCP_HIGH || list == MCI_TCP_LOW)) {
+		/* A short tail rides with the last slice. */
+		left = left < size + size / 2 && left <= s->slice_max ? left : size;
+	}
+	if (r->op == MCI_OP_READ) {
+		uint64_t reading = atomic_load_explicit(&s->reading, memory_order_relaxed);
+
+		if (reading && reading + left > READ_WINDOW)
+			return false;
+		atomic_fetch_add_explicit(&s->reading, left, memory_order_relaxed);
+	}
+	if (r->op == MCI_OP_NOTIFY && !r->tag)
+		r->tag = ++peer->sequence;
+	*slice = (struct mci_tcp_slice){ .request = r, .at = r->cursor, .length = (uint32_t)left };
+	r->cursor += left;
+	r->outstanding++;
+	if (r->cursor == r->length) {
+		unlink_request(peer, r);
+		link_request(peer, r, MCI_TCP_FLIGHT, false);
+	}
+	*got = true;
+	return true;
+}
+
+unsigned int mci_tcp_peer_take(struct mci_tcp_peer *peer, struct mci_tcp_stream *s, struct mci_tcp_slice *slices,
+			       unsigned int max, uint64_t room, struct mci_request **ended)
+{
+	/* Notifies and fences travel on one stream, in order. */
+	static const enum mci_tcp_list order[] = { MCI_TCP_ORDERED, MCI_TCP_HIGH, MCI_TCP_LOW };
+	unsigned int n = 0, i;
+	uint64_t taken = 0;
+	bool got;
+
+	pthread_mutex_lock(&peer->lock);
+	for (i = s->index ? 1 : 0; i < 3 && peer->state == MCI_TCP_UP && peer->link == s->link; i++) {
+		while (n < max && taken < room && take_one(peer, s, order[i], &slices[n], ended, &got)) {
+			if (got)
+				taken += MCI_TCP_HEADER + slices[n++].length;
+		}
+		if (n == max || taken >= room)
+			break;
+	}
+	pthread_mutex_unlock(&peer->lock);
+	return n;
+}
+
+/* Loop thread. */
+static void arm_timer(struct mci_task *task)
+{
+	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)((char *)task - offsetof(struct mci_tcp_peer, timer_task));
+	uint64_t at;
+
+	pthread_mutex_lock(&peer->lock);
+	peer->timer_posted = false;
+	at = peer->closing ? 0 : peer->timer_at;
+	pthread_mutex_unlock(&peer->lock);
+	if (at)
+		mci_loop_timer_set(peer->loop, &peer->timer, at);
+	mci_tcp_peer_put(peer);
+}
+
+/* Locked. Look at the requests at @at_ns the latest. */
+static void need_timer(struct mci_tcp_peer *peer, uint64_t at_ns)
+{
+	if (peer->timer_at && peer->timer_at <= at_ns)
+		return;
+	peer->timer_at = at_ns;
+	if (peer->timer_posted)
+		return;
+	peer->timer_posted = true;
+	atomic_fetch_add(&peer->refs, 1);
+	mci_loop_post(peer->loop, &peer->timer_task);
+}
+
+/* Locked. @r ends with @end: at once, or once its slices in flight are answered or their session is broken. */
+static void stop_request(struct mci_tcp_peer *peer, struct mci_request *r, enum mc_state end, int err,
+			 struct mci_request **chain)
+{
+	set_end(r, end, err);
+	if (!r->outstanding) {
+		end_request(peer, r, chain);
+		return;
+	}
+	if (list_of(r) != MCI_TCP_FLIGHT) {
+		unlink_request(peer, r);
+		link_request(peer, r, MCI_TCP_FLIGHT, false);
+	}
+	if (!peer->grace_at) {
+		peer->grace_at = mci_now_ns() + MCI_TCP_GRACE_NS;
+		need_timer(peer, peer->grace_at);
+	}
+}
+
+static void on_timer(struct mci_timer *timer)
+{
+	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)((char *)timer - offsetof(struct mci_tcp_peer, timer));
+	struct mci_request *chain = NULL, *r, *next;
+	uint64_t now = mci_now_ns(), soonest = UINT64_MAX;
+	struct mci_tcp_link *broken = NULL;
+	bool overdue = false;
+	int i;
+
+	pthread_mutex_lock(&peer->lock);
+	peer->timer_at = 0;
+	for (i = MCI_TCP_HIGH; i < MCI_TCP_LISTS; i++) {
+		for (r = peer->list[i].first; r; r = next) {
+			next = r->next;
+			if (now >= r->deadline_ns)
+				stop_request(peer, r, MC_TIMED_OUT, -ETIMEDOUT, &chain);
+			else if (r->deadline_ns < soonest)
+				soonest = r->deadline_ns;
+		}
+	}
+	for (r = peer->list[MCI_TCP_FLIGHT].first; r && !overdue; r = r->next)
+		overdue = end_of(r) == MC_CANCELLED || now >= r->deadline_ns;
+	if (!overdue || peer->state != MCI_TCP_UP) {
+		peer->grace_at = 0;
+	} else if (now >= peer->grace_at) {
+		peer->grace_at = 0;
+		broken = peer->link;
+		mci_tcp_link_get(broken);
+	} else if (peer->grace_at < soonest) {
+		soonest = peer->grace_at;
+	}
+	if (soonest != UINT64_MAX)
+		need_timer(peer, soonest < now + TIMER_STEP_NS ? now + TIMER_STEP_NS : soonest);
+	pthread_mutex_unlock(&peer->lock);
+
+	if (broken) {
+		mci_tcp_peer_break(peer, broken, -ETIMEDOUT, "requests timed out or were cancelled, and no answer came");
+		mci_tcp_link_put(broken);
+	}
+	mci_tcp_peer_complete(peer, reversed(chain));
+}
+
+/* Send what is queued, as far as the sockets take it now; the loops go on from there. */
+static void pump_all(struct mci_tcp_link *link, unsigned int turn)
+{
+	unsigned int i;
+
+	for (i = 0; i < link->count; i++)
+		mci_tcp_stream_pump(link->streams[(turn + i) % link->count], INLINE_BYTES);
+}
+
+void mci_tcp_submit(struct mci_peer *p, struct mci_request *first)
+{
+	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)p;
+	struct mci_request *chain = NULL, *r, *next;
+	uint64_t soonest = UINT64_MAX;
+	struct mci_tcp_link *link = NULL;
+	unsigned int turn;
+
+	pthread_mutex_lock(&peer->lock);
+	for (r = first; r; r = next) {
+		next = r->next;
+		r->next = NULL;
+		r->prev = NULL;
+		r->cursor = 0;
+		r->done_bytes = 0;
+		r->outstanding = 0;
+		r->state = 0;
+		r->tag = 0;
+		if (r->deadline_ns < soonest)
+			soonest = r->deadline_ns;
+		link_request(peer, r, class_of(r), false);
+		if (r->remote && atomic_load_explicit(&r->remote->stale, memory_order_relaxed))
+			stop_request(peer, r, MC_FAILED, -ESTALE, &chain);
+		else if (atomic_load_explicit(&r->cancelled, memory_order_relaxed))
+			stop_request(peer, r, MC_CANCELLED, -ECANCELED, &chain);
+	}
+	if (peer->queued)
+		need_timer(peer, soonest);
+	turn = peer->turn++;
+	if (peer->state == MCI_TCP_UP) {
+		link = peer->link;
+		mci_tcp_link_get(link);
+	} else if (peer->state == MCI_TCP_DOWN && peer->queued) {
+		mci_tcp_connector_start(peer, &chain);
+	}
+	pthread_mutex_unlock(&peer->lock);
+	mci_tcp_peer_complete(peer, reversed(chain));
+	if (link) {
+		pump_all(link, turn);
+		mci_tcp_link_put(link);
+	}
+}
+
+void mci_tcp_cancel(struct mci_peer *p, struct mci_request *r)
+{
+	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)p;
+	struct mci_request *chain = NULL;
+
+	pthread_mutex_lock(&peer->lock);
+	if (list_of(r) != MCI_TCP_NOWHERE)
+		stop_request(peer, r, MC_CANCELLED, -ECANCELED, &chain);
+	pthread_mutex_unlock(&peer->lock);
+	mci_tcp_peer_complete(peer, chain);
+}
+
+bool mci_tcp_help(struct mci_peer *p)
+{
+	(void)p;
+	return false;
+}
+
+void mci_tcp_peer_fail(struct mci_tcp_peer *peer, int err, bool stale_only, struct mci_request **chain)
+{
+	struct mci_request *r, *next;
+	int i;
+
+	for (i = MCI_TCP_HIGH; i < MCI_TCP_LISTS; i++) {
+		for (r = peer->list[i].first; r; r = next) {
+			next = r->next;
+			if (stale_only && r->remote && !atomic_load(&r->remote->stale))
+				continue;
+			set_end(r, MC_FAILED, err);
+			end_request(peer, r, chain);
+		}
+	}
+}
+
+void mci_tcp_peer_break(struct mci_tcp_peer *peer, struct mci_tcp_link *link, int err, const char *why)
+{
+	unsigned int i, n;
+
+	pthread_mutex_lock(&peer->lock);
+	if (peer->state != MCI_TCP_UP || peer->link != link) {
+		pthread_mutex_unlock(&peer->lock);
+		return;
+	}
+	peer->state = MCI_TCP_CLOSING;
+	n = link->count;
+	peer->closing_left = n;
+	if (!peer->closing)
+		mci_info("connections to segment '%s' are closed: %s (%s)", peer->name, why, strerror(-err));
+	mci_tcp_link_get(link);		/* the last of these tasks drops the peer's */
+	pthread_mutex_unlock(&peer->lock);
+	for (i = 0; i < n; i++)
+		mci_loop_post(link->streams[i]->loop, &link->streams[i]->close_task);
+	mci_tcp_link_put(link);
+}
+
+/* Locked; all streams are closed. What was in flight ends, or goes back to where it came from. */
+static struct mci_request *take_back(struct mci_tcp_peer *peer)
+{
+	struct mci_request *chain = NULL, *r, *prev;
+	int i;
+
+	for (r = peer->list[MCI_TCP_FLIGHT].last; r; r = prev) {
+		prev = r->prev;
+		r->outstanding = 0;
+		if (end_of(r)) {
+			end_request(peer, r, &chain);
+			continue;
+		}
+		unlink_request(peer, r);
+		link_request(peer, r, class_of(r), true);
+	}
+	for (i = MCI_TCP_HIGH; i < MCI_TCP_FLIGHT; i++) {
+		for (r = peer->list[i].first; r; r = r->next) {
+			if (r->cursor)
+				atomic_fetch_add_explicit(&peer->tcp->host->stats.resent, 1, memory_order_relaxed);
+			r->cursor = 0;
+			r->outstanding = 0;
+			r->done_bytes = 0;
+		}
+	}
+	return chain;
+}
+
+void mci_tcp_peer_stream_closed(struct mci_tcp_peer *peer)
+{
+	struct mci_request *chain;
+	struct mci_tcp_link *link;
+
+	pthread_mutex_lock(&peer->lock);
+	if (--peer->closing_left) {
+		pthread_mutex_unlock(&peer->lock);
+		return;
+	}
+	link = peer->link;
+	peer->link = NULL;
+	peer->grace_at = 0;
+	chain = take_back(peer);
+	peer->state = MCI_TCP_DOWN;
+	if (!peer->closing && peer->queued)
+		mci_tcp_connector_start(peer, &chain);
+	pthread_cond_broadcast(&peer->changed);
+	atomic_fetch_add(&peer->refs, 1);
+	pthread_mutex_unlock(&peer->lock);
+	mci_tcp_peer_complete(peer, chain);
+	mci_tcp_link_put(link);
+	mci_tcp_peer_put(peer);
+}
+
+int mci_tcp_fence(struct mci_peer *p, uint64_t deadline_ns)
+{
+	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)p;
+	struct fence fence = { .request = { .op = MCI_TCP_OP_FENCE, .length = 1, .deadline_ns = deadline_ns } };
+
+	/*
+	 * A request that failed or timed out in flight took its session with it, so an incarnation that the
+	 * target accepted since is all it takes; the answer to the fence shows that there is one.
+	 */
+	mci_tcp_submit(p, &fence.request);
+	pthread_mutex_lock(&peer->lock);
+	while (!fence.done)		/* the request's deadline ends this */
+		pthread_cond_wait(&peer->changed, &peer->lock);
+	pthread_mutex_unlock(&peer->lock);
+	if (fence.error)
+		return mci_fail(fence.error, "segment '%s' did not confirm a fence: %s", peer->name,
+				strerror(-fence.error));
+	return 0;
+}
+
+void mci_tcp_detail(struct mci_peer *p, const struct mci_remote_region *region, char *text, size_t size)
+{
+	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)p;
+	unsigned int n;
+
+	(void)region;
+	pthread_mutex_lock(&peer->lock);
+	n = peer->link ? peer->link->count : 0;
+	snprintf(text, size, "%u stream%s%s%s", n ? n : peer->stream_count, n == 1 ? "" : "s",
+		 peer->integrity ? ", TLS" : "", peer->checksum ? ", checksums" : "");
+	if (!n)
+		snprintf(text, size, "disconnected");
+	pthread_mutex_unlock(&peer->lock);
+}
+
+int mci_tcp_peer_open(struct mci_transport *transport, const struct mci_peer_info *info, void *cookie,
+		      struct mci_remote_region *regions, unsigned int count, uint64_t deadline_ns,
+		      struct mci_peer **out)
+{
+	struct mci_tcp *tcp = (struct mci_tcp *)transport;
+	const struct mci_transport_options *options = &tcp->host->options;
+	struct mci_tcp_peer *peer;
+	pthread_condattr_t attr;
+	int ret;
+
+	(void)regions;
+	(void)count;
+	if (!info->transport || json_integer_value(json_object_get(info->transport, "version")) != MCI_TCP_VERSION)
+		return mci_fail(-EOPNOTSUPP, "segment '%s' does not serve TCP of our version; is it a classic peer?",
+				info->name);
+	peer = calloc(1, sizeof(*peer));
+	if (!peer)
+		return mci_fail(-ENOMEM, "no memory for a TCP peer");
+	peer->tcp = tcp;
+	peer->cookie = cookie;
+	peer->refs = 1;
+	peer->loop = mci_loops_next(tcp->host->loops);
+	peer->slice_size = options->slice_size ? options->slice_size : MCI_TCP_SLICE;
+	if (peer->slice_size > MCI_TCP_SLICE_MAX)
+		peer->slice_size = MCI_TCP_SLICE_MAX;
+	peer->stream_count = options->streams ? options->streams : tcp->host->loops->count;
+	if (peer->stream_count > MCI_TCP_STREAMS_MAX)
+		peer->stream_count = MCI_TCP_STREAMS_MAX;
+	mci_uuid_new(&peer->session);
+	peer->timer.fn = on_timer;
+	peer->timer_task.fn = arm_timer;
+	pthread_mutex_init(&peer->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&peer->changed, &attr);
+	pthread_condattr_destroy(&attr);
+	ret = mci_tcp_peer_set_info(peer, info);
+	if (ret)
+		goto err_put;
+	peer->state = MCI_TCP_CONNECTING;
+	ret = mci_tcp_peer_connect(peer, deadline_ns);
+	if (ret)
+		goto err_put;
+	*out = (struct mci_peer *)peer;
+	return 0;
+err_put:
+	mci_tcp_peer_put(peer);
+	return ret;
+}
+
+static void clear_timer(void *arg)
+{
+	struct mci_tcp_peer *peer = arg;
+
+	mci_loop_timer_clear(peer->loop, &peer->timer);
+}
+
+void mci_tcp_peer_close(struct mci_peer *p)
+{
+	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)p;
+	struct mci_tcp_link *link;
+
+	pthread_mutex_lock(&peer->lock);
+	peer->closing = true;
+	pthread_cond_broadcast(&peer->changed);
+	while (peer->connectors)
+		pthread_cond_wait(&peer->changed, &peer->lock);
+	link = peer->state == MCI_TCP_UP ? peer->link : NULL;
+	if (link)
+		mci_tcp_link_get(link);
+	pthread_mutex_unlock(&peer->lock);
+	if (link) {
+		mci_tcp_peer_break(peer, link, -ECANCELED, "the segment is closed");
+		mci_tcp_link_put(link);
+	}
+	pthread_mutex_lock(&peer->lock);
+	while (peer->state != MCI_TCP_DOWN)
+		pthread_cond_wait(&peer->changed, &peer->lock);
+	pthread_mutex_unlock(&peer->lock);
+	mci_loop_call(peer->loop, clear_timer, peer);
+	mci_tcp_peer_put(peer);
+}
+
+void mci_tcp_peer_put(struct mci_tcp_peer *peer)
+{
+	unsigned int i;
+
+	if (atomic_fetch_sub(&peer->refs, 1) != 1)
+		return;
+	for (i = 0; i < peer->host_count; i++)
+		free(peer->hosts[i]);
+	free(peer->hosts);
+	pthread_cond_destroy(&peer->changed);
+	pthread_mutex_destroy(&peer->lock);
+	free(peer);
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of our own TCP transport share. Two halves that never meet: the initiator (peer.c,
+ * link.c, connect.c) and the target (session.c, serve.c); stream.c and frame.c serve both.
+ */
+#ifndef MCI_TCP_H
+#define MCI_TCP_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "core/uuid.h"
+#include "net/connect.h"
+#include "transport/tcp/stream.h"
+#include "transport/transport.h"
+
+#define MCI_TCP_SLOTS 256u		/* requests in flight per stream; what a target grants at most */
+#define MCI_TCP_CONNECTIONS_MAX 4096u	/* data connections that a target serves */
+#define MCI_TCP_SESSIONS_MAX 65536u	/* sessions without a connection that a target remembers ... */
+#define MCI_TCP_SESSION_MEMORY_NS (120 * MCI_NS_PER_S)	/* ... for this long */
+#define MCI_TCP_TURN (4u << 20)		/* bytes per turn of a connection before others in its loop are served */
+
+struct mci_tcp_session;
+struct mci_tcp_conn;
+
+struct mci_tcp {
+	struct mci_transport_host *host;
+	/* Target half. Lock order: a leaf, but for the lock of a loop's task list. */
+	pthread_mutex_t lock;
+	pthread_cond_t changed;			/* connections went down */
+	bool closing;
+	unsigned int conn_count;		/* waiting and accepting ones included */
+	unsigned int session_count;
+	struct mci_tcp_session **buckets;
+	struct mci_tcp_session *oldest, *newest;	/* without connections, by time */
+};
+
+/* session.c */
+/*
+ * Test hook: switches off what contracts B1 demands of a target (closing the older connections of a
+ * session first, refusing lower incarnations), so that a test can show that it matters.
+ */
+extern _Atomic bool mci_tcp_fence_off;
+int mci_tcp_sessions_open(struct mci_tcp *tcp);
+/* Closes all connections and waits for it, 5 s at most; false: some did not end, @tcp must stay. */
+bool mci_tcp_sessions_close(struct mci_tcp *tcp);
+void mci_tcp_incoming(struct mci_transport *transport, struct mci_incoming *in);
+int mci_tcp_region_remove(struct mci_transport *transport, struct mci_region *region, uint64_t deadline_ns);
+/* 0: it is news, deliver it and call _notified(); -EALREADY: it was delivered, with *status; -ENOMEM. */
+int mci_tcp_session_notify(struct mci_tcp *tcp, struct mci_tcp_session *session, uint64_t sequence, int *status);
+void mci_tcp_session_notified(struct mci_tcp *tcp, struct mci_tcp_session *session, uint64_t sequence, int status);
+/* Loop thread: the connection does not touch memory any more; forgets and perhaps frees it. */
+void mci_tcp_session_left(struct mci_tcp_conn *conn);
+
+/* peer.c, connect.c */
+int mci_tcp_peer_open(struct mci_transport *transport, const struct mci_peer_info *info, void *cookie,
+		      struct mci_remote_region *regions, unsigned int count, uint64_t deadline_ns,
+		      struct mci_peer **peer);
+void mci_tcp_peer_close(struct mci_peer *peer);
+void mci_tcp_submit(struct mci_peer *peer, struct mci_request *first);
+void mci_tcp_cancel(struct mci_peer *peer, struct mci_request *request);
+bool mci_tcp_help(struct mci_peer *peer);
+int mci_tcp_fence(struct mci_peer *peer, uint64_t deadline_ns);
+void mci_tcp_detail(struct mci_peer *peer, const struct mci_remote_region *region, char *text, size_t size);
+
+#endif

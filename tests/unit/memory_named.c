@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: MIT
+/* mc_memory with a name: it survives a killed process, is held by one at a time, and never passes as what it
+ * is not. */
+#include "unit/memory.h"
+
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include "memory/named.h"
+
+static void test_names_are_checked(void **state)
+{
+	static const char *const wrong[] = { "", ".hidden", "..", "a/b", "a b", "a\nb", "\xc3\xa4", "x\x7f" };
+	char longest[202];
+	struct mc_memory_attr attr = named(4096);
+	mc_memory *memory;
+
+	(void)state;
+	for (unsigned int i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		attr.name = wrong[i];
+		assert_int_equal(mc_memory_alloc(&attr, &memory), -EINVAL);
+		assert_int_equal(mc_memory_unlink(wrong[i]), -EINVAL);
+	}
+	assert_int_equal(mc_memory_unlink(NULL), -EINVAL);
+	memset(longest, 'n', sizeof(longest));
+	longest[201] = '\0';
+	attr.name = longest;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), -EINVAL);
+	longest[200] = '\0';
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_int_equal(mc_memory_free(memory), 0);
+	assert_int_equal(mc_memory_unlink(longest), 0);
+	assert_int_equal(mc_memory_unlink(longest), -ENOENT);
+}
+
+static int write_and_stay(void)
+{
+	struct mc_memory_attr attr = named(4 * MIB);
+	mc_memory *memory;
+
+	if (mc_memory_alloc(&attr, &memory) || info_of(memory).reattached)
+		return 1;
+	memset(mc_memory_addr(memory), 0xc5, 4 * MIB);
+	return 0;
+}
+
+static void test_named_memory_survives_kill_9_and_is_reattached(void **state)
+{
+	struct mc_memory_attr attr = named(4 * MIB);
+	struct mc_uuid first;
+	mc_memory *memory;
+	uint8_t *p;
+	int result;
+
+	(void)state;
+	kill_child(child_that(write_and_stay, &result));
+	assert_int_equal(result, 0);
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_int_equal(info_of(memory).reattached, 1);
+	assert_string_equal(info_of(memory).kind, "tmpfs");
+	first = info_of(memory).content_id;
+	p = mc_memory_addr(memory);
+	assert_int_equal(p[0], 0xc5);
+	assert_memory_equal(p, p + 1, 4 * MIB - 1);
+	p[17] = 1;
+	assert_int_equal(mc_memory_free(memory), 0);
+
+	/* page size 0 takes what is there; prefault must not change a byte */
+	attr.page_size = 0;
+	attr.flags = MC_MEMORY_EXISTING | MC_MEMORY_PREFAULT;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_true(same_id(memory, &first));
+	p = mc_memory_addr(memory);
+	assert_int_equal(p[17], 1);
+	assert_int_equal(p[18], 0xc5);
+	assert_int_equal(mc_memory_free(memory), 0);
+}
+
+static void test_held_memory_is_refused_naming_the_pid(void **state)
+{
+	struct mc_memory_attr attr = named(4 * MIB);
+	mc_memory *memory;
+	char text[32];
+	int result;
+	pid_t pid;
+
+	(void)state;
+	pid = child_that(write_and_stay, &result);
+	assert_int_equal(result, 0);
+	snprintf(text, sizeof(text), "process %d;", (int)pid);
+	assert_int_equal(mc_memory_alloc(&attr, &memory), -EBUSY);
+	assert_non_null(strstr(mc_errmsg(), text));
+	assert_int_equal(mc_memory_unlink(name), -EBUSY);
+	assert_non_null(strstr(mc_errmsg(), text));
+	kill_child(pid);
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_int_equal(info_of(memory).reattached, 1);
+	/* this process itself is no exception */
+	{
+		mc_memory *second;
+
+		assert_int_equal(mc_memory_alloc(&attr, &second), -EBUSY);
+		assert_non_null(strstr(mc_errmsg(), "this process"));
+	}
+	assert_int_equal(mc_memory_free(memory), 0);
+}
+
+static void test_lock_ends_with_free_even_if_a_forked_child_lives(void **state)
+{
+	struct mc_memory_attr attr = named(MIB);
+	mc_memory *memory;
+	pid_t pid;
+
+	(void)state;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	pid = fork();
+	if (!pid) {
+		alarm(30);
+		for (;;)
+			pause();
+	}
+	assert_int_equal(mc_memory_free(memory), 0);
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_int_equal(mc_memory_free(memory), 0);
+	kill_child(pid);
+}
+
+static void test_handles_are_dead_in_a_forked_child(void **state)
+{
+	struct mc_memory_attr attr = named(MIB);
+	mc_memory *memory;
+	int status;
+	pid_t pid;
+
+	(void)state;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	pid = fork();
+	if (!pid) {
+		unsigned char seen[256];
+		bool unmapped = mincore(mc_memory_addr(memory), MIB, seen) && errno == ENOMEM;
+		bool unknown = mci_memory_find(mc_memory_addr(memory), 1, NULL, NULL, NULL) == -ENOENT;
+
+		_exit(mc_memory_free(memory) == -ECHILD && unmapped && unknown ? 0 : 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_int_equal(mc_memory_free(memory), 0);
+}
+
+static void test_another_length_or_page_size_is_refused_and_content_kept(void **state)
+{
+	struct mc_memory_attr attr = named(MIB);
+	mc_memory *memory;
+
+	(void)state;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	memset(mc_memory_addr(memory), 7, MIB);
+	assert_int_equal(mc_memory_free(memory), 0);
+	attr.length = 2 * MIB;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), -EINVAL);
+	assert_non_null(strstr(mc_errmsg(), "1048576"));
+	assert_non_null(strstr(mc_errmsg(), "2097152"));
+	attr.length = MIB;
+	attr.page_size = MCI_PAGE_2M;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), -EINVAL);
+	attr.page_size = 4096;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_int_equal(info_of(memory).reattached, 1);
+	assert_int_equal(((uint8_t *)mc_memory_addr(memory))[MIB - 1], 7);
+	assert_int_equal(mc_memory_free(memory), 0);
+}
+
+static void test_create_and_existing_flags(void **state)
+{
+	struct mc_memory_attr attr = named(MIB);
+	mc_memory *memory;
+
+	(void)state;
+	attr.flags = MC_MEMORY_EXISTING;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), -ENOENT);
+	attr.flags = MC_MEMORY_CREATE;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_int_equal(mc_memory_free(memory), 0);
+	assert_int_equal(mc_memory_alloc(&attr, &memory), -EEXIST);
+	attr.flags = MC_MEMORY_EXISTING;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_int_equal(mc_memory_free(memory), 0);
+}
+
+static void file_of(const char *prefix, const char *suffix, char path[512])
+{
+	snprintf(path, 512, MCI_NAMED_ROOT "/%u/%s%s%s", geteuid(), prefix, name, suffix);
+}
+
+/* Allocate, fill, free, let @harm change the files; then it must count as new: other id, zeros. */
+static void expect_new_after(void (*harm)(const char *data, const char *sidecar))
+{
+	struct mc_memory_attr attr = named(MIB);
+	char data[512], sidecar[512];
+	struct mc_uuid first;
+	mc_memory *memory;
+
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	memset(mc_memory_addr(memory), 7, MIB);
+	first = info_of(memory).content_id;
+	assert_int_equal(mc_memory_free(memory), 0);
+	file_of("", "", data);
+	file_of(".", ".id", sidecar);
+	assert_int_equal(access(data, F_OK), 0);
+	assert_int_equal(access(sidecar, F_OK), 0);
+	harm(data, sidecar);
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_int_equal(info_of(memory).reattached, 0);
+	assert_false(same_id(memory, &first));
+	assert_true(all_zero(mc_memory_addr(memory), MIB));
+	assert_int_equal(mc_memory_free(memory), 0);
+	assert_int_equal(mc_memory_unlink(name), 0);
+}
+
+static void flip_a_byte(const char *data, const char *sidecar)
+{
+	uint8_t bytes[MCI_SIDECAR_SIZE];
+	FILE *f = fopen(sidecar, "r+");
+
+	(void)data;
+	assert_int_equal(fread(bytes, 1, sizeof(bytes), f), sizeof(bytes));
+	bytes[40] ^= 1;
+	rewind(f);
+	assert_int_equal(fwrite(bytes, 1, sizeof(bytes), f), sizeof(bytes));
+	fclose(f);
+}
+
+static void cut_sidecar(const char *data, const char *sidecar)
+{
+	(void)data;
+	assert_int_equal(truncate(sidecar, MCI_SIDECAR_SIZE - 1), 0);
+}
+
+static void remove_sidecar(const char *data, const char *sidecar)
+{
+	(void)data;
+	assert_int_equal(unlink(sidecar), 0);
+}
+
+static void cut_data(const char *data, const char *sidecar)
+{
+	(void)sidecar;
+	assert_int_equal(truncate(data, MIB / 2), 0);
+}
+
+static void replace_data(const char *data, const char *sidecar)
+{
+	char other[600];
+	int fd;
+
+	(void)sidecar;
+	snprintf(other, sizeof(other), "%s.copy", data);
+	fd = open(other, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, MIB), 0);
+	close(fd);
+	assert_int_equal(rename(other, data), 0);
+}
+
+static void test_memory_with_a_doubtful_sidecar_counts_as_new(void **state)
+{
+	(void)state;
+	expect_new_after(flip_a_byte);
+	expect_new_after(cut_sidecar);
+	expect_new_after(remove_sidecar);
+	expect_new_after(cut_data);
+	expect_new_after(replace_data);
+}
+
+static void test_sidecar_codec_refuses_any_changed_byte(void **state)
+{
+	struct mci_sidecar in = { .length = MIB, .page_size = 4096, .inode = 12, .pid = 7 }, out;
+	uint8_t bytes[MCI_SIDECAR_SIZE + 1] = { 0 };
+
+	(void)state;
+	mci_uuid_new(&in.content_id);
+	mci_sidecar_encode(&in, bytes);
+	assert_int_equal(mci_sidecar_decode(bytes, MCI_SIDECAR_SIZE, &out), 0);
+	assert_int_equal(out.length, MIB);
+	assert_int_equal(out.pid, 7);
+	assert_true(mci_uuid_equal(&in.content_id, &out.content_id));
+	assert_int_equal(mci_sidecar_decode(bytes, MCI_SIDECAR_SIZE - 1, &out), -EBADMSG);
+	assert_int_equal(mci_sidecar_decode(bytes, MCI_SIDECAR_SIZE + 1, &out), -EBADMSG);
+	for (unsigned int i = 0; i < 8 * MCI_SIDECAR_SIZE; i++) {
+		bytes[i / 8] ^= (uint8_t)(1u << i % 8);
+		assert_int_equal(mci_sidecar_decode(bytes, MCI_SIDECAR_SIZE, &out), -EBADMSG);
+		bytes[i / 8] ^= (uint8_t)(1u << i % 8);
+	}
+	in.length = MIB + 1; /* whole, but impossible */
+	mci_sidecar_encode(&in, bytes);
+	assert_int_equal(mci_sidecar_decode(bytes, MCI_SIDECAR_SIZE, &out), -EBADMSG);
+}
+
+static void test_a_link_in_place_of_the_file_is_not_followed(void **state)
+{
+	struct mc_memory_attr attr = named(MIB);
+	char data[512], target[] = "/tmp/mooncake-memory-XXXXXX";
+	mc_memory *memory;
+	struct stat st;
+	int fd = mkstemp(target);
+
+	(void)state;
+	assert_true(fd >= 0);
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0); /* makes the directory */
+	assert_int_equal(mc_memory_free(memory), 0);
+	file_of("", "", data);
+	assert_int_equal(unlink(data), 0);
+	assert_int_equal(symlink(target, data), 0);
+	assert_true(mc_memory_alloc(&attr, &memory) < 0);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(st.st_size, 0);
+	close(fd);
+	unlink(target);
+	assert_int_equal(unlink(data), 0);
+	assert_int_equal(mc_memory_unlink(name), 0); /* the sidecar that is left */
+	assert_int_equal(mc_memory_unlink(name), -ENOENT);
+}
+
+static int in_an_open_directory(void)
+{
+	struct mc_memory_attr attr = named(MIB);
+	char path[64];
+	mc_memory *memory;
+
+	if (!geteuid() && setresuid(54321, 54321, 54321))
+		return 1;
+	if (mc_memory_alloc(&attr, &memory))
+		return 2;
+	if (mc_memory_free(memory) || mc_memory_unlink(name))
+		return 3;
+	snprintf(path, sizeof(path), MCI_NAMED_ROOT "/%u", geteuid());
+	if (chmod(path, 0755))
+		return 4;
+	if (mc_memory_alloc(&attr, &memory) != -EACCES || !strstr(mc_errmsg(), "0755"))
+		return 5;
+	if (chmod(path, 0700) || mc_memory_alloc(&attr, &memory) || mc_memory_free(memory) ||
+	    mc_memory_unlink(name))
+		return 6;
+	return 0;
+}
+
+static void test_a_directory_that_others_can_enter_is_refused(void **state)
+{
+	int result;
+
+	(void)state;
+	if (geteuid()) {
+		print_message("skipped: needs root, to have a user with no other memory\n");
+		skip();
+	}
+	kill_child(child_that(in_an_open_directory, &result));
+	rmdir(MCI_NAMED_ROOT "/54321");
+	assert_int_equal(result, 0);
+}
+
+static void test_more_than_the_tmpfs_has_is_refused_at_once(void **state)
+{
+	struct mc_memory_attr attr = named(0);
+	struct statvfs fs;
+	mc_memory *memory;
+	char data[512];
+
+	(void)state;
+	assert_int_equal(statvfs("/dev/shm", &fs), 0);
+	if (!fs.f_blocks) {
+		print_message("skipped: /dev/shm has no limit\n");
+		skip();
+	}
+	attr.length = (uint64_t)fs.f_blocks * fs.f_frsize + 64 * MIB;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), -ENOSPC);
+	assert_non_null(strstr(mc_errmsg(), "/dev/shm"));
+	file_of("", "", data);
+	assert_int_equal(access(data, F_OK), -1); /* nothing is left behind */
+}
+
+static void test_named_memory_has_all_its_blocks_from_the_start(void **state)
+{
+	struct mc_memory_attr attr = named(8 * MIB);
+	mc_memory *memory;
+	struct stat st;
+
+	(void)state;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_int_equal(fstat(info_of(memory).fd, &st), 0);
+	assert_true((uint64_t)st.st_blocks * 512 >= 8 * MIB);
+	assert_int_equal(mc_memory_free(memory), 0);
+}
+
+static void test_huge_named_memory_without_a_mount_is_explained(void **state)
+{
+	struct mc_memory_attr attr = named(MCI_PAGE_1G);
+	mc_memory *memory;
+	int ret;
+
+	(void)state;
+	attr.page_size = MCI_PAGE_1G;
+	ret = mc_memory_alloc(&attr, &memory);
+	if (!ret) {
+		mc_memory_free(memory);
+		print_message("skipped: this machine has 1 GiB pages and a mount for them\n");
+		skip();
+	}
+	assert_true(ret == -ENOENT || ret == -ENOMEM);
+	if (ret == -ENOENT)
+		assert_non_null(strstr(mc_errmsg(), "mount -t hugetlbfs -o pagesize=1024M"));
+}
+
+struct wanted {
+	const char *name;
+	int pid, seen;
+	uint64_t length;
+};
+
+static int note_entry(const struct mc_memory_entry *entry, void *arg)
+{
+	struct wanted *w = arg;
+
+	if (!strcmp(entry->name, w->name)) {
+		w->seen++;
+		w->pid = entry->holder_pid;
+		w->length = entry->length;
+	}
+	return 0;
+}
+
+static int stop_at_first(const struct mc_memory_entry *entry, void *arg)
+{
+	(void)entry;
+	(void)arg;
+	return 42;
+}
+
+static void test_list_shows_names_lengths_and_holders(void **state)
+{
+	struct mc_memory_attr attr = named(MIB);
+	struct wanted w = { .name = name };
+	mc_memory *memory;
+
+	(void)state;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_int_equal(mc_memory_list(note_entry, &w), 0);
+	assert_int_equal(w.seen, 1);
+	assert_int_equal(w.pid, getpid());
+	assert_int_equal(w.length, MIB);
+	assert_int_equal(mc_memory_list(stop_at_first, NULL), 42);
+	assert_int_equal(mc_memory_free(memory), 0);
+	assert_int_equal(mc_memory_list(note_entry, &w), 0);
+	assert_int_equal(w.pid, 0);
+	assert_int_equal(mc_memory_unlink(name), 0);
+	w.seen = 0;
+	assert_int_equal(mc_memory_list(note_entry, &w), 0);
+	assert_int_equal(w.seen, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		WITH_NAME(test_names_are_checked),
+		WITH_NAME(test_named_memory_survives_kill_9_and_is_reattached),
+		WITH_NAME(test_held_memory_is_refused_naming_the_pid),
+		WITH_NAME(test_lock_ends_with_free_even_if_a_forked_child_lives),
+		WITH_NAME(test_handles_are_dead_in_a_forked_child),
+		WITH_NAME(test_another_length_or_page_size_is_refused_and_content_kept),
+		WITH_NAME(test_create_and_existing_flags),
+		WITH_NAME(test_memory_with_a_doubtful_sidecar_counts_as_new),
+		cmocka_unit_test(test_sidecar_codec_refuses_any_changed_byte),
+		WITH_NAME(test_a_link_in_place_of_the_file_is_not_followed),
+		WITH_NAME(test_a_directory_that_others_can_enter_is_refused),
+		WITH_NAME(test_more_than_the_tmpfs_has_is_refused_at_once),
+		WITH_NAME(test_named_memory_has_all_its_blocks_from_the_start),
+		WITH_NAME(test_huge_named_memory_without_a_mount_is_explained),
+		WITH_NAME(test_list_shows_names_lengths_and_holders),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The target's segment as the workers share it. A stale one is replaced once, by the first worker that
+ * notices; the others take the replacement. Lock: run->lock, held while re-opening, so that others wait.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "bench.h"
+#include "output.h"
+
+#define REOPEN_PAUSE_NS 200000000ull
+
+static void peer_free(struct bench_peer *peer)
+{
+	if (mc_segment_close(peer->segment))
+		out_warn("%s", mc_errmsg());
+	free(peer->regions);
+	free(peer);
+}
+
+struct bench_peer *bench_peer_open(struct bench *b, enum mc_op op)
+{
+	uint32_t need = b->o->check ? MC_REMOTE_READ | MC_REMOTE_WRITE : op == MC_READ ? MC_REMOTE_READ : MC_REMOTE_WRITE;
+	struct mc_segment_attr attr = MC_SEGMENT_ATTR_INIT;
+	struct mc_segment_region region;
+	struct bench_peer *peer;
+	unsigned int i, count;
+
+	peer = calloc(1, sizeof(*peer));
+	if (!peer)
+		return NULL;
+	if (mc_segment_open(b->engine, b->o->segment_id, &attr, &peer->segment))
+		goto err_free;
+	count = mc_segment_region_count(peer->segment);
+	peer->regions = calloc(count ? count : 1, sizeof(*peer->regions));
+	if (!peer->regions)
+		goto err_close;
+	for (i = 0; i < count; i++) {
+		region = (struct mc_segment_region){ .size = sizeof(region) };
+		if (!mc_segment_region(peer->segment, i, &region) && (region.rights & need) == need)
+			peer->regions[peer->count++] = region;
+	}
+	peer->refs = 1;
+	return peer;
+err_close:
+	mc_segment_close(peer->segment);
+err_free:
+	free(peer);
+	return NULL;
+}
+
+struct bench_peer *bench_peer_get(struct bench_run *run)
+{
+	struct bench_peer *peer;
+
+	pthread_mutex_lock(&run->lock);
+	peer = run->peer;
+	peer->refs++;
+	pthread_mutex_unlock(&run->lock);
+	return peer;
+}
+
+static bool put_locked(struct bench_peer *peer)
+{
+	return !--peer->refs;
+}
+
+void bench_peer_put(struct bench_run *run, struct bench_peer *peer)
+{
+	bool last;
+
+	pthread_mutex_lock(&run->lock);
+	last = put_locked(peer);
+	pthread_mutex_unlock(&run->lock);
+	if (last)
+		peer_free(peer);
+}
+
+struct bench_peer *bench_peer_renew(struct bench_run *run, struct bench_peer *old, char *text, size_t size)
+{
+	struct bench_peer *peer, *dead = NULL;
+
+	pthread_mutex_lock(&run->lock);
+	if (run->peer == old) {
+		peer = NULL;
+		if (bench_now_ns() >= run->retry_ns && !atomic_load(&run->stop)) {
+			peer = bench_peer_open(run->b, run->shape.op);
+			if (!peer)
+				snprintf(run->reopen_error, sizeof(run->reopen_error), "%s", mc_errmsg());
+			run->retry_ns = bench_now_ns() + REOPEN_PAUSE_NS;
+		}
+		if (!peer) {
+			snprintf(text, size, "%s", run->reopen_error);
+			pthread_mutex_unlock(&run->lock);
+			return NULL;
+		}
+		/* The reference of the run moves over; the caller still has one on @old. */
+		put_locked(old);
+		run->peer = peer;
+		atomic_fetch_add(&run->reopened, 1);
+	}
+	peer = run->peer;
+	peer->refs++;
+	if (put_locked(old))
+		dead = old;
+	pthread_mutex_unlock(&run->lock);
+	if (dead)
+		peer_free(dead);
+	return peer;
+}
+
+int bench_peer_fits(const struct bench_run *run, const struct bench_peer *peer, char *text, size_t size)
+{
+	char has[OUT_SIZE_TEXT], needs[OUT_SIZE_TEXT];
+	const struct bench_options *o = run->b->o;
+	unsigned int i;
+
+	if (!peer->count) {
+		snprintf(text, size, "segment %s offers no memory that may be %s; is it a target of this bench?",
+			 o->segment_id, o->check ? "read and written" : run->shape.op == MC_READ ? "read" : "written");
+		return -1;
+	}
+	for (i = 0; i < peer->count && i < run->shape.threads; i++) {
+		if (peer->regions[i].length >= run->span)
+			continue;
+		snprintf(text, size,
+			 "region %u of segment %s has %s, but block x batch x threads reach over %s: start the "
+			 "target with --buffer_size=%llu, or lower --block_size, --batch_size or --threads here",
+			 peer->regions[i].id, o->segment_id, out_size(peer->regions[i].length, has),
+			 out_size(run->span, needs), (unsigned long long)run->span);
+		return -1;
+	}
+	return 0;
+}

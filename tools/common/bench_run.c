@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: MIT
+/*
+ * One measured run: workers that submit batches, and the main thread that times them. Workers own their
+ * slots, batches and histogram; the main thread reads those after joining, and the counters at any time.
+ */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "bench.h"
+#include "output.h"
+
+#define PAUSE_NS 10000000		/* after a failed batch */
+#define WAIT_MS 200			/* how soon a wait notices that the run was interrupted */
+
+/* Only the worker writes its counters: a plain add suffices, atomically stored for the reader. */
+static void add(atomic_uint_fast64_t *counter, uint64_t n)
+{
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
+			      memory_order_relaxed);
+}
+
+static uint64_t get(atomic_uint_fast64_t *counter)
+{
+	return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+uint64_t bench_worker_offset(const struct bench_worker *w, uint64_t i)
+{
+	const struct bench_shape *shape = &w->run->shape;
+	uint64_t blocks = w->run->span / shape->block;
+
+	return ((w->position + i) * shape->threads + w->tid) % blocks * shape->block;
+}
+
+uint8_t *bench_worker_local(const struct bench_worker *w)
+{
+	return w->run->b->buffers[w->tid % w->run->b->buffer_count].addr;
+}
+
+void bench_worker_failed(struct bench_worker *w, int error, const char *sentence)
+{
+	w->error = error;
+	snprintf(w->sentence, sizeof(w->sentence), "%s", sentence);
+}
+
+static void count_failure(struct bench_worker *w, int error, uint64_t n)
+{
+	if (error == -ESTALE)
+		add(&w->counts.stale, n);
+	else if (error == -ETIMEDOUT)
+		add(&w->counts.timed_out, n);
+	else if (error == -ECANCELED)
+		add(&w->counts.cancelled, n);
+	else
+		add(&w->counts.failed, n);
+}
+
+int bench_worker_submit(struct bench_worker *w, struct bench_slot *slot, enum mc_op op)
+{
+	const struct bench_shape *shape = &w->run->shape;
+	struct mc_submit_attr attr = MC_SUBMIT_ATTR_INIT;
+	struct mc_remote remote = { 0 };
+	uint8_t *local = bench_worker_local(w);
+	uint64_t i;
+	int rc;
+
+	attr.timeout_ms = (uint32_t)w->run->b->o->timeout_ms;
+	attr.flags = MC_SUBMIT_BLOCK;
+	remote.region = w->peer->regions[w->tid % w->peer->count].id;
+	slot->epoch = atomic_load_explicit(&w->run->epoch, memory_order_acquire);
+	slot->submitted_ns = bench_now_ns();
+	for (i = 0; i < shape->batch; i++) {
+		remote.offset = bench_worker_offset(w, i);
+		rc = mc_batch_add(slot->batch, op, local + remote.offset, w->peer->segment, remote, shape->block);
+		if (rc)
+			goto err_reset;
+	}
+	rc = mc_batch_submit(slot->batch, &attr);
+	if (rc)
+		goto err_reset;
+	slot->in_flight = true;
+	if (slot->epoch && !w->first_ns)
+		w->first_ns = slot->submitted_ns;
+	return 0;
+err_reset:
+	bench_worker_failed(w, rc, mc_errmsg());
+	count_failure(w, rc, shape->batch);
+	mc_batch_reset(slot->batch);
+	return rc;
+}
+
+/* Until the batch is final. Its requests have a deadline, so this ends; sooner if the run is interrupted. */
+static int wait_final(struct bench_worker *w, struct bench_slot *slot)
+{
+	bool cancelled = false;
+	int rc;
+
+	while ((rc = mc_batch_wait(slot->batch, WAIT_MS)) == -ETIME) {
+		if (atomic_load_explicit(&w->run->cancel, memory_order_relaxed) && !cancelled) {
+			mc_batch_cancel(slot->batch);
+			cancelled = true;
+		}
+	}
+	return rc;
+}
+
+/* An error of a request in words that say more than the errno's own, where there are any. */
+static const char *reason(int error)
+{
+	switch (error) {
+	case -ESTALE:
+		return "the target was restarted, or registered its memory anew";
+	case -EFAULT:
+		return "outside the target's registered memory";
+	case -EACCES:
+		return "the target does not allow this direction";
+	case -ETIMEDOUT:
+		return "not done within --timeout_ms";
+	}
+	return strerror(-error);
+}
+
+int bench_worker_finish(struct bench_worker *w, struct bench_slot *slot)
+{
+	const struct bench_shape *shape = &w->run->shape;
+	uint64_t done = 0, now, i;
+	struct mc_status status;
+	int rc, error = 0;
+	char text[512];
+
+	rc = wait_final(w, slot);
+	now = bench_now_ns();
+	slot->in_flight = false;
+	if (rc) {
+		bench_worker_failed(w, rc, mc_errmsg());
+		count_failure(w, rc, shape->batch);
+		return rc;
+	}
+	for (i = 0; i < shape->batch; i++) {
+		if (mc_batch_status(slot->batch, (unsigned int)i, &status))
+			status = (struct mc_status){ .state = MC_FAILED, .error = -EIO };
+		if (status.state == MC_DONE) {
+			done++;
+			if (status.flags & MC_STATUS_UNCONFIRMED)
+				add(&w->counts.unconfirmed, 1);
+			continue;
+		}
+		count_failure(w, status.error, 1);
+		if (!error || status.error == -ESTALE)
+			error = status.error;
+	}
+	if (error && error != -ECANCELED) {
+		snprintf(text, sizeof(text), "%s segment %s: %s", shape->op == MC_READ ? "reading from" : "writing to",
+			 w->run->b->o->segment_id, reason(error));
+		bench_worker_failed(w, error, text);
+	}
+	if (slot->epoch) {
+		add(&w->counts.requests, done);
+		add(&w->counts.bytes, done * shape->block);
+		if (!error) {
+			add(&w->counts.batches, 1);
+			histogram_add(&w->latency, now - slot->submitted_ns);
+		}
+		w->last_ns = now;
+	}
+	if (w->run->b->o->working_set)
+		w->position += shape->batch;
+	rc = mc_batch_reset(slot->batch);
+	if (rc) {
+		bench_worker_failed(w, rc, mc_errmsg());
+		w->fatal = true;
+	}
+	return error ? error : rc;
+}
+
+static void pause_a_little(void)
+{
+	struct timespec wait = { .tv_nsec = PAUSE_NS };
+
+	nanosleep(&wait, NULL);
+}
+
+static void drain(struct bench_worker *w)
+{
+	uint64_t i;
+
+	for (i = 0; i < w->run->b->o->depth; i++)
+		if (w->slots[i].in_flight)
+			bench_worker_finish(w, &w->slots[i]);
+}
+
+static void renew(struct bench_worker *w)
+{
+	struct bench_peer *peer = NULL;
+	char text[512];
+
+	drain(w);
+	while (!atomic_load(&w->run->stop)) {
+		peer = bench_peer_renew(w->run, w->peer, text, sizeof(text));
+		if (peer)
+			break;
+		bench_worker_failed(w, -ESTALE, text);
+		pause_a_little();
+	}
+	if (!peer)
+		return;
+	w->peer = peer;
+	if (bench_peer_fits(w->run, peer, text, sizeof(text))) {
+		bench_worker_failed(w, -EINVAL, text);
+		w->fatal = true;
+	}
+}
+
+void bench_worker_recover(struct bench_worker *w, int rc)
+{
+	if (!rc || atomic_load(&w->run->stop))
+		return;
+	if (rc == -ESTALE && w->run->b->o->follow_restart)
+		renew(w);
+	else
+		pause_a_little();
+}
+
+/* Until told to stop; but each worker has a measured batch, however slow, unless it was interrupted or failed. */
+static bool going(struct bench_worker *w)
+{
+	if (w->fatal)
+		return false;
+	if (!atomic_load_explicit(&w->run->stop, memory_order_relaxed))
+		return true;
+	return !w->first_ns && !w->error && !atomic_load(&w->run->cancel) && atomic_load(&w->run->epoch);
+}
+
+static void *worker_main(void *arg)
+{
+	struct bench_worker *w = arg;
+	struct bench_run *run = w->run;
+	struct bench_slot *slot;
+	uint64_t n = 0;
+	int rc;
+
+	while (going(w)) {
+		if (run->b->o->check) {
+			bench_check_round(w);
+			continue;
+		}
+		slot = &w->slots[n++ % run->b->o->depth];
+		rc = slot->in_flight ? bench_worker_finish(w, slot) : 0;
+		if (!rc)
+			rc = bench_worker_submit(w, slot, run->shape.op);
+		if (rc)
+			bench_worker_recover(w, rc);
+	}
+	drain(w);
+	atomic_fetch_sub(&run->alive, 1);
+	return NULL;
+}
+
+static void worker_free(struct bench_worker *w)
+{
+	uint64_t i;
+
+	for (i = 0; w->slots && i < w->run->b->o->depth; i++)
+		if (w->slots[i].batch && mc_batch_free(w->slots[i].batch))
+			out_warn("%s", mc_errmsg());
+	free(w->slots);
+	if (w->peer)
+		bench_peer_put(w->run, w->peer);
+}
+
+static int worker_init(struct bench_worker *w, struct bench_run *run, unsigned int tid)
+{
+	uint64_t i;
+
+	w->run = run;
+	w->tid = tid;
+	histogram_reset(&w->latency);
+	w->slots = calloc(run->b->o->depth, sizeof(*w->slots));
+	if (!w->slots)
+		return out_error("not enough memory for %llu threads", (unsigned long long)run->shape.threads);
+	for (i = 0; i < run->b->o->depth; i++)
+		if (mc_batch_alloc(run->b->engine, (unsigned int)run->shape.batch, &w->slots[i].batch))
+			return out_error("%s", mc_errmsg());
+	w->peer = bench_peer_get(run);
+	return 0;
+}
+
+/* Sum of what all workers moved so far. */
+static uint64_t moved(struct bench_run *run)
+{
+	uint64_t bytes = 0, i;
+
+	for (i = 0; i < run->shape.threads; i++)
+		bytes += get(&run->workers[i].counts.bytes);
+	return bytes;
+}
+
+static uint64_t failures(struct bench_run *run)
+{
+	struct bench_counts *c;
+	uint64_t n = 0, i;
+
+	for (i = 0; i < run->shape.threads; i++) {
+		c = &run->workers[i].counts;
+		n += get(&c->failed) + get(&c->timed_out) + get(&c->stale);
+	}
+	return n;
+}
+
+/* Let @seconds pass, telling about it on a terminal; true if a signal or the workers' end cut it short. */
+static bool pass(struct bench_run *run, double seconds, const char *what)
+{
+	const struct bench_options *o = run->b->o;
+	uint64_t start = bench_now_ns(), shown = start, end = start + (uint64_t)(seconds * 1e9), now, bytes, last = 0;
+
+	for (now = start; now < end; now = bench_now_ns()) {
+		if (bench_signalled(run->b, end - now > 200000000 ? 0.2 : (double)(end - now) / 1e9)) {
+			atomic_store(&run->cancel, true);
+			return true;
+		}
+		if (!atomic_load(&run->alive))
+			return true;
+		now = bench_now_ns();
+		if (!progress_on() || now - shown < 1000000000)
+			continue;
+		bytes = moved(run);
+		progress_line("%s %.0f of %.0f s, %.*f %s/s, %llu failed", what, (double)(now - start) / 1e9, seconds,
+			      (int)o->report_precision,
+			      (double)(bytes - last) / ((double)(now - shown) / 1e9) / o->unit_bytes, o->report_unit,
+			      (unsigned long long)failures(run));
+		last = bytes;
+		shown = now;
+	}
+	return false;
+}
+
+/* Where requests went, as the library says it after the fact: "tcp (4 streams); shm (memfd mapped)". */
+static void describe_path(struct bench_run *run, char *text, size_t size)
+{
+	struct mc_segment_region region;
+	char one[192];
+	unsigned int i;
+	size_t n = 0;
+
+	text[0] = 0;
+	for (i = 0; i < mc_segment_region_count(run->peer->segment); i++) {
+		region = (struct mc_segment_region){ .size = sizeof(region) };
+		if (mc_segment_region(run->peer->segment, i, &region) || !region.path)
+			continue;
+		if (region.detail && *region.detail)
+			snprintf(one, sizeof(one), "%s (%s)", region.path, region.detail);
+		else
+			snprintf(one, sizeof(one), "%s", region.path);
+		if (strstr(text, one))
+			continue;
+		n += (size_t)snprintf(text + n, size - n, "%s%s", n ? "; " : "", one);
+		if (n >= size)
+			return;
+	}
+}
+
+static void gather(struct bench_run *run, struct bench_result *result, double elapsed)
+{
+	uint64_t first = UINT64_MAX, last = 0, i;
+	struct bench_worker *w;
+
+	for (i = 0; i < run->shape.threads; i++) {
+		w = &run->workers[i];
+		result->batches += get(&w->counts.batches);
+		result->requests += get(&w->counts.requests);
+		result->bytes += get(&w->counts.bytes);
+		result->failed += get(&w->counts.failed);
+		result->timed_out += get(&w->counts.timed_out);
+		result->stale += get(&w->counts.stale);
+		result->cancelled += get(&w->counts.cancelled);
+		result->unconfirmed += get(&w->counts.unconfirmed);
+		result->checked_bytes += get(&w->counts.checked_bytes);
+		result->wrong_bytes += get(&w->counts.wrong_bytes);
+		result->rounds += get(&w->counts.rounds);
+		histogram_merge(&result->latency, &w->latency);
+		if (w->first_ns && w->first_ns < first)
+			first = w->first_ns;
+		if (w->last_ns > last)
+			last = w->last_ns;
+		if (w->error && (!result->error[0] || w->fatal))
+			snprintf(result->error, sizeof(result->error), "%s", w->sentence);
+	}
+	result->seconds = last > first ? (double)(last - first) / 1e9 : elapsed;
+	result->rate = result->seconds > 0 ? (double)result->bytes / result->seconds : 0;
+	result->reopened = atomic_load(&run->reopened);
+	describe_path(run, result->path, sizeof(result->path));
+}
+
+/* Workers run; this thread times them, and takes the figures when warming up ends and after joining. */
+static void time_run(struct bench_run *run, unsigned int started, struct bench_result *result)
+{
+	struct mc_engine_stats before = { .size = sizeof(before) }, after = { .size = sizeof(after) };
+	double cpu, peer_cpu = NAN, peer_after, gib;
+	struct bench_peer *peer;
+	uint64_t start;
+	unsigned int i;
+
+	if (run->shape.warmup > 0)
+		result->interrupted = pass(run, run->shape.warmup, "warming up");
+	peer = bench_peer_get(run);
+	if (mc_segment_cpu_seconds(peer->segment, &peer_cpu))
+		peer_cpu = NAN;
+	mc_engine_stats(run->b->engine, &before);
+	cpu = bench_cpu_seconds();
+	start = bench_now_ns();
+	atomic_store_explicit(&run->epoch, 1, memory_order_release);
+	if (!result->interrupted)
+		result->interrupted = pass(run, run->shape.duration, "measuring");
+	atomic_store(&run->stop, true);
+	for (i = 0; i < started; i++)
+		pthread_join(run->workers[i].thread, NULL);
+	progress_clear();
+	gather(run, result, (double)(bench_now_ns() - start) / 1e9);
+	cpu = bench_cpu_seconds() - cpu;
+	mc_engine_stats(run->b->engine, &after);
+	/* A process that was restarted has a clock of its own. */
+	if (peer != run->peer || mc_segment_cpu_seconds(peer->segment, &peer_after))
+		peer_after = NAN;
+	bench_peer_put(run, peer);
+	gib = (double)result->bytes / 1073741824.0;
+	result->cpu_own = gib > 0 ? cpu / gib : NAN;
+	result->cpu_target = gib > 0 ? (peer_after - peer_cpu) / gib : NAN;
+	result->allocs = after.data_path_allocs - before.data_path_allocs;
+}
+
+int bench_measure(struct bench *b, struct bench_peer **peer, const struct bench_shape *shape,
+		  struct bench_result *result)
+{
+	struct bench_run run = { .b = b, .shape = *shape, .peer = *peer, .lock = PTHREAD_MUTEX_INITIALIZER };
+	unsigned int started = 0, made = 0;
+	int rc = -1, err;
+
+	memset(result, 0, sizeof(*result));
+	histogram_reset(&result->latency);
+	result->shape = *shape;
+	run.span = b->o->working_set ? b->o->working_set : shape->block * shape->batch * shape->threads;
+	if (b->o->check)
+		run.span -= run.span % (shape->block * shape->threads);
+	if (bench_peer_fits(&run, run.peer, result->error, sizeof(result->error))) {
+		out_error("%s", result->error);
+		return -1;
+	}
+	run.workers = calloc(shape->threads, sizeof(*run.workers));
+	if (!run.workers) {
+		out_error("not enough memory for %llu threads", (unsigned long long)shape->threads);
+		return -1;
+	}
+	for (; made < shape->threads; made++)
+		if (worker_init(&run.workers[made], &run, made))
+			goto err_free;
+	atomic_store(&run.alive, (unsigned int)shape->threads);
+	atomic_store(&run.epoch, shape->warmup > 0 ? 0 : 1);
+	for (; started < shape->threads; started++) {
+		err = pthread_create(&run.workers[started].thread, NULL, worker_main, &run.workers[started]);
+		if (!err)
+			continue;
+		out_error("cannot start thread %u of %llu: %s; lower --threads", started + 1,
+			  (unsigned long long)shape->threads, strerror(err));
+		atomic_store(&run.stop, true);
+		while (started)
+			pthread_join(run.workers[--started].thread, NULL);
+		goto err_free;
+	}
+	time_run(&run, started, result);
+	rc = 0;
+err_free:
+	/* The worker at [made] is half initialised, all others wholly or not at all. */
+	for (started = 0; started <= made && started < shape->threads; started++)
+		if (run.workers[started].run)
+			worker_free(&run.workers[started]);
+	free(run.workers);
+	*peer = run.peer;
+	return rc;
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: MIT
+/* Both sides of the bench: engine, one buffer per NUMA node, registration, signals, clocks. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <netinet/in.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bench.h"
+#include "output.h"
+
+uint64_t bench_now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+double bench_cpu_seconds(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+	       (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+}
+
+void bench_block_signals(struct bench *b)
+{
+	sigemptyset(&b->signals);
+	sigaddset(&b->signals, SIGINT);
+	sigaddset(&b->signals, SIGTERM);
+	pthread_sigmask(SIG_BLOCK, &b->signals, NULL);
+}
+
+bool bench_signalled(const struct bench *b, double seconds)
+{
+	uint64_t end = bench_now_ns() + (uint64_t)(seconds * 1e9), now;
+	struct timespec wait;
+
+	for (;;) {
+		now = bench_now_ns();
+		wait.tv_sec = now < end ? (time_t)((end - now) / 1000000000u) : 0;
+		wait.tv_nsec = now < end ? (long)((end - now) % 1000000000u) : 0;
+		if (sigtimedwait(&b->signals, NULL, &wait) > 0)
+			return true;
+		if (errno != EINTR || bench_now_ns() >= end)
+			return false;
+	}
+}
+
+/* NUMA nodes that have memory, from a list such as "0-1,3"; one node if the system does not say. */
+static unsigned int numa_nodes(int nodes[BENCH_NODES])
+{
+	FILE *file = fopen("/sys/devices/system/node/has_memory", "re");
+	unsigned int count = 0;
+	int first, last;
+	char next;
+
+	while (file && fscanf(file, "%d", &first) == 1) {
+		last = first;
+		next = (char)fgetc(file);
+		if (next == '-' && fscanf(file, "%d", &last) == 1)
+			next = (char)fgetc(file);
+		for (; first <= last && count < BENCH_NODES; first++)
+			nodes[count++] = first;
+		if (next != ',')
+			break;
+	}
+	if (file)
+		fclose(file);
+	if (!count)
+		nodes[count++] = MC_NUMA_ANY;
+	return count;
+}
+
+struct fill {
+	pthread_t thread;
+	uint8_t *addr;
+	uint64_t length;
+};
+
+static void *fill_part(void *arg)
+{
+	struct fill *part = arg;
+
+	memset(part->addr, 0xcc, part->length);
+	return NULL;
+}
+
+/* As the classic bench fills its buffers; with every core, since a fresh GiB takes long on one. */
+static void fill_memory(uint8_t *addr, uint64_t length)
+{
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	struct fill parts[16];
+	uint64_t piece;
+	int n, i;
+
+	n = cores < 1 ? 1 : cores > 16 ? 16 : (int)cores;
+	piece = length / (unsigned int)n;
+	for (i = 0; i < n; i++) {
+		parts[i].addr = addr + piece * (unsigned int)i;
+		parts[i].length = i == n - 1 ? length - piece * (unsigned int)i : piece;
+		if (pthread_create(&parts[i].thread, NULL, fill_part, &parts[i])) {
+			fill_part(&parts[i]);
+			parts[i].length = 0;
+		}
+	}
+	for (i = 0; i < n; i++)
+		if (parts[i].length)
+			pthread_join(parts[i].thread, NULL);
+}
+
+/* Allocate and register the buffer of one node; memory of a name that is still intact keeps its content. */
+static int buffer_open(struct bench *b, struct bench_buffer *buffer, uint64_t length, uint32_t rights,
+		       unsigned int count)
+{
+	struct mc_memory_attr memory = MC_MEMORY_ATTR_INIT;
+	struct mc_memory_info info = { .size = sizeof(info) };
+	struct mc_region_attr region = MC_REGION_ATTR_INIT;
+	const struct bench_options *o = b->o;
+	char name[256], location[32];
+	int rc;
+
+	memory.length = length;
+	memory.numa_node = buffer->node;
+	memory.page_size = o->page_size;
+	memory.flags = MC_MEMORY_PREFAULT;
+	if (!strcmp(o->memory, "anonymous")) {
+		memory.flags |= MC_MEMORY_PRIVATE;
+	} else if (!strncmp(o->memory, "named:", 6)) {
+		if (count > 1)
+			snprintf(name, sizeof(name), "%s.%d", o->memory + 6, buffer->node);
+		else
+			snprintf(name, sizeof(name), "%s", o->memory + 6);
+		memory.name = name;
+	}
+	rc = mc_memory_alloc(&memory, &buffer->memory);
+	if (rc) {
+		out_error("%s", mc_errmsg());
+		return -1;
+	}
+	buffer->addr = mc_memory_addr(buffer->memory);
+	buffer->length = length;
+	if (o->init_mem && !mc_memory_info(buffer->memory, &info) && !info.reattached)
+		fill_memory(buffer->addr, length);
+
+	region.rights = rights;
+	region.memory = buffer->memory;
+	snprintf(location, sizeof(location), "cpu:%d", buffer->node);
+	region.location = buffer->node >= 0 ? location : NULL;
+	rc = mc_engine_register(b->engine, buffer->addr, length, &region, &buffer->region);
+	if (rc) {
+		out_error("%s", mc_errmsg());
+		mc_memory_free(buffer->memory);
+		buffer->memory = NULL;
+		return -1;
+	}
+	return 0;
+}
+
+/* A name with a port of its own, for an initiator that was given none and whose host name is taken. */
+static int free_name(const char *host, char *name, size_t size)
+{
+	struct sockaddr_in addr = { .sin_family = AF_INET };
+	socklen_t len = sizeof(addr);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), rc;
+
+	if (fd < 0)
+		return -errno;
+	rc = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) || getsockname(fd, (struct sockaddr *)&addr, &len);
+	close(fd);
+	if (rc)
+		return -EADDRINUSE;
+	snprintf(name, size, "%s:%u", host, ntohs(addr.sin_port));
+	return 0;
+}
+
+static int engine_open(struct bench *b)
+{
+	struct mc_engine_attr attr = MC_ENGINE_ATTR_INIT;
+	const struct bench_options *o = b->o;
+	char name[512];
+	int rc;
+
+	attr.flags = (o->classic ? MC_ENGINE_CLASSIC : 0) | (o->insecure ? MC_ENGINE_INSECURE : 0) |
+		     (o->require_ack ? MC_ENGINE_REQUIRE_ACK : 0) | (o->integrity ? MC_ENGINE_INTEGRITY : 0) |
+		     (o->checksum ? MC_ENGINE_CHECKSUM : 0);
+	attr.metadata = o->metadata_server;
+	attr.name = o->local_server_name;
+	attr.transports = strcmp(o->protocol, "auto") ? o->protocol : NULL;
+	attr.bind = o->bind;
+	attr.advertise = o->advertise;
+	attr.key_file = o->key_file;
+	attr.config_file = o->config;
+	attr.io_threads = (uint32_t)o->io_threads;
+	attr.streams = (uint32_t)o->streams;
+	rc = mc_engine_open(&attr, &b->engine);
+	if (rc == -EADDRINUSE && !o->name_given && !strcmp(o->mode, "initiator") &&
+	    !free_name(o->local_server_name, name, sizeof(name))) {
+		attr.name = name;
+		rc = mc_engine_open(&attr, &b->engine);
+	}
+	if (rc)
+		out_error("%s", mc_errmsg());
+	return rc ? -1 : 0;
+}
+
+int bench_setup(struct bench *b, uint64_t length, uint32_t rights)
+{
+	int nodes[BENCH_NODES];
+	unsigned int count = numa_nodes(nodes), i;
+
+	if (engine_open(b))
+		return -1;
+	for (i = 0; i < count; i++) {
+		b->buffers[i].node = nodes[i];
+		if (buffer_open(b, &b->buffers[i], length, rights, count))
+			goto err_close;
+		b->buffer_count = i + 1;
+	}
+	return 0;
+err_close:
+	bench_close(b);
+	return -1;
+}
+
+void bench_close(struct bench *b)
+{
+	struct bench_buffer *buffer;
+
+	while (b->buffer_count) {
+		buffer = &b->buffers[--b->buffer_count];
+		if (mc_engine_unregister(buffer->region, MC_UNREGISTER_WAIT))
+			out_warn("%s", mc_errmsg());
+		else if (mc_memory_free(buffer->memory))
+			out_warn("%s", mc_errmsg());
+	}
+	if (b->engine && mc_engine_close(b->engine))
+		out_warn("%s", mc_errmsg());
+	b->engine = NULL;
+}
