@@ -61,8 +61,8 @@ int mc_batch_alloc(mc_engine *engine, unsigned int capacity, mc_batch **out)
 
 static int in_flight(const struct mc_batch *batch, const char *verb)
 {
-	return mci_fail(-EBUSY, "cannot %s a batch with %u requests in flight; wait for it, or cancel it and wait", verb,
-			atomic_load(&batch->pending));
+	return mci_fail(-EBUSY, "cannot %s a batch with %u requests in flight; wait for it, or cancel it and wait",
+			verb, atomic_load(&batch->pending));
 }
 
 /**

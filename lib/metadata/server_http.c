@@ -23,7 +23,7 @@
 
 #define THREADS_MAX 4
 #define BACKLOG 4096
-#define REQUEST_MEMORY (32u << 10)	/* per connection: request line and headers; a key may be 12 KiB in its escaped form */
+#define REQUEST_MEMORY (20u << 10)	/* per connection, for request line and headers: an escaped key may have 12 KiB */
 #define OTHER_FILES 64			/* descriptors left to the rest of the process */
 #define HANG_UP_LENGTH (8u << 20)	/* a refused body longer than this is not waited for */
 

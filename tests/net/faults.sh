@@ -28,6 +28,7 @@ for protocol in tcp shm; do
 	start_target "r-$protocol"
 	until_true 15 test ! -e /proc/"$run"
 	rc=0; wait "$run" || rc=$?
+	[ $rc -le 1 ] || die "the initiator died with status $rc"
 	jq -e '.reopened > 0' "$dir/init-restart-$protocol" >/dev/null || die "the segment was not opened anew"
 	initiator "ir2-$protocol" "r-$protocol" --protocol=$protocol --check --duration=1 >"$dir/check-$protocol" 2>&1 || die "the new target does not serve"
 
@@ -41,6 +42,8 @@ for protocol in tcp shm; do
 	sleep 2.5
 	kill -CONT "$target"
 	until_true 20 test ! -e /proc/"$run"
+	rc=0; wait "$run" || rc=$?
+	[ $rc -le 1 ] || die "the initiator died with status $rc"
 	jq -e '.wrong_bytes == 0' "$dir/init-stop-$protocol" >/dev/null || die "wrong bytes"
 
 	echo "--- $protocol: initiator stopped for longer than its deadlines: the target serves others meanwhile, and it goes on after"
@@ -53,6 +56,8 @@ for protocol in tcp shm; do
 	sleep 1
 	kill -CONT "$run"
 	until_true 20 test ! -e /proc/"$run"
+	rc=0; wait "$run" || rc=$?
+	[ $rc -le 1 ] || die "the initiator died with status $rc"
 	initiator "after-$protocol" "s-$protocol" --protocol=$protocol --check --duration=1 >"$dir/after-$protocol" 2>&1 || die "not served after"
 done
 

@@ -33,7 +33,7 @@ done
 "$tool" key new "$dir/key" >/dev/null
 
 echo "--- IPv4, cluster key"
-server_bind=10.77.1.1 server_flags="--key_file=$dir/key"
+server_bind=10.77.1.1 server_flags="--key_file=$dir/key --insecure"
 start_server $in_m
 target_prefix=$in_a start_target v4 --key_file="$dir/key"
 initiator_prefix=$in_b initiator i4 v4 --key_file="$dir/key" --check --duration=1 >"$dir/run4" 2>&1 || die "no transfer over IPv4"

@@ -87,23 +87,25 @@ void check_open_files(void)
 
 void check_huge_pages(void)
 {
+	static const char fix[] =
+		"sysctl vm.nr_hugepages=N (2 MiB each; a memory takes them by itself), or \"echo advise > "
+		"/sys/kernel/mm/transparent_hugepage/shmem_enabled\"";
 	int64_t total = small_number("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", -1);
 	int64_t available = small_number("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", 0);
 	char thp[64];
 
 	small_file("/sys/kernel/mm/transparent_hugepage/shmem_enabled", thp, sizeof(thp));
-	if (total < 0)
-		finding(FINDING_OK, "huge pages", NULL, "this kernel has none of 2 MiB; base pages are used");
-	else if (!total)
-		finding(FINDING_WARN, "huge pages",
-			"sysctl vm.nr_hugepages=N (2 MiB each); a memory then takes them by itself",
-			"none reserved: large transfers cost more CPU%s",
-			strstr(thp, "[advise]") || strstr(thp, "[always]") || strstr(thp, "[within_size]")
-				? " (transparent ones are on for shared memory)"
-				: "");
-	else
+	if (total > 0)
 		finding(FINDING_OK, "huge pages", NULL, "%lld of %lld free (2 MiB)", (long long)available,
 			(long long)total);
+	else if (strstr(thp, "[advise]") || strstr(thp, "[always]") || strstr(thp, "[within_size]"))
+		finding(FINDING_OK, "huge pages", NULL,
+			"none reserved, but transparent ones are on for shared memory");
+	else if (total < 0)
+		finding(FINDING_OK, "huge pages", NULL, "this kernel has none of 2 MiB; base pages are used");
+	else
+		finding(FINDING_WARN, "huge pages", fix,
+			"none: pre-faulting and copying large memory costs more CPU");
 }
 
 void check_shm_space(void)
