@@ -475,7 +475,7 @@ static inline void test_a_watch_tells_of_changes_under_its_prefix(void **state)
 	mci_metadata_close(two);
 }
 
-static inline void test_closing_ends_a_watch_at_once(void **state)
+static inline void test_a_watch_ends_at_once(void **state)
 {
 	struct mci_metadata *one;
 	unsigned int changes = 0;
@@ -489,8 +489,10 @@ static inline void test_closing_ends_a_watch_at_once(void **state)
 	body_ok(mci_metadata_publish(one, BODY_KEY("watched/x"), "x", 0, false));
 	body_settled(&changes);
 	start = test_now_ms();
-	mci_metadata_close(one);
+	body_ok(mci_metadata_watch(one, "", NULL, NULL));
 	assert_true(test_now_ms() - start < 900);
+	body_ok(mci_metadata_watch(one, BODY_KEY("watched/"), body_count_change, &changes));
+	mci_metadata_close(one);	/* ends it too */
 }
 
 struct body_racer {
@@ -691,7 +693,7 @@ static inline void test_a_listing_of_many_long_texts_comes_in_parts(void **state
 	cmocka_unit_test(test_a_vanished_key_is_published_again),				\
 	cmocka_unit_test(test_losing_a_key_is_told_once_and_ends_its_renewal),			\
 	cmocka_unit_test(test_a_watch_tells_of_changes_under_its_prefix),			\
-	cmocka_unit_test(test_closing_ends_a_watch_at_once),					\
+	cmocka_unit_test(test_a_watch_ends_at_once),						\
 	cmocka_unit_test(test_of_many_who_publish_a_key_at_once_one_gets_it),			\
 	cmocka_unit_test(test_threads_may_share_one_object),					\
 	cmocka_unit_test(test_what_is_published_is_there_again_after_the_server_was_away),	\

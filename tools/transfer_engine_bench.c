@@ -19,90 +19,112 @@ static char host[256] = "localhost";
 
 /* "host" below stands for the machine's name. */
 static const struct opt table[] = {
-	{ "mode", OPT_CHOICE, &o.mode, "initiator", .choices = "initiator|target",
-	  .help = "initiator: move data and measure; target: offer memory until Ctrl-C", .group = "What to do" },
-	{ "operation", OPT_CHOICE, &o.operation, "read", .choices = "read|write",
-	  .help = "read: the target's memory into ours; write: ours into the target's" },
-	{ "check", OPT_BOOL, &o.check, "false",
-	  .help = "instead: write patterns, read them back, count wrong bytes (run one initiator at a time)" },
-	{ "sweep", OPT_BOOL, &o.sweep, "false", .help = "measure a table of block sizes, batch sizes and threads" },
-	{ "sweep_block_size", OPT_TEXT, &o.sweep_block_size, "4K,16K,64K,256K,1M,4M,16M", .help = "block sizes of --sweep" },
-	{ "sweep_batch_size", OPT_TEXT, &o.sweep_batch_size, "1,32", .help = "batch sizes of --sweep" },
-	{ "sweep_threads", OPT_TEXT, &o.sweep_threads, "1,4", .help = "thread counts of --sweep" },
+	{"mode", OPT_CHOICE, &o.mode, "initiator", .choices = "initiator|target",
+	 .help = "initiator: move data and measure; target: offer memory until Ctrl-C",
+	 .group = "What to do"},
+	{"operation", OPT_CHOICE, &o.operation, "read", .choices = "read|write",
+	 .help = "read: the target's memory into ours; write: ours into the target's"},
+	{"check", OPT_BOOL, &o.check, "false",
+	 .help = "instead: write patterns, read them back, count wrong bytes (run one initiator at a time)"},
+	{"sweep", OPT_BOOL, &o.sweep, "false",
+	 .help = "measure a table of block sizes, batch sizes and threads"},
+	{"sweep_block_size", OPT_TEXT, &o.sweep_block_size, "4K,16K,64K,256K,1M,4M,16M",
+	 .help = "block sizes of --sweep"},
+	{"sweep_batch_size", OPT_TEXT, &o.sweep_batch_size, "1,32", .help = "batch sizes of --sweep"},
+	{"sweep_threads", OPT_TEXT, &o.sweep_threads, "1,4", .help = "thread counts of --sweep"},
 
-	{ "metadata_server", OPT_TEXT, &o.metadata_server, "192.168.3.77:2379",
-	  .help = "etcd://host:port[,host:port] (also bare host:port), redis://host:port, http://host:port/metadata, or "
-		  "P2PHANDSHAKE for none",
-	  .group = "Who and where" },
-	{ "local_server_name", OPT_TEXT, &o.local_server_name, NULL,
-	  .help = "name of our own segment, unique in the cluster; host:port also fixes the port; the host name if "
-		  "not given",
-	  .given = &o.name_given },
-	{ "segment_id", OPT_TEXT, &o.segment_id, "192.168.3.76", .help = "name of the target's segment" },
-	{ "bind", OPT_TEXT, &o.bind, NULL, .help = "address to listen on; all if not given" },
-	{ "advertise", OPT_TEXT, &o.advertise, NULL,
-	  .help = "addresses to publish, comma-separated; by the route to the metadata service if not given" },
-	{ "key_file", OPT_TEXT, &o.key_file, NULL,
-	  .help = "cluster key, as \"mooncake key new\" writes it; $MOONCAKE_KEY_FILE if not given" },
-	{ "insecure", OPT_BOOL, &o.insecure, "false", .help = "serve P2PHANDSHAKE beyond this host without a cluster key" },
-	{ "config", OPT_TEXT, &o.config, NULL, .help = "YAML file with settings; $MOONCAKE_CONFIG if not given" },
+	{"metadata_server", OPT_TEXT, &o.metadata_server, "192.168.3.77:2379",
+	 .help = "etcd://host:port[,host:port] (also bare host:port), redis://host:port, "
+		 "http://host:port/metadata, or "
+		 "P2PHANDSHAKE for none",
+	 .group = "Who and where"},
+	{"local_server_name", OPT_TEXT, &o.local_server_name, NULL,
+	 .help = "name of our own segment, unique in the cluster; host:port also fixes the port; the host "
+		 "name if "
+		 "not given",
+	 .given = &o.name_given},
+	{"segment_id", OPT_TEXT, &o.segment_id, "192.168.3.76", .help = "name of the target's segment"},
+	{"bind", OPT_TEXT, &o.bind, NULL, .help = "address to listen on; all if not given"},
+	{"advertise", OPT_TEXT, &o.advertise, NULL,
+	 .help = "addresses to publish, comma-separated; by the route to the metadata service if not given"},
+	{"key_file", OPT_TEXT, &o.key_file, NULL,
+	 .help = "cluster key, as \"mooncake key new\" writes it; $MOONCAKE_KEY_FILE if not given"},
+	{"insecure", OPT_BOOL, &o.insecure, "false",
+	 .help = "serve P2PHANDSHAKE beyond this host without a cluster key"},
+	{"config", OPT_TEXT, &o.config, NULL,
+	 .help = "YAML file with settings; $MOONCAKE_CONFIG if not given"},
 
-	{ "block_size", OPT_SIZE, &o.block_size, "65536", 1, 1ll << 40, .help = "bytes of a request", .group = "Load" },
-	{ "batch_size", OPT_UINT, &o.batch_size, "128", 1, 65536, .help = "requests of a batch" },
-	{ "threads", OPT_UINT, &o.threads, "12", 1, 4096, .help = "threads that submit" },
-	{ "depth", OPT_UINT, &o.depth, "1", 1, 1024, .help = "batches in flight per thread" },
-	{ "duration", OPT_DOUBLE, &o.duration, "10", 0, 31536000, .help = "seconds (of each run of a sweep: 1 if not given)",
-	  .given = &o.duration_given },
-	{ "warmup", OPT_DOUBLE, &o.warmup, "0.5", 0, 3600, .help = "seconds before measuring begins" },
-	{ "timeout_ms", OPT_UINT, &o.timeout_ms, "30000", 1, 86400000, .help = "deadline of a request" },
-	{ "working_set", OPT_SIZE, &o.working_set, "0", 0, 1ll << 44,
-	  .help = "walk over this much memory instead of the same block x batch x threads again and again" },
-	{ "seed", OPT_UINT, &o.seed, "0", .help = "of --check's patterns; 0 = a new one for each run" },
-	{ "follow_restart", OPT_BOOL, &o.follow_restart, "true",
-	  .help = "re-open the segment and go on (counted) when the target was restarted; its memory is other memory" },
+	{"block_size", OPT_SIZE, &o.block_size, "65536", 1, 1ll << 40, .help = "bytes of a request",
+	 .group = "Load"},
+	{"batch_size", OPT_UINT, &o.batch_size, "128", 1, 65536, .help = "requests of a batch"},
+	{"threads", OPT_UINT, &o.threads, "12", 1, 4096, .help = "threads that submit"},
+	{"depth", OPT_UINT, &o.depth, "1", 1, 1024, .help = "batches in flight per thread"},
+	{"duration", OPT_DOUBLE, &o.duration, "10", 0, 31536000,
+	 .help = "seconds (of each run of a sweep: 1 if not given)", .given = &o.duration_given},
+	{"warmup", OPT_DOUBLE, &o.warmup, "0.5", 0, 3600, .help = "seconds before measuring begins"},
+	{"timeout_ms", OPT_UINT, &o.timeout_ms, "30000", 1, 86400000, .help = "deadline of a request"},
+	{"working_set", OPT_SIZE, &o.working_set, "0", 0, 1ll << 44,
+	 .help = "walk over this much memory instead of the same block x batch x threads again and again"},
+	{"seed", OPT_UINT, &o.seed, "0", .help = "of --check's patterns; 0 = a new one for each run"},
+	{"follow_restart", OPT_BOOL, &o.follow_restart, "true",
+	 .help = "re-open the segment and go on (counted) when the target was restarted; its memory is other "
+		 "memory"},
 
-	{ "buffer_size", OPT_SIZE, &o.buffer_size, "1073741824", 1, 1ll << 44,
-	  .help = "per NUMA node; raised to block x batch x threads if smaller; an initiator that is not given it takes just those", .group = "Memory",
-	  .given = &o.buffer_size_given },
-	{ "memory", OPT_TEXT, &o.memory, "memfd",
-	  .help = "memfd (peers on this host map it), anonymous (they copy with process_vm_readv), or named:NAME (outlives "
-		  "the process)" },
-	{ "page_size", OPT_SIZE, &o.page_size, "0", .help = "4K, 2M or 1G; 0 = huge pages if enough are free" },
-	{ "init_mem", OPT_BOOL, &o.init_mem, "true", .help = "fill buffers with 0xCC, except named memory that has content" },
-	{ "use_vram", OPT_BOOL, &o.use_vram, "false", .help = "GPU memory; this build has no GPU support, true is refused" },
-	{ "gpu_id", OPT_INT, &o.gpu_id, "0", -1, 1024, .help = "for --use_vram" },
+	{"buffer_size", OPT_SIZE, &o.buffer_size, "1073741824", 1, 1ll << 44,
+	 .help = "per NUMA node; raised to block x batch x threads if smaller; an initiator that is not "
+		 "given it takes just those",
+	 .group = "Memory", .given = &o.buffer_size_given},
+	{"memory", OPT_TEXT, &o.memory, "memfd",
+	 .help = "memfd (peers on this host map it), anonymous (they copy with process_vm_readv), or "
+		 "named:NAME (outlives "
+		 "the process)"},
+	{"page_size", OPT_SIZE, &o.page_size, "0", .help = "4K, 2M or 1G; 0 = huge pages if enough are free"},
+	{"init_mem", OPT_BOOL, &o.init_mem, "true",
+	 .help = "fill buffers with 0xCC, except named memory that has content"},
+	{"use_vram", OPT_BOOL, &o.use_vram, "false",
+	 .help = "GPU memory; this build has no GPU support, true is refused"},
+	{"gpu_id", OPT_INT, &o.gpu_id, "0", -1, 1024, .help = "for --use_vram"},
 
-	{ "protocol", OPT_TEXT, &o.protocol, "auto",
-	  .help = "auto (the best that both sides have), tcp, shm (same host), or a classic name, refused where this "
-		  "machine or build lacks it: rdma, barex, efa, nvlink, nvlink_intra, musa, hip, sunrise_link, ub, ubshmem",
-	  .group = "Path" },
-	{ "streams", OPT_UINT, &o.streams, "0", 0, 64, .help = "TCP connections to the target; 0 = automatic" },
-	{ "io_threads", OPT_UINT, &o.io_threads, "0", 0, 256, .help = "threads that serve sockets; 0 = min(4, cores)" },
-	{ "integrity", OPT_BOOL, &o.integrity, "false", .help = "TCP data in TLS 1.3 keyed by the handshake" },
-	{ "checksum", OPT_BOOL, &o.checksum, "false", .help = "xxh3 over every TCP payload" },
-	{ "classic", OPT_BOOL, &o.classic, "false",
-	  .help = "also serve classic peers, which may then read and write registered memory without authentication" },
-	{ "require_ack", OPT_BOOL, &o.require_ack, "false", .help = "refuse classic v1 peers, whose writes cannot be confirmed" },
-	{ "device_name", OPT_TEXT, &o.device_name, "mlx5_2", .help = "RDMA devices, comma-separated; tcp and shm use none" },
-	{ "nic_priority_matrix", OPT_TEXT, &o.nic_priority_matrix, "",
-	  .help = "JSON file {\"cpu:0\": [[preferred], [others]]}; checked, used by RDMA only" },
-	{ "auto_discovery", OPT_BOOL, &o.auto_discovery, "false",
-	  .help = "accepted: the machine's topology is always discovered, and RDMA alone would use it" },
-	{ "backend", OPT_CHOICE, &o.backend, "classic", .choices = "classic|tent",
-	  .help = "accepted: there is one engine here, and it does what both were made for" },
+	{"protocol", OPT_TEXT, &o.protocol, "auto",
+	 .help = "auto (the best that both sides have), tcp, shm (same host), or a classic name, refused "
+		 "where this "
+		 "machine or build lacks it: rdma, barex, efa, nvlink, nvlink_intra, musa, hip, "
+		 "sunrise_link, ub, ubshmem",
+	 .group = "Path"},
+	{"streams", OPT_UINT, &o.streams, "0", 0, 64, .help = "TCP connections to the target; 0 = automatic"},
+	{"io_threads", OPT_UINT, &o.io_threads, "0", 0, 256,
+	 .help = "threads that serve sockets; 0 = min(4, cores)"},
+	{"integrity", OPT_BOOL, &o.integrity, "false", .help = "TCP data in TLS 1.3 keyed by the handshake"},
+	{"checksum", OPT_BOOL, &o.checksum, "false", .help = "xxh3 over every TCP payload"},
+	{"classic", OPT_BOOL, &o.classic, "false",
+	 .help = "also serve classic peers, which may then read and write registered memory without "
+		 "authentication"},
+	{"require_ack", OPT_BOOL, &o.require_ack, "false",
+	 .help = "refuse classic v1 peers, whose writes cannot be confirmed"},
+	{"device_name", OPT_TEXT, &o.device_name, "mlx5_2",
+	 .help = "RDMA devices, comma-separated; tcp and shm use none"},
+	{"nic_priority_matrix", OPT_TEXT, &o.nic_priority_matrix, "",
+	 .help = "JSON file {\"cpu:0\": [[preferred], [others]]}; checked, used by RDMA only"},
+	{"auto_discovery", OPT_BOOL, &o.auto_discovery, "false",
+	 .help = "accepted: the machine's topology is always discovered, and RDMA alone would use it"},
+	{"backend", OPT_CHOICE, &o.backend, "classic", .choices = "classic|tent",
+	 .help = "accepted: there is one engine here, and it does what both were made for"},
 
-	{ "report_unit", OPT_TEXT, &o.report_unit, "GB", .help = "GB, GiB, Gb, MB, MiB, Mb, KB, KiB, Kb", .group = "Report" },
-	{ "report_precision", OPT_UINT, &o.report_precision, "2", 0, 12, .help = "digits after the point" },
-	{ "json", OPT_BOOL, &o.json, "false", .help = "one JSON object on stdout and nothing else" },
-	{ 0 },
+	{"report_unit", OPT_TEXT, &o.report_unit, "GB", .help = "GB, GiB, Gb, MB, MiB, Mb, KB, KiB, Kb",
+	 .group = "Report"},
+	{"report_precision", OPT_UINT, &o.report_precision, "2", 0, 12, .help = "digits after the point"},
+	{"json", OPT_BOOL, &o.json, "false", .help = "one JSON object on stdout and nothing else"},
+	{0},
 };
 
 static const struct opt_set set = {
 	.tool = "transfer_engine_bench",
 	.usage = "[flags]",
-	.summary = "Measures transfers between two processes. Start a target; it prints the command line of an initiator.",
+	.summary = "Measures transfers between two processes. Start a target; it prints the command line of "
+		   "an initiator.",
 	.table = table,
-	.more = "Exit status: 0 all went well; 1 a request failed, a byte was wrong, or it could not begin; 2 wrong usage.\n",
+	.more = "Exit status: 0 all went well; 1 a request failed, a byte was wrong, or it could not begin; "
+		"2 wrong usage.\n",
 };
 
 static int rdma_refused(void)
@@ -116,17 +138,20 @@ static int rdma_refused(void)
 	if (dir)
 		closedir(dir);
 	if (found)
-		return out_error("--protocol=rdma: this build has no RDMA transport, though there is an RDMA device: use "
+		return out_error("--protocol=rdma: this build has no RDMA transport, though there is an RDMA "
+				 "device: use "
 				 "--protocol=tcp or auto");
-	return out_error("--protocol=rdma: this machine has no RDMA device (/sys/class/infiniband is empty): use "
-			 "--protocol=tcp or auto");
+	return out_error(
+		"--protocol=rdma: this machine has no RDMA device (/sys/class/infiniband is empty): use "
+		"--protocol=tcp or auto");
 }
 
 static int protocol_ok(void)
 {
-	static const char *const known[] = { "auto", "tcp", "shm", "rdma" };
-	static const char *const classic[] = { "barex", "efa", "nvlink", "nvlink_intra", "musa", "maca", "hip",
-					       "sunrise_link", "ub", "ubshmem", "cxl", "nvmeof", "ascend", "cxi", "nccl" };
+	static const char *const known[] = {"auto", "tcp", "shm", "rdma"};
+	static const char *const classic[] = {"barex", "efa",	 "nvlink",	 "nvlink_intra", "musa",
+					      "maca",  "hip",	 "sunrise_link", "ub",		 "ubshmem",
+					      "cxl",   "nvmeof", "ascend",	 "cxi",		 "nccl"};
 	const char *near;
 	size_t i;
 
@@ -137,11 +162,12 @@ static int protocol_ok(void)
 			return 0;
 	for (i = 0; i < sizeof(classic) / sizeof(classic[0]); i++)
 		if (!strcmp(o.protocol, classic[i]))
-			return out_error("--protocol=%s: this build has no transport for that hardware: use --protocol=tcp or auto",
+			return out_error("--protocol=%s: this build has no transport for that hardware: use "
+					 "--protocol=tcp or auto",
 					 o.protocol);
 	near = opt_nearest(o.protocol, known, sizeof(known) / sizeof(known[0]));
-	out_error("--protocol is one of auto, tcp, shm, rdma or another classic name, not \"%s\"%s%s%s", o.protocol,
-		  near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+	out_error("--protocol is one of auto, tcp, shm, rdma or another classic name, not \"%s\"%s%s%s",
+		  o.protocol, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
 	return OPT_EXIT_USAGE;
 }
 
@@ -153,7 +179,8 @@ static bool is_matrix(const json_t *root)
 
 	if (!json_is_object(root))
 		return false;
-	json_object_foreach((json_t *)root, key, entry) {
+	json_object_foreach((json_t *)root, key, entry)
+	{
 		if (json_array_size(entry) != 2 || !json_is_array(json_array_get(entry, 0)) ||
 		    !json_is_array(json_array_get(entry, 1)))
 			return false;
@@ -171,14 +198,16 @@ static int matrix_ok(void)
 		return 0;
 	root = json_load_file(o.nic_priority_matrix, 0, &error);
 	if (!root && error.line > 0)
-		return out_error("--nic_priority_matrix=%s: line %d: %s", o.nic_priority_matrix, error.line, error.text);
+		return out_error("--nic_priority_matrix=%s: line %d: %s", o.nic_priority_matrix, error.line,
+				 error.text);
 	if (!root)
 		return out_error("--nic_priority_matrix=%s: %s", o.nic_priority_matrix, error.text);
 	good = is_matrix(root);
 	json_decref(root);
 	if (!good)
-		return out_error("--nic_priority_matrix=%s: not of the form {\"cpu:0\": [[\"mlx5_0\"], [\"mlx5_1\"]]}",
-				 o.nic_priority_matrix);
+		return out_error(
+			"--nic_priority_matrix=%s: not of the form {\"cpu:0\": [[\"mlx5_0\"], [\"mlx5_1\"]]}",
+			o.nic_priority_matrix);
 	return 0;
 }
 
@@ -203,7 +232,8 @@ static int options_ok(void)
 	if (status)
 		return status;
 	if (o.use_vram)
-		return out_error("--use_vram=true: this build has no GPU support, so buffers can lie in host memory only: "
+		return out_error("--use_vram=true: this build has no GPU support, so buffers can lie in host "
+				 "memory only: "
 				 "use --use_vram=false");
 	if (o.duration < 0.01) {
 		out_error("--duration is a number of seconds from 0.01 on, not \"%g\"", o.duration);
@@ -211,7 +241,8 @@ static int options_ok(void)
 	}
 	o.unit_bytes = out_unit(o.report_unit);
 	if (!o.unit_bytes) {
-		out_warn("--report_unit=%s is none of GB, GiB, Gb, MB, MiB, Mb, KB, KiB, Kb; using GB", o.report_unit);
+		out_warn("--report_unit=%s is none of GB, GiB, Gb, MB, MiB, Mb, KB, KiB, Kb; using GB",
+			 o.report_unit);
 		o.report_unit = "GB";
 		o.unit_bytes = 1e9;
 	}
@@ -228,10 +259,11 @@ static int parse_list(const char *flag, const char *text, uint64_t max, uint64_t
 	for (;; text += len + 1) {
 		len = strcspn(text, ",");
 		snprintf(one, sizeof(one), "%.*s", len < sizeof(one) ? (int)len : (int)sizeof(one) - 1, text);
-		if (len >= sizeof(one) || count == 64 || opt_parse_size(one, &values[count]) || !values[count] ||
-		    values[count] > max) {
-			out_error("--%s is a list such as 1,4,16 of at most 64 numbers up to %llu; \"%s\" does not fit", flag,
-				  (unsigned long long)max, one);
+		if (len >= sizeof(one) || count == 64 || opt_parse_size(one, &values[count]) ||
+		    !values[count] || values[count] > max) {
+			out_error("--%s is a list such as 1,4,16 of at most 64 numbers up to %llu; \"%s\" "
+				  "does not fit",
+				  flag, (unsigned long long)max, one);
 			return -1;
 		}
 		count++;
@@ -260,21 +292,23 @@ static int shape_ok(const struct bench_shape *shape)
 	if (!shape_bytes(shape))
 		return out_error("block size x batch size x threads is over 64 TiB; lower one of them");
 	if (o.working_set && o.working_set < least)
-		return out_error("--working_set=%llu is less than the %llu bytes of one block%s", (unsigned long long)o.working_set,
-				 (unsigned long long)least, o.check ? " per thread" : "");
+		return out_error("--working_set=%llu is less than the %llu bytes of one block%s",
+				 (unsigned long long)o.working_set, (unsigned long long)least,
+				 o.check ? " per thread" : "");
 	return 0;
 }
 
 /* The shapes to run, one or the whole sweep: an array and its length, or NULL after a sentence. */
 static struct bench_shape *plan(unsigned int *count)
 {
-	uint64_t blocks[64] = { o.block_size }, batches[64] = { o.batch_size }, threads[64] = { o.threads };
+	uint64_t blocks[64] = {o.block_size}, batches[64] = {o.batch_size}, threads[64] = {o.threads};
 	int nblocks = 1, nbatches = 1, nthreads = 1, i, j, k;
 	struct bench_shape *shapes, *shape;
 
 	if (o.sweep) {
 		nblocks = parse_list("sweep_block_size", o.sweep_block_size, 1ull << 40, blocks);
-		nbatches = nblocks < 0 ? -1 : parse_list("sweep_batch_size", o.sweep_batch_size, 65536, batches);
+		nbatches =
+			nblocks < 0 ? -1 : parse_list("sweep_batch_size", o.sweep_batch_size, 65536, batches);
 		nthreads = nbatches < 0 ? -1 : parse_list("sweep_threads", o.sweep_threads, 4096, threads);
 		if (nthreads < 0)
 			return NULL;
@@ -320,7 +354,8 @@ static int judge(const struct bench_result *r)
 	if (!r->bytes && !r->interrupted)
 		return out_error("nothing was moved: %s", r->error[0] ? r->error : "no batch was completed");
 	if (!r->bytes)
-		return out_error("interrupted before anything was moved%s%s", r->error[0] ? ": " : "", r->error);
+		return out_error("interrupted before anything was moved%s%s", r->error[0] ? ": " : "",
+				 r->error);
 	return r->failed || r->timed_out || r->stale || r->wrong_bytes ? 1 : 0;
 }
 
@@ -328,7 +363,7 @@ static int judge(const struct bench_result *r)
 static int run_plan(struct bench *b, const struct bench_shape *shapes, unsigned int count)
 {
 	struct bench_peer *peer = bench_peer_open(b, shapes[0].op);
-	struct bench_run closing = { .lock = PTHREAD_MUTEX_INITIALIZER };
+	struct bench_run closing = {.lock = PTHREAD_MUTEX_INITIALIZER};
 	struct bench_result *results;
 	unsigned int i, done = 0;
 	int status = 0;
@@ -365,7 +400,7 @@ err_put:
 
 static int initiator(void)
 {
-	struct bench b = { .o = &o };
+	struct bench b = {.o = &o};
 	struct bench_shape *shapes;
 	unsigned int count = 0;
 	int status;
@@ -387,7 +422,7 @@ static int initiator(void)
 /* The target can be given the shape too, as the classic one; its buffers then hold it. */
 static int target(void)
 {
-	struct bench_shape shape = { .block = o.block_size, .batch = o.batch_size, .threads = o.threads };
+	struct bench_shape shape = {.block = o.block_size, .batch = o.batch_size, .threads = o.threads};
 
 	if (shape_ok(&shape))
 		return 1;

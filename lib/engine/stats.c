@@ -41,8 +41,8 @@ static json_t *way_json(struct mc_segment *segment, struct mci_way *way)
 {
 	char text[128] = "";
 
-	if (way->ops->detail)
-		way->ops->detail(way->peer, segment->region_count ? &segment->regions[0] : NULL, text, sizeof(text));
+	if (way->ops->detail && segment->region_count)
+		way->ops->detail(way->peer, &segment->regions[0], text, sizeof(text));
 	return json_pack("{s:s, s:s, s:b, s:I, s:I}", "transport", way->ops->name, "detail", text, "stale",
 			 (int)atomic_load(&segment->stale), "in_flight", (json_int_t)atomic_load(&segment->in_flight),
 			 "restarts", (json_int_t)segment->restarts);

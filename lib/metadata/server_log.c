@@ -46,7 +46,7 @@ struct mci_keylog {
 struct reader {
 	int fd;
 	uint64_t size, start;
-	size_t length;
+	size_t length, room;
 	int error;
 	uint8_t *window;
 };
@@ -102,12 +102,12 @@ static const uint8_t *view(struct reader *reader, uint64_t offset, size_t n)
 {
 	if (offset >= reader->start && offset + n <= reader->start + reader->length)
 		return reader->window + (offset - reader->start);
-	if (n > WINDOW || offset > reader->size || n > reader->size - offset)
+	if (n > reader->room || offset > reader->size || n > reader->size - offset)
 		return NULL;
 	reader->start = offset;
 	reader->length = 0;
-	while (reader->length < WINDOW) {
-		ssize_t got = pread(reader->fd, reader->window + reader->length, WINDOW - reader->length,
+	while (reader->length < reader->room) {
+		ssize_t got = pread(reader->fd, reader->window + reader->length, reader->room - reader->length,
 				    (off_t)(offset + reader->length));
 
 		if (got < 0 && errno == EINTR)
@@ -164,7 +164,8 @@ static int replay(struct mci_keylog *log, int (*fn)(void *arg, const struct mci_
 	if (fstat(log->file.fd, &st))
 		return mci_fail(-errno, "log file '%s' cannot be examined: %s", log->path, strerror(errno));
 	reader.size = (uint64_t)st.st_size;
-	reader.window = malloc(WINDOW);
+	reader.room = reader.size < WINDOW ? reader.size : WINDOW;
+	reader.window = malloc(reader.room);
 	if (!reader.window)
 		return mci_fail(-ENOMEM, "no memory to read log file '%s'", log->path);
 	while (offset < reader.size && !reader.error) {

@@ -19,16 +19,12 @@
 #include "core/clock.h"
 #include "core/errors.h"
 #include "core/log.h"
-#include "core/uuid.h"
 #include "net/addr.h"
 #include "net/tls.h"
 
 #define LINGER_BYTES (64 * 1024)
-#define OVERFLOW_UID 65534	/* stands for every user that our user namespace does not know: no identity */
 
 #define of(ptr, member) ((struct mci_incoming *)((char *)(ptr) - offsetof(struct mci_incoming, member)))
-
-static void drive(struct mci_incoming *in);
 
 static void unwatch(struct mci_incoming *in)
 {
@@ -124,126 +120,6 @@ static void reject(struct mci_incoming *in, int err, const char *sentence)
 	in->after = INCOMING_LINGER;
 }
 
-static bool same_user(int fd)
-{
-	struct ucred peer;
-	socklen_t length = sizeof(peer);
-
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length))
-		return false;
-	return !peer.uid || (peer.uid == geteuid() && peer.uid != OVERFLOW_UID);
-}
-
-/*
- * How the client must prove itself. On the unix socket the kernel's word on its user stands in for a
- * token, if that is switched on; never for a cluster key (no downgrade).
- */
-static int choose_mode(struct mci_incoming *in, unsigned int offered, char sentence[MCI_SENTENCE_MAX + 1])
-{
-	const struct mci_service_attr *attr = &in->service->attr;
-	unsigned int own = attr->secret.mode;
-
-	if (in->is_unix && attr->unix_same_user && offered == MCI_AUTH_NONE && own != MCI_AUTH_CLUSTER) {
-		if (same_user(in->sock.fd))
-			return MCI_AUTH_NONE;
-		snprintf(sentence, MCI_SENTENCE_MAX + 1,
-			 "this unix socket serves processes of the same user only; give both sides --key_file=... (or MOONCAKE_KEY_FILE), or run them as one user");
-		return -EACCES;
-	}
-	return mci_mode_mismatch(sentence, offered, own) ? -EKEYREJECTED : (int)own;
-}
-
-static uint64_t offered_features(const struct mci_incoming *in)
-{
-	/* On a unix socket nobody is on the path, and descriptors ride along: no TLS there. */
-	return in->service->attr.features & ~(in->is_unix ? MCI_FEATURE_INTEGRITY : 0);
-}
-
-static void take_hello(struct mci_incoming *in)
-{
-	char sentence[MCI_SENTENCE_MAX + 1], names[96];
-	const struct mci_service_attr *attr = &in->service->attr;
-	struct mci_msg_challenge challenge;
-	struct mci_msg_hello m;
-	uint64_t lacking;
-	int ret, mode;
-	ssize_t n;
-
-	ret = mci_hello_read(in->in, in->in_length, &m);
-	if (ret == -EPROTONOSUPPORT) {
-		snprintf(sentence, sizeof(sentence),
-			 "the client speaks version %u of the protocol and the server version %u: install the same release on both sides",
-			 m.version, MCI_PROTOCOL_VERSION);
-		reject(in, -EPROTO, sentence);
-		return;
-	}
-	if (ret) {
-		reject(in, -EPROTO, "the hello is malformed");
-		return;
-	}
-	if (m.service != attr->service) {
-		snprintf(sentence, sizeof(sentence),
-			 "this port serves something else (service %u) than the client asks for (%u): check the address",
-			 attr->service, m.service);
-		reject(in, -EPROTO, sentence);
-		return;
-	}
-
-	memset(&challenge, 0, sizeof(challenge));
-	pthread_mutex_lock(&in->service->lock);
-	challenge.self = in->service->self;
-	pthread_mutex_unlock(&in->service->lock);
-	if (!mci_uuid_is_zero(&m.wanted) && !mci_uuid_equal(&m.wanted, &challenge.self.uuid)) {
-		snprintf(sentence, sizeof(sentence),
-			 "the segment that was meant is not here any more; '%.100s' is: it restarted, or took over the address",
-			 challenge.self.name);
-		reject(in, -ESTALE, sentence);
-		return;
-	}
-	mode = choose_mode(in, m.mode, sentence);
-	if (mode < 0) {
-		reject(in, mode, sentence);
-		return;
-	}
-	challenge.version = MCI_PROTOCOL_VERSION;
-	challenge.mode = (uint8_t)mode;
-	challenge.features = offered_features(in);
-	lacking = m.required & ~challenge.features;
-	if (lacking) {
-		mci_feature_names(lacking, names, sizeof(names));
-		snprintf(sentence, sizeof(sentence),
-			 "the client insists on what this server does not offer: %s; switch it on here, or do without it there",
-			 names);
-		reject(in, -EPROTO, sentence);
-		return;
-	}
-	mci_random(challenge.nonce, sizeof(challenge.nonce));
-	n = mci_challenge_write(&challenge, in->transcript.challenge, sizeof(in->transcript.challenge));
-	if (n < 0) {
-		reject(in, -EPROTO, "the server cannot say its name");
-		return;
-	}
-	in->transcript.challenge_length = (size_t)n;
-	memcpy(in->transcript.hello, in->in, in->in_length);
-	in->transcript.hello_length = in->in_length;
-	mci_handshake_key(&attr->secret, (enum mci_auth_mode)mode, &challenge.self, in->key);
-
-	in->hello.peer = m.self;
-	in->hello.features = m.features & challenge.features;
-	in->hello.service = attr->service;
-	in->hello.role = m.role;
-	in->hello.wanted = m.wanted;
-	in->hello.params_length = m.params_length;
-	memcpy(in->hello.params, m.params, m.params_length);
-
-	memcpy(in->out_small, in->transcript.challenge, (size_t)n);
-	in->out_length = (size_t)n;
-	in->out_done = 0;
-	in->in_length = 0;
-	in->state = INCOMING_SENDING;
-	in->after = INCOMING_PROOF;
-}
-
 /* Proved: out of the bounds for strangers, to the handler. Returns false if it was evicted just before. */
 static bool leave_unproved(struct mci_incoming *in)
 {
@@ -257,20 +133,28 @@ static bool leave_unproved(struct mci_incoming *in)
 	return !evicted;
 }
 
-static void take_proof(struct mci_incoming *in)
+static void take_hello(struct mci_incoming *in)
 {
-	uint8_t expected[MCI_MAC];
+	char sentence[MCI_SENTENCE_MAX + 1];
+	int ret = mci_greet_hello(in, sentence);
 
-	if (mci_proof_read(in->in, in->in_length, in->client_mac)) {
-		reject(in, -EPROTO, "the proof is malformed");
+	if (ret) {
+		reject(in, ret, sentence);
 		return;
 	}
-	mci_client_proof(in->key, &in->transcript, expected);
-	if (!mci_mac_equal(expected, in->client_mac)) {
-		reject(in, -EKEYREJECTED,
-		       in->service->attr.secret.mode == MCI_AUTH_CLUSTER ?
-			       "wrong key: the client's cluster key is not the one of this cluster ('mooncake key id' on both sides tells them apart)" :
-			       "wrong token: what the client read in the metadata service is not, or no longer, the token of this segment");
+	in->in_length = 0;
+	in->out_done = 0;
+	in->state = INCOMING_SENDING;
+	in->after = INCOMING_PROOF;
+}
+
+static void take_proof(struct mci_incoming *in)
+{
+	char sentence[MCI_SENTENCE_MAX + 1];
+	int ret = mci_greet_proof(in, sentence);
+
+	if (ret) {
+		reject(in, ret, sentence);
 		return;
 	}
 	if (!leave_unproved(in)) {
@@ -517,7 +401,6 @@ static void watch(struct mci_incoming *in, uint64_t until_ns)
 static void decide(struct mci_task *task)
 {
 	struct mci_incoming *in = of(task, decide);
-	size_t n;
 
 	if (in->state == INCOMING_CLOSED) {	/* the service stopped meanwhile */
 		if (in->accepted)
@@ -532,13 +415,7 @@ static void decide(struct mci_task *task)
 		fail(in, in->error);
 		return;
 	} else {
-		in->accept.features = in->hello.features;
-		n = (size_t)mci_accept_write(&in->accept, in->out_small, sizeof(in->out_small));
-		mci_server_proof(in->key, &in->transcript, in->client_mac, in->out_small, n - MCI_MAC, in->accept.mac);
-		memcpy(in->out_small + n - MCI_MAC, in->accept.mac, MCI_MAC);
-		mci_session_keys(in->key, &in->transcript, in->accept.mac, &in->hello);
-		in->out = in->out_small;
-		in->out_length = n;
+		mci_greet_accept(in);
 		in->out_done = 0;
 		in->state = INCOMING_SENDING;
 		in->after = in->hello.features & MCI_FEATURE_INTEGRITY ? INCOMING_TLS : INCOMING_READY;

@@ -102,6 +102,13 @@ void mci_incoming_prepare(struct mci_incoming *in);	/* before any other thread s
 void mci_incoming_begin(struct mci_incoming *in);
 void mci_incoming_abort(struct mci_incoming *in);	/* the service stops, or it is too many */
 
+/*
+ * greet.c: each sets in->out, or gives the errno and the sentence to refuse with.
+ */
+int mci_greet_hello(struct mci_incoming *in, char sentence[MCI_SENTENCE_MAX + 1]);
+int mci_greet_proof(struct mci_incoming *in, char sentence[MCI_SENTENCE_MAX + 1]);	/* sets no out */
+void mci_greet_accept(struct mci_incoming *in);
+
 /* classic.c: the answer to a whole classic message, set as in->out; -errno: close without one. */
 int mci_incoming_classic(struct mci_incoming *in);
 

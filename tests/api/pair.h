@@ -53,7 +53,7 @@ static inline void pair_open_engine(struct pair *p, const char *name, uint32_t d
 static inline uint8_t *pair_alloc(struct pair *p, mc_memory **memory)
 {
 	struct mc_memory_attr attr = MC_MEMORY_ATTR_INIT;
-	void *addr;
+	void *addr = NULL;
 
 	*memory = NULL;
 	if (!strcmp(p->memory, "malloc")) {

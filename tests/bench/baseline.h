@@ -31,12 +31,20 @@ static struct {
 } base;
 
 #define BASE_OPTIONS                                                                                           \
-	{ "operation", OPT_CHOICE, &base.operation, "read", .choices = "read|write", .help = "direction" },    \
-	{ "block_size", OPT_SIZE, &base.block_size, "65536", 1, 1ll << 32, .help = "bytes of a piece" },       \
-	{ "threads", OPT_UINT, &base.threads, "1", 1, MAX_THREADS, .help = "threads, or connections" },        \
-	{ "working_set", OPT_SIZE, &base.working_set, "256M", 1, 1ll << 40, .help = "bytes on each side" },    \
-	{ "duration", OPT_DOUBLE, &base.duration, "0.5", 0, 3600, .help = "seconds measured" },                \
-	{ "warmup", OPT_DOUBLE, &base.warmup, "0.2", 0, 3600, .help = "seconds before" }
+	{"operation", OPT_CHOICE, &base.operation, "read", .choices = "read|write", .help = "direction"},      \
+		{"block_size", OPT_SIZE, &base.block_size, "65536", 1, 1ll << 32, .help = "bytes of a piece"}, \
+		{"threads", OPT_UINT, &base.threads, "1", 1, MAX_THREADS, .help = "threads, or connections"},  \
+		{"working_set",                                                                                \
+		 OPT_SIZE,                                                                                     \
+		 &base.working_set,                                                                            \
+		 "256M",                                                                                       \
+		 1,                                                                                            \
+		 1ll << 40,                                                                                    \
+		 .help = "bytes on each side"},                                                                \
+		{"duration", OPT_DOUBLE, &base.duration, "0.5", 0, 3600, .help = "seconds measured"},          \
+	{                                                                                                      \
+		"warmup", OPT_DOUBLE, &base.warmup, "0.2", 0, 3600, .help = "seconds before"                   \
+	}
 
 /* Counters in memory that both processes see; a cache line for each thread. */
 struct lane {
@@ -50,7 +58,8 @@ struct shared {
 
 static inline struct shared *shared_new(void)
 {
-	void *at = mmap(NULL, sizeof(struct shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	void *at =
+		mmap(NULL, sizeof(struct shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	if (at == MAP_FAILED) {
 		perror("mmap");
@@ -118,7 +127,8 @@ static inline double cpu_of(pid_t pid)
 
 static void nap(double seconds)
 {
-	struct timespec t = { .tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9) };
+	struct timespec t = {.tv_sec = (time_t)seconds,
+			     .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9)};
 
 	while (nanosleep(&t, &t) && errno == EINTR)
 		;
@@ -143,8 +153,8 @@ static inline void measure(struct shared *shared, pid_t peer)
 	gib = (double)(b1 - b0) / 1073741824.0;
 	printf("{\"bytes\": %llu, \"bytes_per_second\": %.0f, \"cpu_seconds_per_gib_initiator\": %.6f, "
 	       "\"cpu_seconds_per_gib_target\": %.6f}\n",
-	       (unsigned long long)(b1 - b0), (double)(b1 - b0) / (t1 - t0), gib > 0 ? (own1 - own0) / gib : 0,
-	       gib > 0 ? (peer1 - peer0) / gib : 0);
+	       (unsigned long long)(b1 - b0), (double)(b1 - b0) / (t1 - t0),
+	       gib > 0 ? (own1 - own0) / gib : 0, gib > 0 ? (peer1 - peer0) / gib : 0);
 }
 
 #endif

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: MIT
-/* What an open engine costs when nothing is asked of it: percent of a core, with a segment open and used once. */
+/* What an open engine costs when nothing is asked of it: percent of a core, with a segment open and used
+ * once. */
 #include "baseline.h"
 
 static const char *metadata, *segment_name, *transports;
 static double seconds;
 
 static const struct opt table[] = {
-	{ "metadata_server", OPT_TEXT, &metadata, "", .help = "as transfer_engine_bench" },
-	{ "segment_id", OPT_TEXT, &segment_name, "", .help = "of a target" },
-	{ "transports", OPT_TEXT, &transports, "auto", .help = "tcp, shm, auto" },
-	{ "seconds", OPT_DOUBLE, &seconds, "5", 0, 3600, .help = "to be idle" },
-	{ 0 },
+	{"metadata_server", OPT_TEXT, &metadata, "", .help = "as transfer_engine_bench"},
+	{"segment_id", OPT_TEXT, &segment_name, "", .help = "of a target"},
+	{"transports", OPT_TEXT, &transports, "auto", .help = "tcp, shm, auto"},
+	{"seconds", OPT_DOUBLE, &seconds, "5", 0, 3600, .help = "to be idle"},
+	{0},
 };
-static const struct opt_set set = { "idle", "[flags]", "Measures an idle engine.", table, NULL, 0, 0 };
+static const struct opt_set set = {"idle", "[flags]", "Measures an idle engine.", table, NULL, 0, 0};
 
 static int fail(const char *what)
 {
@@ -23,9 +24,9 @@ static int fail(const char *what)
 /* One request, so that connections and threads are there. */
 static int use_once(mc_engine *engine, mc_segment *segment, void *memory)
 {
-	struct mc_segment_region region = { .size = sizeof(region) };
+	struct mc_segment_region region = {.size = sizeof(region)};
 	struct mc_submit_attr submit = MC_SUBMIT_ATTR_INIT;
-	struct mc_remote remote = { 0 };
+	struct mc_remote remote = {0};
 	struct mc_status status;
 	mc_batch *batch;
 

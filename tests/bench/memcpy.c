@@ -5,8 +5,8 @@
 static struct shared *shared;
 static uint8_t *from, *to;
 
-static const struct opt table[] = { BASE_OPTIONS, { 0 } };
-static const struct opt_set set = { "memcpy", "[flags]", "Copies between two memfds.", table, NULL, 0, 0 };
+static const struct opt table[] = {BASE_OPTIONS, {0}};
+static const struct opt_set set = {"memcpy", "[flags]", "Copies between two memfds.", table, NULL, 0, 0};
 
 static void *worker(void *arg)
 {

@@ -10,8 +10,9 @@ static uintptr_t remote;
 static pid_t peer;
 static bool reading;
 
-static const struct opt table[] = { BASE_OPTIONS, { 0 } };
-static const struct opt_set set = { "process_vm", "[flags]", "Copies from or to another process.", table, NULL, 0, 0 };
+static const struct opt table[] = {BASE_OPTIONS, {0}};
+static const struct opt_set set = {
+	"process_vm", "[flags]", "Copies from or to another process.", table, NULL, 0, 0};
 
 static void *worker(void *arg)
 {
@@ -21,10 +22,10 @@ static void *worker(void *arg)
 
 	for (i = 0; !atomic_load_explicit(&shared->stop, memory_order_relaxed); i++) {
 		at = walk(i, thread);
-		here = (struct iovec){ local + at, base.block_size };
-		there = (struct iovec){ (void *)(remote + at), base.block_size };
-		n = reading ? process_vm_readv(peer, &here, 1, &there, 1, 0) :
-			      process_vm_writev(peer, &here, 1, &there, 1, 0);
+		here = (struct iovec){local + at, base.block_size};
+		there = (struct iovec){(void *)(remote + at), base.block_size};
+		n = reading ? process_vm_readv(peer, &here, 1, &there, 1, 0)
+			    : process_vm_writev(peer, &here, 1, &there, 1, 0);
 		if (n != (ssize_t)base.block_size) {
 			perror(reading ? "process_vm_readv" : "process_vm_writev");
 			kill(peer, SIGKILL);

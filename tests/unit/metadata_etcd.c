@@ -42,7 +42,7 @@ static int start(void **state)
 	start_server();
 	metadata_body = (struct metadata_body){
 		.uri = uri,
-		.options = { .lease_ms = 1000, .timeout_ms = 2500 },
+		.options = { .lease_ms = 2000, .timeout_ms = 2500 },
 		.stop_server = stop_server,
 		.start_server = start_server,
 	};

@@ -78,7 +78,7 @@ static void enable_passwords(const char *uri)
 
 static void test_passwords_roles_and_lost_tokens(void **state)
 {
-	struct mci_metadata_options mc = { .user = "mc", .password = "s3cret", .lease_ms = 1000 };
+	struct mci_metadata_options mc = { .user = "mc", .password = "s3cret", .lease_ms = 3000 };
 	struct mci_metadata_options wrong = { .user = "mc", .password = "wr0ng-pass" };
 	struct mci_metadata_options reader = { .user = "reader", .password = "readme" };
 	struct mci_metadata *metadata, *read_only;

@@ -41,7 +41,7 @@ static int start(void **state)
 	snprintf(uri, sizeof(uri), "redis://127.0.0.1:%u", port);
 	metadata_body = (struct metadata_body){
 		.uri = uri,
-		.options = { .lease_ms = 900, .timeout_ms = 2000 },
+		.options = { .lease_ms = 2000, .timeout_ms = 2000 },
 		.stop_server = stop_server,
 		.start_server = start_server,
 	};
@@ -154,7 +154,7 @@ static void test_a_lease_is_a_time_to_live_of_the_key(void **state)
 	assert_non_null(pipe_file);
 	assert_non_null(fgets(out, sizeof(out), pipe_file));
 	pclose(pipe_file);
-	assert_in_range(strtol(out, NULL, 10), 1, 900);
+	assert_in_range(strtol(out, NULL, 10), 1, 2000);
 	mci_metadata_close(metadata);
 }
 

@@ -19,6 +19,7 @@
 #include "core/clock.h"
 #include "core/uuid.h"
 #include "net/connect.h"
+#include "net/hello.h"
 #include "net/loop.h"
 #include "net/service.h"
 #include "net/sock.h"
@@ -238,6 +239,52 @@ static inline int bare(const struct peer *peer)
 	if (mci_connect_any(loopback_hosts, 1, peer->port, NULL, soon(5000), &fd))
 		return -1;
 	return fd;
+}
+
+/*
+ * A hello by hand, up to the ACCEPT, with @more sent right behind the PROOF. 0, or what the peer
+ * said instead: -EKEYREJECTED for a REJECT.
+ */
+static inline int open_by_hand(const struct peer *peer, const struct mci_secret *own, uint64_t features,
+			       const char *more, struct mci_sock *sock)
+{
+	struct mci_msg_hello m = {
+		.version = 1, .mode = (uint8_t)own->mode, .service = MCI_SERVICE_ENGINE, .role = MCI_ROLE_DATA,
+		.features = features, .self = identity("by hand"),
+	};
+	uint8_t key[32], mac[MCI_MAC], out[MCI_HEAD + MCI_MAC + 64], in[MCI_MESSAGE_MAX];
+	struct mci_msg_challenge challenge;
+	struct mci_transcript t = { 0 };
+	size_t n;
+	int ret;
+
+	*sock = (struct mci_sock){ .fd = bare(peer) };
+	t.hello_length = (size_t)mci_hello_write(&m, t.hello, sizeof(t.hello));
+	ret = mci_sock_send_all(sock, t.hello, t.hello_length, soon(3000));
+	if (!ret)
+		ret = mci_sock_recv_all(sock, t.challenge, MCI_HEAD, soon(3000));
+	if (ret)
+		return ret;
+	t.challenge_length = (size_t)mci_message_need(t.challenge, MCI_HEAD);
+	ret = mci_sock_recv_all(sock, t.challenge + MCI_HEAD, t.challenge_length - MCI_HEAD, soon(3000));
+	if (!ret)
+		ret = mci_challenge_read(t.challenge, t.challenge_length, &challenge);
+	if (ret)
+		return ret;
+	mci_handshake_key(own, (enum mci_auth_mode)challenge.mode, &challenge.self, key);
+	mci_client_proof(key, &t, mac);
+	mci_proof_write(mac, out, sizeof(out));
+	n = more ? strlen(more) : 0;
+	if (n)
+		memcpy(out + MCI_HEAD + MCI_MAC, more, n);
+	ret = mci_sock_send_all(sock, out, MCI_HEAD + MCI_MAC + n, soon(3000));
+	if (!ret)
+		ret = mci_sock_recv_all(sock, in, MCI_HEAD, soon(3000));
+	if (ret)
+		return ret;
+	n = (size_t)mci_message_need(in, MCI_HEAD);
+	ret = mci_sock_recv_all(sock, in + MCI_HEAD, n - MCI_HEAD, soon(3000));
+	return ret ? ret : in[0] == MCI_MSG_ACCEPT ? 0 : -EKEYREJECTED;
 }
 
 /* What the peer sends until it closes; -errno if it does not within 5 s. */

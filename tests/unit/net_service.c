@@ -369,32 +369,12 @@ static void test_bytes_behind_the_proof_stay_in_the_socket(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_CLUSTER, 1);
 	struct peer peer = { .read_behind = true };
-	struct mci_msg_hello m = { .version = 1, .mode = MCI_AUTH_CLUSTER, .service = MCI_SERVICE_ENGINE,
-				   .role = MCI_ROLE_DATA, .self = identity("x") };
-	uint8_t key[32], mac[MCI_MAC], out[MCI_HEAD + MCI_MAC + 4], in[MCI_MESSAGE_MAX];
-	struct mci_msg_challenge challenge;
-	struct mci_transcript t = { 0 };
 	struct mci_sock sock;
-	size_t n;
+	char in[4];
 
 	(void)state;
 	assert_int_equal(peer_start(&peer, own), 0);
-	sock = (struct mci_sock){ .fd = bare(&peer) };
-	t.hello_length = (size_t)mci_hello_write(&m, t.hello, sizeof(t.hello));
-	assert_int_equal(mci_sock_send_all(&sock, t.hello, t.hello_length, soon(1000)), 0);
-	assert_int_equal(mci_sock_recv_all(&sock, t.challenge, MCI_HEAD, soon(1000)), 0);
-	t.challenge_length = (size_t)mci_message_need(t.challenge, MCI_HEAD);
-	assert_int_equal(mci_sock_recv_all(&sock, t.challenge + MCI_HEAD, t.challenge_length - MCI_HEAD, soon(1000)), 0);
-	assert_int_equal(mci_challenge_read(t.challenge, t.challenge_length, &challenge), 0);
-	mci_handshake_key(&own, MCI_AUTH_CLUSTER, &challenge.self, key);
-	mci_client_proof(key, &t, mac);
-	mci_proof_write(mac, out, sizeof(out));
-	memcpy(out + MCI_HEAD + MCI_MAC, "more", 4);
-	assert_int_equal(mci_sock_send_all(&sock, out, sizeof(out), soon(1000)), 0);
-	assert_int_equal(mci_sock_recv_all(&sock, in, MCI_HEAD, soon(1000)), 0);
-	assert_int_equal(in[0], MCI_MSG_ACCEPT);
-	n = (size_t)mci_message_need(in, MCI_HEAD);
-	assert_int_equal(mci_sock_recv_all(&sock, in + MCI_HEAD, n - MCI_HEAD, soon(1000)), 0);
+	assert_int_equal(open_by_hand(&peer, &own, 0, "more", &sock), 0);
 	assert_int_equal(mci_sock_recv_all(&sock, in, 4, soon(3000)), 0);
 	assert_memory_equal(in, "more", 4);
 	mci_sock_close(&sock);

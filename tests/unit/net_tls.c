@@ -441,24 +441,27 @@ static void test_on_a_unix_socket_there_is_no_tls(void **state)
 	peer_stop(&peer);
 }
 
-/* Who stops in the middle of TLS is closed like any other stranger who takes too long. */
-static void test_a_client_that_stays_silent_in_tls_is_closed(void **state)
+/* Proved, but no TLS where it was agreed: nothing is handed over. */
+static void test_a_client_that_goes_on_without_tls_is_not_handed_over(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_TOKEN, 1);
 	struct peer peer = { .attr.features = MCI_FEATURE_INTEGRITY };
-	struct mci_connect_attr attr;
-	struct mci_hello hello;
-	struct mci_sock sock;
+	struct mci_sock plain, silent;
 	int before;
 
 	(void)state;
 	assert_int_equal(peer_start(&peer, own), 0);
-	attr = client_attr(&peer, &own);
-	attr.features = MCI_FEATURE_INTEGRITY;
 	before = open_descriptors();
-	/* A deadline that ends between ACCEPT and TLS cannot be timed; garbage where TLS begins can be sent. */
-	assert_int_equal(mci_connect(&attr, &sock, &hello), 0);
-	mci_sock_close(&sock);
+	assert_int_equal(open_by_hand(&peer, &own, MCI_FEATURE_INTEGRITY, "in the clear, all of it", &plain), 0);
+	assert_true(wait_for_value(&peer.failed, 1));
+	assert_int_equal(atomic_load(&peer.last_error), -EBADMSG);
+	assert_int_equal(open_by_hand(&peer, &own, MCI_FEATURE_INTEGRITY, NULL, &silent), 0);
+	assert_true(wait_for_value(&peer.failed, 2));	/* after the 3 s */
+	assert_int_equal(atomic_load(&peer.last_error), -ETIMEDOUT);
+	assert_int_equal(atomic_load(&peer.ready), 0);
+	assert_int_equal(mci_service_refused(peer.service), 2);
+	mci_sock_close(&plain);
+	mci_sock_close(&silent);
 	assert_true(wait_for_descriptors(before));
 	peer_stop(&peer);
 }
@@ -480,7 +483,7 @@ int main(void)
 		cmocka_unit_test(test_integrity_that_both_offer_rides_tls_end_to_end),
 		cmocka_unit_test(test_a_client_that_insists_refuses_a_server_without),
 		cmocka_unit_test(test_on_a_unix_socket_there_is_no_tls),
-		cmocka_unit_test(test_a_client_that_stays_silent_in_tls_is_closed),
+		cmocka_unit_test(test_a_client_that_goes_on_without_tls_is_not_handed_over),
 	};
 
 	return cmocka_run_group_tests_name("net_tls", tests, NULL, NULL);

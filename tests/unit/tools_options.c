@@ -15,17 +15,17 @@ static int64_t gpu;
 static double ratio;
 
 static const struct opt table[] = {
-	{ "text_flag", OPT_TEXT, &text, "abc", .help = "a text" },
-	{ "mode", OPT_CHOICE, &mode, "one", .choices = "one|two|three", .help = "a choice" },
-	{ "check", OPT_BOOL, &flag, "false", .help = "a bool", .given = &flag_given },
-	{ "threads", OPT_UINT, &number, "12", 1, 64, .help = "a number" },
-	{ "gpu_id", OPT_INT, &gpu, "0", -1, 128, .help = "signed" },
-	{ "block_size", OPT_SIZE, &size, "64K", 1, 0, .help = "bytes" },
-	{ "ratio", OPT_DOUBLE, &ratio, "0.5", 0, 100, .help = "real" },
-	{ 0 },
+	{"text_flag", OPT_TEXT, &text, "abc", .help = "a text"},
+	{"mode", OPT_CHOICE, &mode, "one", .choices = "one|two|three", .help = "a choice"},
+	{"check", OPT_BOOL, &flag, "false", .help = "a bool", .given = &flag_given},
+	{"threads", OPT_UINT, &number, "12", 1, 64, .help = "a number"},
+	{"gpu_id", OPT_INT, &gpu, "0", -1, 128, .help = "signed"},
+	{"block_size", OPT_SIZE, &size, "64K", 1, 0, .help = "bytes"},
+	{"ratio", OPT_DOUBLE, &ratio, "0.5", 0, 100, .help = "real"},
+	{0},
 };
 
-static const struct opt_set set = { "tool", "[flags]", "Tests.", table, NULL, 0, 2 };
+static const struct opt_set set = {"tool", "[flags]", "Tests.", table, NULL, 0, 2};
 
 /* Arguments end with NULL; what goes to stderr lands in said, stdout in printed. */
 static char said[8192], printed[8192];
@@ -104,9 +104,10 @@ static void test_every_spelling_of_a_flag_means_the_same(void **state)
 
 static void test_bools_are_understood_in_all_forms(void **state)
 {
-	static const char *const yes[] = { "--check", "--check=true", "--check=1", "--check=yes", "-check=TRUE" };
-	static const char *const no[] = { "--nocheck", "--no-check", "--no_check", "--check=false", "--check=0",
-					  "--check=no" };
+	static const char *const yes[] = {"--check", "--check=true", "--check=1", "--check=yes",
+					  "-check=TRUE"};
+	static const char *const no[] = {"--nocheck",	  "--no-check", "--no_check",
+					 "--check=false", "--check=0",	"--check=no"};
 	size_t i;
 
 	(void)state;
@@ -131,12 +132,23 @@ static void test_sizes_take_units(void **state)
 		const char *text;
 		uint64_t bytes;
 	} good[] = {
-		{ "1", 1 }, { "4096", 4096 }, { "4K", 4096 }, { "4k", 4096 }, { "4KiB", 4096 }, { "4KB", 4000 },
-		{ "1.5M", 1572864 }, { "16MiB", 16777216 }, { "1G", 1ull << 30 }, { "1GiB", 1ull << 30 },
-		{ "1GB", 1000000000 }, { "2T", 2ull << 40 }, { "18014398509481984", 1ull << 54 },
+		{"1", 1},
+		{"4096", 4096},
+		{"4K", 4096},
+		{"4k", 4096},
+		{"4KiB", 4096},
+		{"4KB", 4000},
+		{"1.5M", 1572864},
+		{"16MiB", 16777216},
+		{"1G", 1ull << 30},
+		{"1GiB", 1ull << 30},
+		{"1GB", 1000000000},
+		{"2T", 2ull << 40},
+		{"18014398509481984", 1ull << 54},
 	};
-	static const char *const bad[] = { "", "-1", "x", "1X", "1e3", "1.5.5", "1 2", "0x10", "99999999999999999999",
-					   "99999999T", "0", "1.", "nan" };
+	static const char *const bad[] = {
+		"",	     "-1", "x",	 "1X", "1e3", "1.5.5", "1 2", "0x10", "99999999999999999999",
+		"99999999T", "0",  "1.", "nan"};
 	uint64_t bytes;
 	size_t i;
 

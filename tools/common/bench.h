@@ -78,7 +78,7 @@ struct bench_shape {
 struct bench_peer {
 	mc_segment *segment;
 	unsigned int refs;
-	unsigned int count;			/* of regions that take the operation */
+	unsigned int count; /* of regions that take the operation */
 	struct mc_segment_region *regions;
 };
 
@@ -101,14 +101,14 @@ struct bench_slot {
 struct bench_worker {
 	struct bench_run *run;
 	struct bench_counts counts;
-	struct histogram latency;		/* of batches, ns */
+	struct histogram latency; /* of batches, ns */
 	struct bench_peer *peer;
 	struct bench_slot *slots;
-	uint64_t position;			/* in blocks, for --working_set */
+	uint64_t position; /* in blocks, for --working_set */
 	uint64_t first_ns, last_ns;
 	unsigned int tid, epoch;
-	bool fatal;				/* cannot go on */
-	int error;				/* last */
+	bool fatal; /* cannot go on */
+	int error;  /* last */
 	char sentence[512];
 	pthread_t thread;
 };
@@ -116,15 +116,15 @@ struct bench_worker {
 struct bench_run {
 	struct bench *b;
 	struct bench_shape shape;
-	uint64_t span;				/* bytes of each buffer that the run walks over */
+	uint64_t span; /* bytes of each buffer that the run walks over */
 	struct bench_worker *workers;
-	atomic_uint epoch;			/* 0 = warming up, 1 = measuring */
+	atomic_uint epoch; /* 0 = warming up, 1 = measuring */
 	atomic_bool stop, cancel;
 	atomic_uint_fast64_t reopened;
-	pthread_mutex_t lock;			/* guards peer and its refs */
+	pthread_mutex_t lock; /* guards peer and its refs */
 	struct bench_peer *peer;
-	uint64_t retry_ns;			/* no re-opening before this */
-	atomic_uint alive;			/* workers */
+	uint64_t retry_ns; /* no re-opening before this */
+	atomic_uint alive; /* workers */
 	char reopen_error[512];
 };
 
@@ -134,10 +134,10 @@ struct bench_result {
 	uint64_t batches, requests, bytes;
 	uint64_t failed, timed_out, stale, cancelled, unconfirmed, reopened;
 	uint64_t checked_bytes, wrong_bytes, rounds;
-	double rate;				/* bytes per second */
+	double rate; /* bytes per second */
 	struct histogram latency;
-	double cpu_own, cpu_target;		/* seconds per GiB; NAN = unknown */
-	uint64_t allocs;			/* on the data path, while measuring */
+	double cpu_own, cpu_target; /* seconds per GiB; NAN = unknown */
+	uint64_t allocs;	    /* on the data path, while measuring */
 	bool interrupted;
 	char path[256];
 	char error[512];

@@ -42,7 +42,8 @@ static void pattern_fill(uint8_t *at, uint64_t offset, uint64_t length, uint64_t
 }
 
 /* Number of wrong bytes; *first is the offset of the first of them. */
-static uint64_t pattern_compare(const uint8_t *at, uint64_t offset, uint64_t length, uint64_t seed, uint64_t *first)
+static uint64_t pattern_compare(const uint8_t *at, uint64_t offset, uint64_t length, uint64_t seed,
+				uint64_t *first)
 {
 	uint64_t wrong = 0, i, word, got;
 
@@ -82,7 +83,8 @@ static void compare(struct bench_worker *w, uint64_t seed, uint64_t position)
 		offset = bench_worker_offset(w, i);
 		wrong = pattern_compare(local + offset, offset, w->run->shape.block, seed, &first);
 		if (wrong && !atomic_load(&w->counts.wrong_bytes))
-			out_error("thread %u, round %llu: %llu of %llu bytes from offset %llu on are wrong, the first at %llu",
+			out_error("thread %u, round %llu: %llu of %llu bytes from offset %llu on are wrong, "
+				  "the first at %llu",
 				  w->tid, (unsigned long long)atomic_load(&w->counts.rounds),
 				  (unsigned long long)wrong, (unsigned long long)w->run->shape.block,
 				  (unsigned long long)offset, (unsigned long long)first);
@@ -95,7 +97,8 @@ static void compare(struct bench_worker *w, uint64_t seed, uint64_t position)
 void bench_check_round(struct bench_worker *w)
 {
 	const struct bench_shape *shape = &w->run->shape;
-	uint64_t seed = w->run->b->o->seed, round = atomic_load(&w->counts.rounds), position = w->position, i, offset;
+	uint64_t seed = w->run->b->o->seed, round = atomic_load(&w->counts.rounds), position = w->position, i,
+		 offset;
 	struct bench_peer *peer = w->peer;
 	uint8_t *local = bench_worker_local(w);
 	int rc;

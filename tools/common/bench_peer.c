@@ -22,7 +22,9 @@ static void peer_free(struct bench_peer *peer)
 
 struct bench_peer *bench_peer_open(struct bench *b, enum mc_op op)
 {
-	uint32_t need = b->o->check ? MC_REMOTE_READ | MC_REMOTE_WRITE : op == MC_READ ? MC_REMOTE_READ : MC_REMOTE_WRITE;
+	uint32_t need = b->o->check	? MC_REMOTE_READ | MC_REMOTE_WRITE
+			: op == MC_READ ? MC_REMOTE_READ
+					: MC_REMOTE_WRITE;
 	struct mc_segment_attr attr = MC_SEGMENT_ATTR_INIT;
 	struct mc_segment_region region;
 	struct bench_peer *peer;
@@ -38,7 +40,7 @@ struct bench_peer *bench_peer_open(struct bench *b, enum mc_op op)
 	if (!peer->regions)
 		goto err_close;
 	for (i = 0; i < count; i++) {
-		region = (struct mc_segment_region){ .size = sizeof(region) };
+		region = (struct mc_segment_region){.size = sizeof(region)};
 		if (!mc_segment_region(peer->segment, i, &region) && (region.rights & need) == need)
 			peer->regions[peer->count++] = region;
 	}
@@ -62,10 +64,7 @@ struct bench_peer *bench_peer_get(struct bench_run *run)
 	return peer;
 }
 
-static bool put_locked(struct bench_peer *peer)
-{
-	return !--peer->refs;
-}
+static bool put_locked(struct bench_peer *peer) { return !--peer->refs; }
 
 void bench_peer_put(struct bench_run *run, struct bench_peer *peer)
 {
@@ -118,16 +117,22 @@ int bench_peer_fits(const struct bench_run *run, const struct bench_peer *peer, 
 	unsigned int i;
 
 	if (!peer->count) {
-		snprintf(text, size, "segment %s offers no memory that may be %s; is it a target of this bench?",
-			 o->segment_id, o->check ? "read and written" : run->shape.op == MC_READ ? "read" : "written");
+		snprintf(text, size,
+			 "segment %s offers no memory that may be %s; is it a target of this bench?",
+			 o->segment_id,
+			 o->check		    ? "read and written"
+			 : run->shape.op == MC_READ ? "read"
+						    : "written");
 		return -1;
 	}
 	for (i = 0; i < peer->count && i < run->shape.threads; i++) {
 		if (peer->regions[i].length >= run->span)
 			continue;
 		snprintf(text, size,
-			 "region %u of segment %s has %s, but block x batch x threads reach over %s: start the "
-			 "target with --buffer_size=%llu, or lower --block_size, --batch_size or --threads here",
+			 "region %u of segment %s has %s, but block x batch x threads reach over %s: start "
+			 "the "
+			 "target with --buffer_size=%llu, or lower --block_size, --batch_size or --threads "
+			 "here",
 			 peer->regions[i].id, o->segment_id, out_size(peer->regions[i].length, has),
 			 out_size(run->span, needs), (unsigned long long)run->span);
 		return -1;

@@ -10,15 +10,9 @@
 #include "bench.h"
 #include "output.h"
 
-static const char *op_name(enum mc_op op)
-{
-	return op == MC_READ ? "read" : "write";
-}
+static const char *op_name(enum mc_op op) { return op == MC_READ ? "read" : "write"; }
 
-static json_t *number(double value)
-{
-	return isfinite(value) ? json_real(value) : json_null();
-}
+static json_t *number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 
 static void set_int(json_t *object, const char *key, uint64_t value)
 {
@@ -39,7 +33,8 @@ static json_t *latency_json(const struct bench_result *r)
 	json_object_set_new(o, "p99", number(quantile_us(r, 0.99)));
 	json_object_set_new(o, "p999", number(quantile_us(r, 0.999)));
 	json_object_set_new(o, "max", number(r->latency.count ? (double)r->latency.max / 1e3 : 0));
-	json_object_set_new(o, "mean", number(r->latency.count ? r->latency.sum / (double)r->latency.count / 1e3 : 0));
+	json_object_set_new(o, "mean",
+			    number(r->latency.count ? r->latency.sum / (double)r->latency.count / 1e3 : 0));
 	return o;
 }
 
@@ -95,7 +90,7 @@ static json_t *paths_json(const struct bench *b)
 
 static void stats_json(const struct bench *b, json_t *root)
 {
-	struct mc_engine_stats s = { .size = sizeof(s) };
+	struct mc_engine_stats s = {.size = sizeof(s)};
 	json_t *o;
 
 	if (mc_engine_stats(b->engine, &s))
@@ -147,15 +142,16 @@ static void print_text(const struct bench *b, const struct bench_result *r)
 	for (i = 0; i < r->shape.threads; i++)
 		printf("Worker %llu stopped!\n", (unsigned long long)i);
 	printf("Test completed: duration %.2f, batch count %llu, throughput %.*f %s/s\n", r->seconds,
-	       (unsigned long long)r->batches, (int)o->report_precision, r->rate / o->unit_bytes, o->report_unit);
+	       (unsigned long long)r->batches, (int)o->report_precision, r->rate / o->unit_bytes,
+	       o->report_unit);
 	printf("  requests:  %.0f/s, each a %s of %s; %llu a batch, %llu threads\n",
 	       r->seconds > 0 ? (double)r->requests / r->seconds : 0.0,
 	       o->check ? "write and read back" : op_name(r->shape.op), out_size(r->shape.block, a),
 	       (unsigned long long)r->shape.batch, (unsigned long long)r->shape.threads);
 	if (r->latency.count)
-		printf("  latency:   of a batch p50 %s, p99 %s, p99.9 %s, longest %s\n", out_time(quantile_us(r, 0.5), a),
-		       out_time(quantile_us(r, 0.99), c), out_time(quantile_us(r, 0.999), d),
-		       out_time((double)r->latency.max / 1e3, e));
+		printf("  latency:   of a batch p50 %s, p99 %s, p99.9 %s, longest %s\n",
+		       out_time(quantile_us(r, 0.5), a), out_time(quantile_us(r, 0.99), c),
+		       out_time(quantile_us(r, 0.999), d), out_time((double)r->latency.max / 1e3, e));
 	printf("  CPU:       seconds per GiB: initiator %s, target %s\n", seconds_text(r->cpu_own, a),
 	       seconds_text(r->cpu_target, c));
 	printf("  path:      %s, %s%s\n", r->path[0] ? r->path : "none",
@@ -165,7 +161,8 @@ static void print_text(const struct bench *b, const struct bench_result *r)
 	       (unsigned long long)r->failed, (unsigned long long)r->timed_out, (unsigned long long)r->stale,
 	       (unsigned long long)r->reopened);
 	if (r->unconfirmed)
-		printf("  unconfirmed: %llu writes to a classic v1 peer were sent, no more is known of them\n",
+		printf("  unconfirmed: %llu writes to a classic v1 peer were sent, no more is known of "
+		       "them\n",
 		       (unsigned long long)r->unconfirmed);
 	if (o->check)
 		printf("  check:     %llu rounds, %s written and read back, %llu wrong bytes\n",
@@ -202,7 +199,9 @@ void bench_report_sweep(const struct bench *b, const struct bench_result *result
 		return;
 	}
 	table = out_table_new(false);
-	out_table_row(table, "operation|block|batch|threads|%s/s|requests/s|p50|p99|p99.9|CPU-s/GiB here|there|failed|path",
+	out_table_row(table,
+		      "operation|block|batch|threads|%s/s|requests/s|p50|p99|p99.9|CPU-s/GiB "
+		      "here|there|failed|path",
 		      o->report_unit);
 	for (i = 0; i < count; i++) {
 		r = &results[i];
@@ -213,8 +212,8 @@ void bench_report_sweep(const struct bench *b, const struct bench_result *result
 			      r->seconds > 0 ? (double)r->requests / r->seconds : 0.0,
 			      out_time(quantile_us(r, 0.5), c), out_time(quantile_us(r, 0.99), d),
 			      out_time(quantile_us(r, 0.999), e), seconds_text(r->cpu_own, f),
-			      isfinite(r->cpu_target) ? seconds_text(r->cpu_target, (char[OUT_SIZE_TEXT]){ 0 }) :
-							"unknown",
+			      isfinite(r->cpu_target) ? seconds_text(r->cpu_target, (char[OUT_SIZE_TEXT]){0})
+						      : "unknown",
 			      (unsigned long long)(r->failed + r->timed_out + r->stale), r->path);
 	}
 	out_table_print(table, stdout);

@@ -13,8 +13,8 @@
 #include "bench.h"
 #include "output.h"
 
-#define PAUSE_NS 10000000		/* after a failed batch */
-#define WAIT_MS 200			/* how soon a wait notices that the run was interrupted */
+#define PAUSE_NS 10000000 /* after a failed batch */
+#define WAIT_MS 200	  /* how soon a wait notices that the run was interrupted */
 
 /* Only the worker writes its counters: a plain add suffices, atomically stored for the reader. */
 static void add(atomic_uint_fast64_t *counter, uint64_t n)
@@ -63,7 +63,7 @@ int bench_worker_submit(struct bench_worker *w, struct bench_slot *slot, enum mc
 {
 	const struct bench_shape *shape = &w->run->shape;
 	struct mc_submit_attr attr = MC_SUBMIT_ATTR_INIT;
-	struct mc_remote remote = { 0 };
+	struct mc_remote remote = {0};
 	uint8_t *local = bench_worker_local(w);
 	uint64_t i;
 	int rc;
@@ -75,7 +75,8 @@ int bench_worker_submit(struct bench_worker *w, struct bench_slot *slot, enum mc
 	slot->submitted_ns = bench_now_ns();
 	for (i = 0; i < shape->batch; i++) {
 		remote.offset = bench_worker_offset(w, i);
-		rc = mc_batch_add(slot->batch, op, local + remote.offset, w->peer->segment, remote, shape->block);
+		rc = mc_batch_add(slot->batch, op, local + remote.offset, w->peer->segment, remote,
+				  shape->block);
 		if (rc)
 			goto err_reset;
 	}
@@ -142,7 +143,7 @@ int bench_worker_finish(struct bench_worker *w, struct bench_slot *slot)
 	}
 	for (i = 0; i < shape->batch; i++) {
 		if (mc_batch_status(slot->batch, (unsigned int)i, &status))
-			status = (struct mc_status){ .state = MC_FAILED, .error = -EIO };
+			status = (struct mc_status){.state = MC_FAILED, .error = -EIO};
 		if (status.state == MC_DONE) {
 			done++;
 			if (status.flags & MC_STATUS_UNCONFIRMED)
@@ -154,8 +155,9 @@ int bench_worker_finish(struct bench_worker *w, struct bench_slot *slot)
 			error = status.error;
 	}
 	if (error && error != -ECANCELED) {
-		snprintf(text, sizeof(text), "%s segment %s: %s", shape->op == MC_READ ? "reading from" : "writing to",
-			 w->run->b->o->segment_id, reason(error));
+		snprintf(text, sizeof(text), "%s segment %s: %s",
+			 shape->op == MC_READ ? "reading from" : "writing to", w->run->b->o->segment_id,
+			 reason(error));
 		bench_worker_failed(w, error, text);
 	}
 	if (slot->epoch) {
@@ -179,7 +181,7 @@ int bench_worker_finish(struct bench_worker *w, struct bench_slot *slot)
 
 static void pause_a_little(void)
 {
-	struct timespec wait = { .tv_nsec = PAUSE_NS };
+	struct timespec wait = {.tv_nsec = PAUSE_NS};
 
 	nanosleep(&wait, NULL);
 }
@@ -225,7 +227,8 @@ void bench_worker_recover(struct bench_worker *w, int rc)
 		pause_a_little();
 }
 
-/* Until told to stop; but each worker has a measured batch, however slow, unless it was interrupted or failed. */
+/* Until told to stop; but each worker has a measured batch, however slow, unless it was interrupted or
+ * failed. */
 static bool going(struct bench_worker *w)
 {
 	if (w->fatal)
@@ -281,7 +284,8 @@ static int worker_init(struct bench_worker *w, struct bench_run *run, unsigned i
 	histogram_reset(&w->latency);
 	w->slots = calloc(run->b->o->depth, sizeof(*w->slots));
 	if (!w->slots)
-		return out_error("not enough memory for %llu threads", (unsigned long long)run->shape.threads);
+		return out_error("not enough memory for %llu threads",
+				 (unsigned long long)run->shape.threads);
 	for (i = 0; i < run->b->o->depth; i++)
 		if (mc_batch_alloc(run->b->engine, (unsigned int)run->shape.batch, &w->slots[i].batch))
 			return out_error("%s", mc_errmsg());
@@ -315,7 +319,8 @@ static uint64_t failures(struct bench_run *run)
 static bool pass(struct bench_run *run, double seconds, const char *what)
 {
 	const struct bench_options *o = run->b->o;
-	uint64_t start = bench_now_ns(), shown = start, end = start + (uint64_t)(seconds * 1e9), now, bytes, last = 0;
+	uint64_t start = bench_now_ns(), shown = start, end = start + (uint64_t)(seconds * 1e9), now, bytes,
+		 last = 0;
 
 	for (now = start; now < end; now = bench_now_ns()) {
 		if (bench_signalled(run->b, end - now > 200000000 ? 0.2 : (double)(end - now) / 1e9)) {
@@ -328,10 +333,10 @@ static bool pass(struct bench_run *run, double seconds, const char *what)
 		if (!progress_on() || now - shown < 1000000000)
 			continue;
 		bytes = moved(run);
-		progress_line("%s %.0f of %.0f s, %.*f %s/s, %llu failed", what, (double)(now - start) / 1e9, seconds,
-			      (int)o->report_precision,
-			      (double)(bytes - last) / ((double)(now - shown) / 1e9) / o->unit_bytes, o->report_unit,
-			      (unsigned long long)failures(run));
+		progress_line("%s %.0f of %.0f s, %.*f %s/s, %llu failed", what, (double)(now - start) / 1e9,
+			      seconds, (int)o->report_precision,
+			      (double)(bytes - last) / ((double)(now - shown) / 1e9) / o->unit_bytes,
+			      o->report_unit, (unsigned long long)failures(run));
 		last = bytes;
 		shown = now;
 	}
@@ -348,7 +353,7 @@ static void describe_path(struct bench_run *run, char *text, size_t size)
 
 	text[0] = 0;
 	for (i = 0; i < mc_segment_region_count(run->peer->segment); i++) {
-		region = (struct mc_segment_region){ .size = sizeof(region) };
+		region = (struct mc_segment_region){.size = sizeof(region)};
 		if (mc_segment_region(run->peer->segment, i, &region) || !region.path)
 			continue;
 		if (region.detail && *region.detail)
@@ -398,7 +403,7 @@ static void gather(struct bench_run *run, struct bench_result *result, double el
 /* Workers run; this thread times them, and takes the figures when warming up ends and after joining. */
 static void time_run(struct bench_run *run, unsigned int started, struct bench_result *result)
 {
-	struct mc_engine_stats before = { .size = sizeof(before) }, after = { .size = sizeof(after) };
+	struct mc_engine_stats before = {.size = sizeof(before)}, after = {.size = sizeof(after)};
 	double cpu, peer_cpu = NAN, peer_after, gib;
 	struct bench_peer *peer;
 	uint64_t start;
@@ -435,7 +440,7 @@ static void time_run(struct bench_run *run, unsigned int started, struct bench_r
 int bench_measure(struct bench *b, struct bench_peer **peer, const struct bench_shape *shape,
 		  struct bench_result *result)
 {
-	struct bench_run run = { .b = b, .shape = *shape, .peer = *peer, .lock = PTHREAD_MUTEX_INITIALIZER };
+	struct bench_run run = {.b = b, .shape = *shape, .peer = *peer, .lock = PTHREAD_MUTEX_INITIALIZER};
 	unsigned int started = 0, made = 0;
 	int rc = -1, err;
 

@@ -121,7 +121,7 @@ static int buffer_open(struct bench *b, struct bench_buffer *buffer, uint64_t le
 		       unsigned int count)
 {
 	struct mc_memory_attr memory = MC_MEMORY_ATTR_INIT;
-	struct mc_memory_info info = { .size = sizeof(info) };
+	struct mc_memory_info info = {.size = sizeof(info)};
 	struct mc_region_attr region = MC_REGION_ATTR_INIT;
 	const struct bench_options *o = b->o;
 	char name[256], location[32];
@@ -167,13 +167,14 @@ static int buffer_open(struct bench *b, struct bench_buffer *buffer, uint64_t le
 /* A name with a port of its own, for an initiator that was given none and whose host name is taken. */
 static int free_name(const char *host, char *name, size_t size)
 {
-	struct sockaddr_in addr = { .sin_family = AF_INET };
+	struct sockaddr_in addr = {.sin_family = AF_INET};
 	socklen_t len = sizeof(addr);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), rc;
 
 	if (fd < 0)
 		return -errno;
-	rc = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) || getsockname(fd, (struct sockaddr *)&addr, &len);
+	rc = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) ||
+	     getsockname(fd, (struct sockaddr *)&addr, &len);
 	close(fd);
 	if (rc)
 		return -EADDRINUSE;

@@ -69,9 +69,9 @@ static int print_json(const struct bench *b, const char *command)
 							 (json_int_t)b->buffers[i].length, "numa_node",
 							 b->buffers[i].node));
 	root = json_pack("{s:s, s:s, s:i, s:i, s:s, s:s, s:o, s:s}", "mode", "target", "segment",
-			 mc_engine_name(b->engine), "port", (int)mc_engine_port(b->engine), "pid", (int)getpid(),
-			 "metadata_server", o->metadata_server, "memory", o->memory, "regions", regions,
-			 "initiator", command);
+			 mc_engine_name(b->engine), "port", (int)mc_engine_port(b->engine), "pid",
+			 (int)getpid(), "metadata_server", o->metadata_server, "memory", o->memory, "regions",
+			 regions, "initiator", command);
 	if (!root)
 		return out_error("cannot print the segment name as JSON: it is not valid UTF-8");
 	rc = json_dumpf(root, stdout, JSON_COMPACT);
@@ -82,11 +82,12 @@ static int print_json(const struct bench *b, const char *command)
 
 static int print_text(const struct bench *b, const char *command)
 {
-	struct mc_memory_info info = { .size = sizeof(info) };
+	struct mc_memory_info info = {.size = sizeof(info)};
 	char size[OUT_SIZE_TEXT], page[OUT_SIZE_TEXT];
 	unsigned int i;
 
-	printf("Segment %s, port %u, process %d\n", mc_engine_name(b->engine), mc_engine_port(b->engine), (int)getpid());
+	printf("Segment %s, port %u, process %d\n", mc_engine_name(b->engine), mc_engine_port(b->engine),
+	       (int)getpid());
 	for (i = 0; i < b->buffer_count; i++) {
 		mc_memory_info(b->buffers[i].memory, &info);
 		printf("Region %u: %s of %s memory in pages of %s on NUMA node %d%s\n",
@@ -101,7 +102,7 @@ static int print_text(const struct bench *b, const char *command)
 /* Until a signal comes; on a terminal with what is being served. */
 static void serve(const struct bench *b)
 {
-	struct mc_engine_stats now = { .size = sizeof(now) }, last = { .size = sizeof(last) };
+	struct mc_engine_stats now = {.size = sizeof(now)}, last = {.size = sizeof(last)};
 	const struct bench_options *o = b->o;
 	uint64_t then = bench_now_ns(), t;
 	double s;
@@ -116,7 +117,8 @@ static void serve(const struct bench *b)
 			      (int)o->report_precision,
 			      (double)(now.served_bytes_read - last.served_bytes_read) / s / o->unit_bytes,
 			      o->report_unit, (int)o->report_precision,
-			      (double)(now.served_bytes_written - last.served_bytes_written) / s / o->unit_bytes,
+			      (double)(now.served_bytes_written - last.served_bytes_written) / s /
+				      o->unit_bytes,
 			      o->report_unit, (unsigned long long)now.refused);
 		last = now;
 		then = t;
@@ -126,9 +128,9 @@ static void serve(const struct bench *b)
 
 int bench_target(const struct bench_options *o)
 {
-	struct mc_engine_stats stats = { .size = sizeof(stats) };
+	struct mc_engine_stats stats = {.size = sizeof(stats)};
 	char command[2048], read[OUT_SIZE_TEXT], written[OUT_SIZE_TEXT];
-	struct bench b = { .o = o };
+	struct bench b = {.o = o};
 	int status;
 
 	bench_block_signals(&b);

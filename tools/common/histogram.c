@@ -17,7 +17,8 @@ static unsigned int bucket_of(uint64_t value)
 	if (value < (1u << HISTOGRAM_BITS))
 		return (unsigned int)value;
 	exponent = 63 - (unsigned int)__builtin_clzll(value) - HISTOGRAM_BITS;
-	return ((exponent + 1) << HISTOGRAM_BITS) + (unsigned int)((value >> exponent) - (1u << HISTOGRAM_BITS));
+	return ((exponent + 1) << HISTOGRAM_BITS) +
+	       (unsigned int)((value >> exponent) - (1u << HISTOGRAM_BITS));
 }
 
 /* Highest value of a bucket. */

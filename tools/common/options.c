@@ -19,10 +19,7 @@
 #define EXIT_OK (-1)
 #define EXIT_USAGE (-1 - OPT_EXIT_USAGE)
 
-static char plain(char c)
-{
-	return c == '-' ? '_' : c;
-}
+static char plain(char c) { return c == '-' ? '_' : c; }
 
 /* Compare @len bytes of @word with @name, '-' and '_' being one. */
 static bool name_equals(const char *name, const char *word, size_t len)
@@ -75,7 +72,8 @@ static bool near_enough(const char *word, size_t len, const char *name, unsigned
 {
 	if (dist <= (len < 6 ? 2 : len / 3))
 		return true;
-	return len >= 3 && (!strncmp(name, word, len) || (strlen(name) >= 4 && !strncmp(name, word, strlen(name))));
+	return len >= 3 &&
+	       (!strncmp(name, word, len) || (strlen(name) >= 4 && !strncmp(name, word, strlen(name))));
 }
 
 const char *opt_nearest(const char *word, const char *const *candidates, unsigned int count)
@@ -113,12 +111,25 @@ static const struct unit {
 	const char *name;
 	double factor;
 } units[] = {
-	{ "", 1 }, { "B", 1 },
-	{ "K", 1024.0 }, { "KiB", 1024.0 }, { "KB", 1e3 }, { "kB", 1e3 },
-	{ "M", 1048576.0 }, { "MiB", 1048576.0 }, { "MB", 1e6 },
-	{ "G", 1073741824.0 }, { "GiB", 1073741824.0 }, { "GB", 1e9 },
-	{ "T", 1099511627776.0 }, { "TiB", 1099511627776.0 }, { "TB", 1e12 },
-	{ "k", 1024.0 }, { "m", 1048576.0 }, { "g", 1073741824.0 }, { "t", 1099511627776.0 },
+	{"", 1},
+	{"B", 1},
+	{"K", 1024.0},
+	{"KiB", 1024.0},
+	{"KB", 1e3},
+	{"kB", 1e3},
+	{"M", 1048576.0},
+	{"MiB", 1048576.0},
+	{"MB", 1e6},
+	{"G", 1073741824.0},
+	{"GiB", 1073741824.0},
+	{"GB", 1e9},
+	{"T", 1099511627776.0},
+	{"TiB", 1099511627776.0},
+	{"TB", 1e12},
+	{"k", 1024.0},
+	{"m", 1048576.0},
+	{"g", 1073741824.0},
+	{"t", 1099511627776.0},
 };
 
 int opt_parse_size(const char *text, uint64_t *bytes)
@@ -195,8 +206,8 @@ static bool in_range(const struct opt *o, double value)
 
 static int read_bool(const char *text, bool *value)
 {
-	static const char *const yes[] = { "true", "1", "yes", "on", "t", "y" };
-	static const char *const no[] = { "false", "0", "no", "off", "f", "n" };
+	static const char *const yes[] = {"true", "1", "yes", "on", "t", "y"};
+	static const char *const no[] = {"false", "0", "no", "off", "f", "n"};
 	size_t i;
 
 	for (i = 0; i < sizeof(yes) / sizeof(yes[0]); i++) {
@@ -360,7 +371,8 @@ int opt_read(const struct opt_set *set, int argc, char **argv)
 
 	for (o = set->table; o->name; o++) {
 		if (o->def && store(o, o->def)) {
-			fprintf(stderr, "%s: the default \"%s\" of --%s is not valid\n", set->tool, o->def, o->name);
+			fprintf(stderr, "%s: the default \"%s\" of --%s is not valid\n", set->tool, o->def,
+				o->name);
 			return -1 - 70;
 		}
 		if (o->given)
@@ -382,7 +394,8 @@ int opt_read(const struct opt_set *set, int argc, char **argv)
 			if (set->positional_max)
 				fprintf(stderr, "%s: \"%s\" is one argument too many", set->tool, arg);
 			else
-				fprintf(stderr, "%s: \"%s\" is no flag, and only flags are understood", set->tool, arg);
+				fprintf(stderr, "%s: \"%s\" is no flag, and only flags are understood",
+					set->tool, arg);
 			return usage_error(set);
 		}
 		argv[++count] = arg;

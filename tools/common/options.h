@@ -11,13 +11,14 @@
 
 /* Type of a flag, and of what struct opt.value points at. */
 enum opt_type {
-	OPT_TEXT = 0,	/* const char *: points into argv or at the default */
-	OPT_CHOICE,	/* const char *: one of choices, "a|b|c" */
-	OPT_BOOL,	/* bool */
-	OPT_UINT,	/* uint64_t, plain number */
-	OPT_INT,	/* int64_t, plain number */
-	OPT_SIZE,	/* uint64_t, bytes: 65536, 64K, 64KiB, 1.5M, 1G (powers of 1024); 64KB, 1GB (powers of 1000) */
-	OPT_DOUBLE,	/* double */
+	OPT_TEXT = 0, /* const char *: points into argv or at the default */
+	OPT_CHOICE,   /* const char *: one of choices, "a|b|c" */
+	OPT_BOOL,     /* bool */
+	OPT_UINT,     /* uint64_t, plain number */
+	OPT_INT,      /* int64_t, plain number */
+	OPT_SIZE, /* uint64_t, bytes: 65536, 64K, 64KiB, 1.5M, 1G (powers of 1024); 64KB, 1GB (powers of 1000)
+		   */
+	OPT_DOUBLE, /* double */
 };
 
 /**

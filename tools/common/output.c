@@ -18,10 +18,7 @@ void out_init(const char *tool)
 	tool_name = slash ? slash + 1 : tool;
 }
 
-const char *out_tool(void)
-{
-	return tool_name;
-}
+const char *out_tool(void) { return tool_name; }
 
 static void say(const char *prefix, const char *fmt, va_list args)
 {
@@ -63,7 +60,7 @@ int out_finish(int status)
 
 char *out_size(uint64_t bytes, char text[OUT_SIZE_TEXT])
 {
-	static const char *const names[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
+	static const char *const names[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
 	double value = (double)bytes;
 	unsigned int unit = 0;
 
@@ -85,9 +82,8 @@ double out_unit(const char *unit)
 		const char *name;
 		double bytes;
 	} known[] = {
-		{ "GB", 1e9 }, { "GiB", 1073741824.0 }, { "Gb", 1e9 / 8 },
-		{ "MB", 1e6 }, { "MiB", 1048576.0 },	{ "Mb", 1e6 / 8 },
-		{ "KB", 1e3 }, { "KiB", 1024.0 },	{ "Kb", 1e3 / 8 },
+		{"GB", 1e9},	 {"GiB", 1073741824.0}, {"Gb", 1e9 / 8}, {"MB", 1e6},	  {"MiB", 1048576.0},
+		{"Mb", 1e6 / 8}, {"KB", 1e3},		{"KiB", 1024.0}, {"Kb", 1e3 / 8},
 	};
 	size_t i;
 
@@ -155,7 +151,7 @@ void progress_clear(void)
 struct out_table {
 	bool markdown, failed;
 	unsigned int rows, columns;
-	char **cells;			/* rows x TABLE_COLUMNS */
+	char **cells; /* rows x TABLE_COLUMNS */
 	size_t width[TABLE_COLUMNS];
 	bool number[TABLE_COLUMNS];
 };
@@ -247,7 +243,8 @@ static void print_row(const struct out_table *table, unsigned int row, FILE *str
 		if (table->number[c])
 			fprintf(stream, "%*s%s", pad, "", cell);
 		else
-			fprintf(stream, "%s%*s", cell, table->markdown || c + 1 < table->columns ? pad : 0, "");
+			fprintf(stream, "%s%*s", cell, table->markdown || c + 1 < table->columns ? pad : 0,
+				"");
 		if (table->markdown)
 			fputc(' ', stream);
 	}

@@ -23,7 +23,8 @@ int out_finish(int status);
 #define OUT_SIZE_TEXT 32
 char *out_size(uint64_t bytes, char text[OUT_SIZE_TEXT]);
 
-/* Units of a rate, as --report_unit names them: GB GiB Gb MB MiB Mb KB KiB Kb. 0 if unknown: bytes per unit else. */
+/* Units of a rate, as --report_unit names them: GB GiB Gb MB MiB Mb KB KiB Kb. 0 if unknown: bytes per unit
+ * else. */
 double out_unit(const char *unit);
 
 /* Microseconds with a fitting unit: "12 us", "3.4 ms", "1.2 s". */

@@ -54,6 +54,7 @@ static void tick(struct mci_timer *timer)
 	struct mci_peer *peer = (struct mci_peer *)((char *)timer - offsetof(struct mci_peer, tick));
 	struct mci_shm_finals finals;
 	uint64_t now = mci_now_ns();
+	unsigned int eager;
 	bool left, quiet;
 
 	mci_shm_finals_init(&finals);
@@ -69,7 +70,8 @@ static void tick(struct mci_timer *timer)
 	quiet = peer->submits == peer->seen_submits;
 	peer->tick_ms = peer->tick_ms * 2 > TICK_MAX_MS ? TICK_MAX_MS : peer->tick_ms * 2;
 	if (atomic_load(&peer->queued) && !peer->active && peer->claims == peer->seen_claims) {
-		peer->eager = peer->eager + EAGER_STEP > EAGER_MAX ? EAGER_MAX : peer->eager + EAGER_STEP;
+		eager = atomic_load_explicit(&peer->eager, memory_order_relaxed) + EAGER_STEP;
+		atomic_store_explicit(&peer->eager, eager > EAGER_MAX ? EAGER_MAX : eager, memory_order_relaxed);
 		peer->tick_ms = TICK_MS;
 		mci_shm_peer_wake(peer);
 	}
@@ -108,7 +110,7 @@ static void call_workers(struct mci_peer *peer)
 	mci_shm_peer_tick(peer);
 	if (peer->transport->hooks.no_helpers)
 		return;
-	if (peer->eager)
+	if (atomic_load_explicit(&peer->eager, memory_order_relaxed))
 		threads = 1;
 	if (peer->queued_bytes > MCI_SHM_SHARE) {
 		uint64_t more = peer->queued_bytes / MCI_SHM_SHARE;
@@ -171,13 +173,13 @@ void mci_shm_peer_cancel(struct mci_peer *peer, struct mci_request *r)
 
 bool mci_shm_peer_help(struct mci_peer *peer)
 {
+	unsigned int eager;
+
 	if (!atomic_load_explicit(&peer->queued, memory_order_relaxed) || !mci_shm_work(peer, NULL))
 		return false;
-	if (peer->eager) {
-		pthread_mutex_lock(&peer->lock);
-		peer->eager -= !!peer->eager;
-		pthread_mutex_unlock(&peer->lock);
-	}
+	eager = atomic_load_explicit(&peer->eager, memory_order_relaxed);
+	if (eager)	/* a hint: it may get lost */
+		atomic_store_explicit(&peer->eager, eager - 1, memory_order_relaxed);
 	return true;
 }
 

@@ -142,7 +142,7 @@ struct mci_peer {
 	uint32_t waiting;		/* requests in maps[].waiting */
 	uint32_t active;		/* threads that copy */
 	uint32_t claims, submits;
-	unsigned int eager;		/* submits that wake a worker at once: callers do not help */
+	_Atomic unsigned int eager;	/* submits that wake a worker at once: callers do not help */
 	unsigned int views;
 	bool closing;
 
