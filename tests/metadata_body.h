@@ -654,7 +654,8 @@ static inline int body_add_length(const char *key, const struct mci_metadata_val
 /* More than one answer of a server may be long. For backends that take texts of 1 MiB. */
 static inline void test_a_listing_of_many_long_texts_comes_in_parts(void **state)
 {
-	struct mci_metadata *metadata = body_open();
+	struct mci_metadata_options patient = metadata_body.options;
+	struct mci_metadata *metadata;
 	size_t n = (1u << 20) - 100;
 	char *text = malloc(n + 1);
 	size_t length = 0;
@@ -662,6 +663,8 @@ static inline void test_a_listing_of_many_long_texts_comes_in_parts(void **state
 	unsigned int i;
 
 	(void)state;
+	patient.timeout_ms = 15000;
+	body_ok(mci_metadata_open(metadata_body.uri, &patient, &metadata));
 	memset(text, 'x', n);
 	text[n] = 0;
 	for (i = 0; i < 40; i++) {

@@ -28,27 +28,61 @@ static struct {
 } flags;
 
 static const struct opt table[] = {
-	{ .name = "port", .type = OPT_UINT, .value = &flags.port, .def = "8080", .min = 0, .max = 65535,
-	  .given = &flags.port_given, .group = "Where", .help = "port to listen on; 0 = a free one" },
-	{ .name = "bind", .type = OPT_TEXT, .value = &flags.bind, .def = "127.0.0.1", .given = &flags.bind_given,
-	  .help = "address to listen on; 0.0.0.0 or :: for all" },
-	{ .name = "addr", .type = OPT_TEXT, .value = &flags.addr,
-	  .help = "both at once, as classic servers take them: \":8080\", \"10.0.0.9:8080\", \"[::1]:8080\";\nwithout an address it is 127.0.0.1" },
-	{ .name = "log_file", .type = OPT_TEXT, .value = &flags.log_file, .group = "Keys",
-	  .help = "append-only file that keeps the keys over a restart; without it they are in memory only" },
-	{ .name = "max_bytes", .type = OPT_SIZE, .value = &flags.max_bytes, .def = "1GiB", .min = 4096,
-	  .help = "of all keys and values together; beyond it PUT is answered with 507" },
-	{ .name = "key_file", .type = OPT_TEXT, .value = &flags.key_file, .group = "Who may",
-	  .help = "cluster key: requests must carry its token of role \"metadata\" (default: $MOONCAKE_KEY_FILE)" },
-	{ .name = "cert_file", .type = OPT_TEXT, .value = &flags.cert_file,
-	  .help = "TLS: certificate chain (PEM)" },
-	{ .name = "cert_key_file", .type = OPT_TEXT, .value = &flags.cert_key_file,
-	  .help = "TLS: its private key (PEM)" },
-	{ .name = "insecure", .type = OPT_BOOL, .value = &flags.insecure,
-	  .help = "allow an address beyond loopback without a cluster key, or without TLS" },
-	{ .name = "json", .type = OPT_BOOL, .value = &flags.json, .group = "Output",
-	  .help = "the start line as a JSON object" },
-	{ .name = NULL },
+	{.name = "port",
+	 .type = OPT_UINT,
+	 .value = &flags.port,
+	 .def = "8080",
+	 .min = 0,
+	 .max = 65535,
+	 .given = &flags.port_given,
+	 .group = "Where",
+	 .help = "port to listen on; 0 = a free one"},
+	{.name = "bind",
+	 .type = OPT_TEXT,
+	 .value = &flags.bind,
+	 .def = "127.0.0.1",
+	 .given = &flags.bind_given,
+	 .help = "address to listen on; 0.0.0.0 or :: for all"},
+	{.name = "addr",
+	 .type = OPT_TEXT,
+	 .value = &flags.addr,
+	 .help = "both at once, as classic servers take them: \":8080\", \"10.0.0.9:8080\", "
+		 "\"[::1]:8080\";\nwithout an address it is 127.0.0.1"},
+	{.name = "log_file",
+	 .type = OPT_TEXT,
+	 .value = &flags.log_file,
+	 .group = "Keys",
+	 .help = "append-only file that keeps the keys over a restart; without it they are in memory only"},
+	{.name = "max_bytes",
+	 .type = OPT_SIZE,
+	 .value = &flags.max_bytes,
+	 .def = "1GiB",
+	 .min = 4096,
+	 .help = "of all keys and values together; beyond it PUT is answered with 507"},
+	{.name = "key_file",
+	 .type = OPT_TEXT,
+	 .value = &flags.key_file,
+	 .group = "Who may",
+	 .help = "cluster key: requests must carry its token of role \"metadata\" (default: "
+		 "$MOONCAKE_KEY_FILE)"},
+	{.name = "cert_file",
+	 .type = OPT_TEXT,
+	 .value = &flags.cert_file,
+	 .help = "TLS: certificate chain (PEM)"},
+	{.name = "cert_key_file",
+	 .type = OPT_TEXT,
+	 .value = &flags.cert_key_file,
+	 .help = "TLS: its private key (PEM)"},
+	{.name = "insecure",
+	 .type = OPT_BOOL,
+	 .value = &flags.insecure,
+	 .help = "allow an address beyond loopback without a cluster key, or without TLS"},
+	{.name = "json",
+	 .type = OPT_BOOL,
+	 .value = &flags.json,
+	 .group = "Output",
+	 .help = "the start line as a JSON object"},
+	{.name = NULL},
 };
 
 static const struct opt_set set = {
@@ -57,7 +91,8 @@ static const struct opt_set set = {
 	.summary = "Keeps the metadata of a Mooncake cluster and serves it over HTTP, to classic peers too.",
 	.table = table,
 	.more = "Exit status: 0 after SIGINT or SIGTERM, 1 if it cannot serve, 2 for a wrong flag.\n"
-		"MOONCAKE_KEY_FILE names a cluster key, MOONCAKE_LOG (error, warning, info, debug) how much is said.\n",
+		"MOONCAKE_KEY_FILE names a cluster key, MOONCAKE_LOG (error, warning, info, debug) how much "
+		"is said.\n",
 };
 
 static int usage(const char *fmt, const char *text)
@@ -77,8 +112,10 @@ static int split_addr(void)
 	char *end;
 
 	if (flags.port_given || flags.bind_given)
-		return usage("--addr says what --%s says; give one of them", flags.port_given ? "port" : "bind");
-	if (!colon || !colon[1] || strspn(colon + 1, "0123456789") != strlen(colon + 1) || strlen(colon + 1) > 5)
+		return usage("--addr says what --%s says; give one of them",
+			     flags.port_given ? "port" : "bind");
+	if (!colon || !colon[1] || strspn(colon + 1, "0123456789") != strlen(colon + 1) ||
+	    strlen(colon + 1) > 5)
 		return usage(wrong, flags.addr);
 	port = strtoul(colon + 1, &end, 10);
 	n = (size_t)(colon - flags.addr);
@@ -135,8 +172,8 @@ static int announce(const mc_metadata_server *server)
 		own_address(host, sizeof(host), flags.bind[0] == '0');
 	else
 		snprintf(host, sizeof(host), "%s", flags.bind);
-	snprintf(url, sizeof(url), strchr(host, ':') ? "%s://[%s]:%u/metadata" : "%s://%s:%u/metadata", scheme, host,
-		 mc_metadata_server_port(server));
+	snprintf(url, sizeof(url), strchr(host, ':') ? "%s://[%s]:%u/metadata" : "%s://%s:%u/metadata",
+		 scheme, host, mc_metadata_server_port(server));
 	if (flags.json) {
 		line = json_pack("{s:s, s:s, s:i, s:s?, s:i, s:s}", "url", url, "bind", flags.bind, "port",
 				 (int)mc_metadata_server_port(server), "log_file", flags.log_file, "pid",

@@ -17,7 +17,6 @@
 static struct bench_options o;
 static char host[256] = "localhost";
 
-/* "host" below stands for the machine's name. */
 static const struct opt table[] = {
 	{"mode", OPT_CHOICE, &o.mode, "initiator", .choices = "initiator|target",
 	 .help = "initiator: move data and measure; target: offer memory until Ctrl-C",
@@ -35,13 +34,11 @@ static const struct opt table[] = {
 
 	{"metadata_server", OPT_TEXT, &o.metadata_server, "192.168.3.77:2379",
 	 .help = "etcd://host:port[,host:port] (also bare host:port), redis://host:port, "
-		 "http://host:port/metadata, or "
-		 "P2PHANDSHAKE for none",
+		 "http://host:port/metadata, or P2PHANDSHAKE for none",
 	 .group = "Who and where"},
 	{"local_server_name", OPT_TEXT, &o.local_server_name, NULL,
-	 .help = "name of our own segment, unique in the cluster; host:port also fixes the port; the host "
-		 "name if "
-		 "not given",
+	 .help = "name of our own segment, unique in the cluster; host:port also fixes the port; "
+		 "the host name if not given",
 	 .given = &o.name_given},
 	{"segment_id", OPT_TEXT, &o.segment_id, "192.168.3.76", .help = "name of the target's segment"},
 	{"bind", OPT_TEXT, &o.bind, NULL, .help = "address to listen on; all if not given"},
@@ -67,17 +64,16 @@ static const struct opt table[] = {
 	 .help = "walk over this much memory instead of the same block x batch x threads again and again"},
 	{"seed", OPT_UINT, &o.seed, "0", .help = "of --check's patterns; 0 = a new one for each run"},
 	{"follow_restart", OPT_BOOL, &o.follow_restart, "true",
-	 .help = "re-open the segment and go on (counted) when the target was restarted; its memory is other "
-		 "memory"},
+	 .help = "re-open the segment and go on (counted) when the target was restarted; "
+		 "its memory is other memory"},
 
 	{"buffer_size", OPT_SIZE, &o.buffer_size, "1073741824", 1, 1ll << 44,
 	 .help = "per NUMA node; raised to block x batch x threads if smaller; an initiator that is not "
 		 "given it takes just those",
 	 .group = "Memory", .given = &o.buffer_size_given},
 	{"memory", OPT_TEXT, &o.memory, "memfd",
-	 .help = "memfd (peers on this host map it), anonymous (they copy with process_vm_readv), or "
-		 "named:NAME (outlives "
-		 "the process)"},
+	 .help = "memfd (peers on this host map it), anonymous (they copy with process_vm_readv), "
+		 "or named:NAME (outlives the process)"},
 	{"page_size", OPT_SIZE, &o.page_size, "0", .help = "4K, 2M or 1G; 0 = huge pages if enough are free"},
 	{"init_mem", OPT_BOOL, &o.init_mem, "true",
 	 .help = "fill buffers with 0xCC, except named memory that has content"},
@@ -87,9 +83,8 @@ static const struct opt table[] = {
 
 	{"protocol", OPT_TEXT, &o.protocol, "auto",
 	 .help = "auto (the best that both sides have), tcp, shm (same host), or a classic name, refused "
-		 "where this "
-		 "machine or build lacks it: rdma, barex, efa, nvlink, nvlink_intra, musa, hip, "
-		 "sunrise_link, ub, ubshmem",
+		 "where this machine or build lacks it: rdma, barex, efa, nvlink, nvlink_intra, musa, "
+		 "hip, sunrise_link, ub, ubshmem",
 	 .group = "Path"},
 	{"streams", OPT_UINT, &o.streams, "0", 0, 64, .help = "TCP connections to the target; 0 = automatic"},
 	{"io_threads", OPT_UINT, &o.io_threads, "0", 0, 256,
@@ -97,8 +92,8 @@ static const struct opt table[] = {
 	{"integrity", OPT_BOOL, &o.integrity, "false", .help = "TCP data in TLS 1.3 keyed by the handshake"},
 	{"checksum", OPT_BOOL, &o.checksum, "false", .help = "xxh3 over every TCP payload"},
 	{"classic", OPT_BOOL, &o.classic, "false",
-	 .help = "also serve classic peers, which may then read and write registered memory without "
-		 "authentication"},
+	 .help = "also serve classic peers, which may then read and write registered memory "
+		 "without authentication"},
 	{"require_ack", OPT_BOOL, &o.require_ack, "false",
 	 .help = "refuse classic v1 peers, whose writes cannot be confirmed"},
 	{"device_name", OPT_TEXT, &o.device_name, "mlx5_2",
@@ -139,8 +134,7 @@ static int rdma_refused(void)
 		closedir(dir);
 	if (found)
 		return out_error("--protocol=rdma: this build has no RDMA transport, though there is an RDMA "
-				 "device: use "
-				 "--protocol=tcp or auto");
+				 "device: use --protocol=tcp or auto");
 	return out_error(
 		"--protocol=rdma: this machine has no RDMA device (/sys/class/infiniband is empty): use "
 		"--protocol=tcp or auto");
@@ -233,8 +227,7 @@ static int options_ok(void)
 		return status;
 	if (o.use_vram)
 		return out_error("--use_vram=true: this build has no GPU support, so buffers can lie in host "
-				 "memory only: "
-				 "use --use_vram=false");
+				 "memory only: use --use_vram=false");
 	if (o.duration < 0.01) {
 		out_error("--duration is a number of seconds from 0.01 on, not \"%g\"", o.duration);
 		return OPT_EXIT_USAGE;

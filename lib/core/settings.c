@@ -433,6 +433,20 @@ err_close:
 	return ret;
 }
 
+/* A password in a file that all may read is no secret. */
+static void warn_of_secrets(const struct mci_settings *settings, const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) || !(st.st_mode & (S_IRGRP | S_IROTH)))
+		return;
+	for (const struct mci_setting *s = mci_setting_table; s->key; s++) {
+		if (s->secret && settings->values[s - mci_setting_table].origin == origin_file)
+			mci_warn("%s has %s in it and can be read by others (mode %04o): chmod 600 it", path,
+				 s->key, st.st_mode & 07777);
+	}
+}
+
 static int take_variable(struct mci_settings *settings, const struct mci_setting *s, const char *name,
 			 bool classic)
 {
@@ -486,6 +500,8 @@ int mci_settings_load(const char *path, struct mci_settings **settings)
 				       path, FILE_MAX);
 		if (!ret)
 			ret = parse_into(text, length, path, made);
+		if (!ret)
+			warn_of_secrets(made, path);
 		free(text);
 		if (ret)
 			goto err_free;

@@ -91,36 +91,46 @@ int mc_memory_list(int (*fn)(const struct mc_memory_entry *entry, void *arg), vo
 	return ret;
 }
 
-/* 0 = removed, 1 = not here */
+/* 0 = removed, 1 = not here, -EAGAIN = replaced meanwhile */
+static int unlink_locked(int dir_fd, int data_dir_fd, const char *name)
+{
+	int fd = openat(data_dir_fd, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC), ret;
+
+	if (fd < 0)
+		return errno == ENOENT
+			       ? 1
+			       : mci_fail(-errno, "cannot open memory \"%s\": %s", name, strerror(errno));
+	ret = mci_named_lock(fd);
+	if (ret == -EBUSY) {
+		ret = mci_named_busy(dir_fd, name);
+	} else if (!ret && !mci_named_is(data_dir_fd, name, fd)) {
+		ret = -EAGAIN;
+	} else {
+		if (!ret)
+			ret = mci_sidecar_remove(dir_fd, name);
+		if (!ret && unlinkat(data_dir_fd, name, 0))
+			ret = -errno;
+		if (ret)
+			mci_fail(ret, "cannot remove memory \"%s\": %s", name, strerror(-ret));
+	}
+	close(fd);
+	return ret;
+}
+
 static int unlink_in(int dir_fd, uint64_t page_size, const char *name)
 {
-	int data_dir_fd, fd, ret;
+	int data_dir_fd, ret;
 
 	ret = mci_named_dir(page_size, false, &data_dir_fd);
 	if (ret)
 		return ret == -ENOENT ? 1 : ret;
-	fd = openat(data_dir_fd, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	if (fd < 0) {
-		ret = errno == ENOENT
-			      ? 1
-			      : mci_fail(-errno, "cannot open memory \"%s\": %s", name, strerror(errno));
-		goto out_close_dir;
-	}
-	ret = mci_named_lock(fd);
-	if (ret == -EBUSY) {
-		ret = mci_named_busy(dir_fd, name);
-		goto out_close;
-	}
-	ret = mci_sidecar_remove(dir_fd, name);
-	if (!ret && unlinkat(data_dir_fd, name, 0))
-		ret = -errno;
-	if (ret)
-		mci_fail(ret, "cannot remove memory \"%s\": %s", name, strerror(-ret));
-out_close:
-	close(fd);
-out_close_dir:
+	ret = -EAGAIN;
+	for (int try = 0; ret == -EAGAIN && try < 100; try++)
+		ret = unlink_locked(dir_fd, data_dir_fd, name);
 	close(data_dir_fd);
-	return ret;
+	return ret == -EAGAIN
+		       ? mci_fail(ret, "memory \"%s\" is removed and created all the time by others", name)
+		       : ret;
 }
 
 /**

@@ -44,6 +44,20 @@ struct mc_memory {
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct mc_memory *table;
 
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static void before_fork(void) { pthread_mutex_lock(&table_lock); }
+static void after_fork_in_parent(void) { pthread_mutex_unlock(&table_lock); }
+
+/* The parent's memories are not mapped here; new ones may come to lie at the same addresses. */
+static void after_fork_in_child(void)
+{
+	table = NULL;
+	pthread_mutex_init(&table_lock, NULL);
+}
+
+static void watch_forks(void) { pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child); }
+
 static int check_attr(const struct mc_memory_attr *in, struct mc_memory_attr *out)
 {
 	if (!in || in->size < offsetof(struct mc_memory_attr, reserved))
@@ -285,11 +299,11 @@ static int check_available(const struct mci_backing *b)
 		have += (uint64_t)st.st_blocks * 512;
 	if (have >= b->length)
 		return 0;
-	return mci_fail(
-		-ENOMEM,
-		"%s of memory were asked for, %s are available on this machine; ask for less, or stop what "
-		"uses the rest",
-		mci_size_text(b->length, size), mci_size_text(have, have_text));
+	return mci_fail(-ENOMEM,
+			"%s of memory were asked for, %s are available to this process (machine and memory "
+			"cgroup); ask for less, or stop what "
+			"uses the rest",
+			mci_size_text(b->length, size), mci_size_text(have, have_text));
 }
 
 static int populate(const struct mc_memory_attr *attr, struct mc_memory *m)
@@ -350,6 +364,7 @@ int mc_memory_alloc(const struct mc_memory_attr *attr, mc_memory **memory)
 	ret = check_attr(attr, &a);
 	if (ret)
 		return ret;
+	pthread_once(&fork_once, watch_forks);
 	m = calloc(1, sizeof(*m));
 	if (!m)
 		return mci_fail(-ENOMEM, "mc_memory_alloc(): no memory for the handle");
@@ -456,13 +471,11 @@ int mc_memory_info(const mc_memory *memory, struct mc_memory_info *info)
 static struct mc_memory *lookup(const void *addr, uint64_t length)
 {
 	uintptr_t a = (uintptr_t)addr;
-	pid_t pid = getpid();
 
 	for (struct mc_memory *m = table; m; m = m->next) {
 		uintptr_t base = (uintptr_t)m->addr;
 
-		if (m->pid == pid && a >= base && a - base <= m->backing.length &&
-		    length <= m->backing.length - (a - base))
+		if (a >= base && a - base <= m->backing.length && length <= m->backing.length - (a - base))
 			return m;
 	}
 	return NULL;

@@ -48,8 +48,13 @@ uint64_t mci_base_page(void);
 uint64_t mci_huge_pages_free(uint64_t page_size, int node);
 /* -ENOMEM with the counts and the command that adds more. */
 int mci_huge_pages_missing(uint64_t page_size, uint64_t length, int node);
-uint64_t mci_memory_available(void); /* MemAvailable; UINT64_MAX if unknown */
-int mci_numa_check(int node);	     /* -EINVAL with a sentence: no such node */
+/* Bytes that this process can still get: of the machine, and of the memory cgroups it lies in. UINT64_MAX:
+ * unknown. */
+uint64_t mci_memory_available(void);
+/* The same of the cgroups alone. @mount: "/sys/fs/cgroup"; @membership: text of /proc/self/cgroup; v1 and v2.
+ */
+uint64_t mci_cgroup_available(const char *mount, const char *membership);
+int mci_numa_check(int node); /* -EINVAL with a sentence: no such node */
 int mci_numa_place(void *addr, uint64_t length, int node);
 
 /*

@@ -179,6 +179,14 @@ int mci_named_lock(int fd)
 	return errno == EACCES || errno == EAGAIN ? -EBUSY : -errno;
 }
 
+bool mci_named_is(int data_dir_fd, const char *name, int fd)
+{
+	struct stat opened, named;
+
+	return !fstat(fd, &opened) && !fstatat(data_dir_fd, name, &named, AT_SYMLINK_NOFOLLOW) &&
+	       opened.st_ino == named.st_ino && opened.st_dev == named.st_dev;
+}
+
 int mci_named_busy(int dir_fd, const char *name)
 {
 	struct mci_sidecar sidecar;
@@ -206,7 +214,6 @@ int mci_named_busy(int dir_fd, const char *name)
 static int open_locked(const struct mc_memory_attr *attr, struct mci_backing *b, struct stat *st)
 {
 	int flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, ret;
-	struct stat at_path;
 
 	if (attr->flags & MC_MEMORY_CREATE)
 		flags |= O_CREAT | O_EXCL;
@@ -235,8 +242,7 @@ static int open_locked(const struct mc_memory_attr *attr, struct mci_backing *b,
 			return mci_fail(-EACCES, "memory \"%s\" is not a plain file of user %u", b->name,
 					geteuid());
 		}
-		if (!fstatat(b->data_dir_fd, b->name, &at_path, AT_SYMLINK_NOFOLLOW) &&
-		    at_path.st_ino == st->st_ino)
+		if (mci_named_is(b->data_dir_fd, b->name, b->fd))
 			return 0;
 		close(b->fd); /* unlinked between open and lock */
 	}

@@ -22,6 +22,8 @@ int mci_sidecar_write(int dir_fd, const char *name, const struct mci_sidecar *si
 int mci_sidecar_remove(int dir_fd, const char *name);
 /* 0 = now ours until the descriptor is closed, -EBUSY (no sentence). */
 int mci_named_lock(int fd);
+/* The name still means the file that was opened: nobody replaced it before we had the lock. */
+bool mci_named_is(int data_dir_fd, const char *name, int fd);
 int mci_named_busy(int dir_fd, const char *name); /* -EBUSY with a sentence that names the holder */
 
 #endif

@@ -99,21 +99,6 @@ int mci_huge_pages_missing(uint64_t page_size, uint64_t length, int node)
 			page_size == MCI_PAGE_2M ? " (the same as \"sysctl vm.nr_hugepages=\")" : "");
 }
 
-uint64_t mci_memory_available(void)
-{
-	unsigned long long kb = 0;
-	bool found = false;
-	char line[160];
-	FILE *f = fopen("/proc/meminfo", "re");
-
-	if (!f)
-		return UINT64_MAX;
-	while (!found && fgets(line, sizeof(line), f))
-		found = sscanf(line, "MemAvailable: %llu kB", &kb) == 1;
-	fclose(f);
-	return found ? (uint64_t)kb << 10 : UINT64_MAX;
-}
-
 int mci_numa_check(int node)
 {
 	char path[64], online[128] = "0";

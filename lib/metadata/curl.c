@@ -9,6 +9,8 @@
 #include "metadata/curl.h"
 
 #include <curl/curl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,9 +24,10 @@
 #include "core/log.h"
 #include "metadata/sigpipe.h"
 
-#define IDLE_MAX 4		/* connections kept open for the next request */
+#define IDLE_MAX 4 /* connections kept open for the next request */
 #define HEADERS_MAX (64u << 10)
 #define TIMEOUT_MS 3000
+#define PEER_GONE_MS 15000 /* of a stream: no answer to keep-alive probes for so long */
 
 struct mci_curl {
 	char *ca_file, *cert_file, *key_file, *user, *password;
@@ -67,14 +70,16 @@ static int copy(char **to, const char *from)
 
 static void note_bypassed_proxy(void)
 {
-	static const char *const names[] = { "http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY" };
+	static const char *const names[] = { "http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy",
+					     "ALL_PROXY" };
 	const char *value;
 	unsigned int i;
 
 	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		value = getenv(names[i]);
 		if (value && *value)
-			mci_debug("$%s is set; metadata traffic goes directly to its server, not through it", names[i]);
+			mci_debug("$%s is set; metadata traffic goes directly to its server, not through it",
+				  names[i]);
 	}
 }
 
@@ -127,7 +132,7 @@ void mci_curl_close(struct mci_curl *curl)
 
 	if (!curl)
 		return;
-	mci_sigpipe_block(&guard);	/* a TLS goodbye may be written to a dead peer */
+	mci_sigpipe_block(&guard); /* a TLS goodbye may be written to a dead peer */
 	while (curl->idle_count)
 		curl_easy_cleanup(curl->idle[--curl->idle_count]);
 	mci_sigpipe_unblock(&guard);
@@ -165,12 +170,17 @@ static void return_handle(struct mci_curl *curl, CURL *easy)
 		curl_easy_cleanup(easy);
 }
 
-/* libcurl opens its sockets without close-on-exec. */
+/* libcurl opens its sockets without close-on-exec, and would wait long for a peer that is cut off. */
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
+	int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+	unsigned int ms = PEER_GONE_MS;
+
 	(void)arg;
 	(void)purpose;
-	return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+	if (fd >= 0 && address->family != AF_UNIX)
+		setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms));
+	return fd;
 }
 
 static bool append(char **text, size_t *length, size_t *size, const char *data, size_t n)
@@ -218,7 +228,7 @@ static size_t on_header(char *data, size_t one, size_t n, void *arg)
 
 	n *= one;
 	if (n > 5 && !strncasecmp(data, "HTTP/", 5))
-		call->headers_length = 0;	/* the lines before belong to an interim answer */
+		call->headers_length = 0; /* the lines before belong to an interim answer */
 	if (n > HEADERS_MAX - 1 - call->headers_length) {
 		call->too_long = true;
 		return 0;
@@ -300,7 +310,7 @@ static int call_begin(struct call *call, struct mci_curl *curl, const struct mci
 	call->easy = easy;
 	if (!easy || !call->headers)
 		return -ENOMEM;
-	curl_easy_reset(easy);		/* keeps the connection */
+	curl_easy_reset(easy); /* keeps the connection */
 	curl_easy_setopt(easy, CURLOPT_URL, request->url);
 #if LIBCURL_VERSION_NUM >= 0x075500
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
@@ -321,7 +331,7 @@ static int call_begin(struct call *call, struct mci_curl *curl, const struct mci
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPIDLE, 10L);
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPINTVL, 5L);
 	set_security(easy, curl);
-	add_line(call, "Expect:");	/* never wait for "100 Continue" */
+	add_line(call, "Expect:"); /* never wait for "100 Continue" */
 	set_method(call, request);
 	if (request->authorization)
 		add_header(call, "Authorization", request->authorization);
@@ -337,7 +347,7 @@ static void call_end(struct call *call, bool keep)
 	struct mci_sigpipe guard;
 
 	if (call->easy && keep) {
-		curl_easy_reset(call->easy);	/* no pointer into @call stays behind */
+		curl_easy_reset(call->easy); /* no pointer into @call stays behind */
 		return_handle(call->curl, call->easy);
 	} else if (call->easy) {
 		mci_sigpipe_block(&guard);
@@ -362,7 +372,8 @@ static void server_of(const char *url, char *text, size_t size)
 	host += 3;
 	end = host + strcspn(host, "/?#");
 	at = memrchr(host, '@', (size_t)(end - host));
-	snprintf(text, size, "%.*s%.*s", (int)(host - url), url, (int)(end - (at ? at + 1 : host)), at ? at + 1 : host);
+	snprintf(text, size, "%.*s%.*s", (int)(host - url), url, (int)(end - (at ? at + 1 : host)),
+		 at ? at + 1 : host);
 }
 
 static int explain(const struct call *call, const struct mci_curl_request *request, CURLcode code)
@@ -375,19 +386,23 @@ static int explain(const struct call *call, const struct mci_curl_request *reque
 	if (call->no_memory || code == CURLE_OUT_OF_MEMORY)
 		return mci_fail(-ENOMEM, "no memory for the answer of %s", server);
 	if (call->too_long)
-		return mci_fail(-EMSGSIZE, "the answer of %s is longer than %u MiB; is it a metadata server?", server,
-				MCI_CURL_BODY_MAX >> 20);
+		return mci_fail(-EMSGSIZE, "the answer of %s is longer than %u MiB; is it a metadata server?",
+				server, MCI_CURL_BODY_MAX >> 20);
 	switch (code) {
 	case CURLE_COULDNT_CONNECT:
-		return mci_fail(-ECONNREFUSED, "%s cannot be reached (%s); is the metadata server running there?",
-				server, why);
+		return mci_fail(-ECONNREFUSED,
+				"%s cannot be reached (%s); is the metadata server running there?", server,
+				why);
 	case CURLE_COULDNT_RESOLVE_HOST:
 	case CURLE_COULDNT_RESOLVE_PROXY:
-		return mci_fail(-EHOSTUNREACH, "the host name in %s is not known (%s); check its spelling or use an address",
+		return mci_fail(-EHOSTUNREACH,
+				"the host name in %s is not known (%s); check its spelling or use an address",
 				server, why);
 	case CURLE_OPERATION_TIMEDOUT:
-		return mci_fail(-ETIMEDOUT, "%s did not answer within %u ms; is the address right, and no firewall between?",
-				server, ms);
+		return mci_fail(
+			-ETIMEDOUT,
+			"%s did not answer within %u ms; is the address right, and no firewall between?",
+			server, ms);
 	case CURLE_SSL_CONNECT_ERROR:
 	case CURLE_PEER_FAILED_VERIFICATION:
 	case CURLE_SSL_CERTPROBLEM:
@@ -395,18 +410,23 @@ static int explain(const struct call *call, const struct mci_curl_request *reque
 	case CURLE_SSL_CACERT_BADFILE:
 	case CURLE_SSL_ISSUER_ERROR:
 	case CURLE_USE_SSL_FAILED:
-		return mci_fail(-EACCES, "no TLS connection to %s (%s); check the CA, certificate and key files, and whether that port speaks TLS",
+		return mci_fail(-EACCES,
+				"no TLS connection to %s (%s); check the CA, certificate and key files, and "
+				"whether that port speaks TLS",
 				server, why);
 	case CURLE_UNSUPPORTED_PROTOCOL:
 		if (!strncmp(server, "http://", 7) || !strncmp(server, "https://", 8))
-			return mci_fail(-EIO, "what answers at %s does not speak HTTP (%s); is it a metadata server?", server,
-					why);
+			return mci_fail(
+				-EIO, "what answers at %s does not speak HTTP (%s); is it a metadata server?",
+				server, why);
 		/* fall through */
 	case CURLE_URL_MALFORMAT:
 		return mci_fail(-EINVAL, "'%s' is not an http or https address (%s)", server, why);
 	case CURLE_GOT_NOTHING:
 		if (!strncmp(server, "http://", 7))
-			return mci_fail(-EIO, "%s closed the connection without an answer; if it speaks TLS, write https:// (etcd: etcds://)",
+			return mci_fail(-EIO,
+					"%s closed the connection without an answer; if it speaks TLS, write "
+					"https:// (etcd: etcds://)",
 					server);
 		/* fall through */
 	default:
@@ -414,7 +434,8 @@ static int explain(const struct call *call, const struct mci_curl_request *reque
 	}
 }
 
-int mci_curl_request(struct mci_curl *curl, const struct mci_curl_request *request, struct mci_curl_reply *reply)
+int mci_curl_request(struct mci_curl *curl, const struct mci_curl_request *request,
+		     struct mci_curl_reply *reply)
 {
 	struct mci_sigpipe guard;
 	struct call call;
@@ -489,7 +510,8 @@ char *mci_curl_escape(const char *text)
 	for (; *text; text++) {
 		unsigned char c = (unsigned char)*text;
 
-		if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || strchr("-._~", c)) {
+		if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+		    strchr("-._~", c)) {
 			*to++ = (char)c;
 		} else {
 			*to++ = '%';
@@ -518,10 +540,11 @@ static bool is_done(CURLM *multi, CURLcode *code)
 static int stream_run(CURLM *multi, struct call *call, const struct mci_curl_request *request, int cancel_fd,
 		      CURLcode *code)
 {
-	uint64_t deadline = mci_now_ns() +
-			    (request->timeout_ms ? request->timeout_ms : TIMEOUT_MS) * MCI_NS_PER_MS;
+	uint64_t start = mci_now_ns();
+	uint64_t deadline = start + (request->timeout_ms ? request->timeout_ms : TIMEOUT_MS) * MCI_NS_PER_MS;
+	uint64_t end = request->life_ms ? start + request->life_ms * MCI_NS_PER_MS : UINT64_MAX;
 	struct curl_waitfd cancel = { .fd = cancel_fd, .events = CURL_WAIT_POLLIN };
-	int running;
+	int running, wait_ms;
 
 	for (;;) {
 		bool answered = call->headers_length > 0;
@@ -532,8 +555,15 @@ static int stream_run(CURLM *multi, struct call *call, const struct mci_curl_req
 			return 0;
 		if (!answered && !mci_ms_left(deadline))
 			return -ETIMEDOUT;
+		wait_ms = mci_ms_left(end);
+		if (answered && !wait_ms)
+			return 0;
+		if (!answered)
+			wait_ms = mci_ms_left(deadline);
+		else if (wait_ms > 1000)
+			wait_ms = 1000;
 		cancel.revents = 0;
-		if (curl_multi_poll(multi, &cancel, 1, answered ? 1000 : mci_ms_left(deadline), NULL) != CURLM_OK)
+		if (curl_multi_poll(multi, &cancel, 1, wait_ms, NULL) != CURLM_OK)
 			return -EIO;
 		if (cancel.revents)
 			return -ECANCELED;

@@ -30,6 +30,7 @@ struct mci_curl_request {
 	const char *const *headers;	/* further "Name: value" lines, NULL at the end; may be NULL */
 	uint32_t connect_timeout_ms;	/* 0 = timeout_ms */
 	uint32_t timeout_ms;		/* total, name resolution included; 0 = 3000 */
+	uint32_t life_ms;		/* of a stream: it ends then as if the server had ended it; 0 = no limit */
 };
 
 struct mci_curl_reply {
@@ -58,7 +59,7 @@ int mci_curl_header(const struct mci_curl_reply *reply, const char *name, char *
 char *mci_curl_escape(const char *text);
 
 /*
- * As mci_curl_request, but the body is handed to @fn in pieces as it comes, without a limit in time or
+ * As mci_curl_request, but the body is handed to @fn in pieces as it comes, without a limit in
  * length, until @cancel_fd is readable (-ECANCELED), @fn returns non-zero (that), or the server ends
  * it (0, *status set). timeout_ms bounds the time until the answer's header has come.
  */

@@ -11,13 +11,13 @@
 #include "core/log.h"
 #include "metadata/etcd.h"
 
-#define PAGE 256	/* keys per request of a listing; fewer if they are very long */
+#define PAGE 64 /* keys per request of a listing; fewer if they are very long */
 
 struct etcd {
 	struct mci_etcd_gateway *gateway;
 	unsigned int ttl_s;
 	pthread_mutex_t lock;
-	uint64_t lease;		/* 0 = none */
+	uint64_t lease; /* 0 = none */
 };
 
 static int etcd_open(const char *uri, const struct mci_metadata_options *options, void **backend)
@@ -53,8 +53,8 @@ static void etcd_close(void *backend)
 	char *reply;
 
 	/* Only keys that still hang on our lease go with it. */
-	if (etcd->lease && !mci_etcd_call(etcd->gateway, "kv/lease/revoke", mci_etcd_encode_lease(etcd->lease, 0),
-					  &reply, &length))
+	if (etcd->lease && !mci_etcd_call(etcd->gateway, "kv/lease/revoke",
+					  mci_etcd_encode_lease(etcd->lease, 0), &reply, &length))
 		free(reply);
 	mci_etcd_gateway_close(etcd->gateway);
 	pthread_mutex_destroy(&etcd->lock);
@@ -74,7 +74,8 @@ static int get_lease(struct etcd *etcd, uint64_t *lease)
 		*lease = etcd->lease;
 		goto out_unlock;
 	}
-	ret = mci_etcd_call(etcd->gateway, "lease/grant", mci_etcd_encode_lease(0, etcd->ttl_s), &reply, &length);
+	ret = mci_etcd_call(etcd->gateway, "lease/grant", mci_etcd_encode_lease(0, etcd->ttl_s), &reply,
+			    &length);
 	if (ret)
 		goto out_unlock;
 	ret = mci_etcd_decode_lease(reply, length, &id, &ttl_s);
@@ -108,7 +109,8 @@ static int etcd_begin_renewal(void *backend)
 	ret = get_lease(etcd, &lease);
 	if (ret)
 		return ret;
-	ret = mci_etcd_call(etcd->gateway, "lease/keepalive", mci_etcd_encode_lease(lease, 0), &reply, &length);
+	ret = mci_etcd_call(etcd->gateway, "lease/keepalive", mci_etcd_encode_lease(lease, 0), &reply,
+			    &length);
 	if (!ret) {
 		ret = mci_etcd_decode_lease(reply, length, &id, &ttl_s);
 		free(reply);
@@ -147,7 +149,8 @@ static int keep_value(const struct mci_etcd_kv *kv, void *arg)
 	return 0;
 }
 
-static int get_with_lease(struct etcd *etcd, const char *key, struct mci_metadata_value *value, uint64_t *lease)
+static int get_with_lease(struct etcd *etcd, const char *key, struct mci_metadata_value *value,
+			  uint64_t *lease)
 {
 	struct mci_metadata_value got = { 0 };
 	struct found found = { .value = &got };
@@ -163,8 +166,8 @@ static int get_with_lease(struct etcd *etcd, const char *key, struct mci_metadat
 	free(reply);
 	if (ret) {
 		free(got.text);
-		return ret == -ENOMEM ? mci_fail(ret, "no memory for the metadata key '%s'", key) :
-					mci_etcd_bad_reply(etcd->gateway, "kv/range");
+		return ret == -ENOMEM ? mci_fail(ret, "no memory for the metadata key '%s'", key)
+				      : mci_etcd_bad_reply(etcd->gateway, "kv/range");
 	}
 	if (!found.found)
 		return -ENOENT;
@@ -180,8 +183,8 @@ static int etcd_get(void *backend, const char *key, struct mci_metadata_value *v
 	return get_with_lease(backend, key, value, &lease);
 }
 
-static int put_once(struct etcd *etcd, const char *key, const char *text, size_t length, const uint64_t *expect,
-		    uint64_t lease, uint64_t *version)
+static int put_once(struct etcd *etcd, const char *key, const char *text, size_t length,
+		    const uint64_t *expect, uint64_t lease, uint64_t *version)
 {
 	const char *path = expect ? "kv/txn" : "kv/put";
 	bool succeeded = true;
@@ -192,8 +195,8 @@ static int put_once(struct etcd *etcd, const char *key, const char *text, size_t
 	int ret;
 
 	ret = mci_etcd_call(etcd->gateway, path,
-			    expect ? mci_etcd_encode_txn(key, text, length, lease, *expect) :
-				     mci_etcd_encode_put(key, text, length, lease),
+			    expect ? mci_etcd_encode_txn(key, text, length, lease, *expect)
+				   : mci_etcd_encode_put(key, text, length, lease),
 			    &reply, &reply_length);
 	if (ret)
 		return ret;
@@ -240,8 +243,9 @@ static int etcd_del(void *backend, const char *key, const uint64_t *expect)
 	int ret;
 
 	ret = mci_etcd_call(etcd->gateway, path,
-			    expect ? mci_etcd_encode_txn(key, NULL, 0, 0, *expect) : mci_etcd_encode_delete(key), &reply,
-			    &length);
+			    expect ? mci_etcd_encode_txn(key, NULL, 0, 0, *expect)
+				   : mci_etcd_encode_delete(key),
+			    &reply, &length);
 	if (ret)
 		return ret;
 	if (expect)
@@ -290,7 +294,8 @@ static int etcd_list(void *backend, const char *prefix,
 
 	while (more && !ret) {
 		ret = mci_etcd_call(etcd->gateway, "kv/range",
-				    mci_etcd_encode_range(prefix, before ? before : prefix, before, page), &reply, &length);
+				    mci_etcd_encode_range(prefix, before ? before : prefix, before, page),
+				    &reply, &length);
 		if (ret == -EMSGSIZE && page > 1) {
 			page /= 4;
 			ret = 0;
@@ -305,7 +310,7 @@ static int etcd_list(void *backend, const char *prefix,
 		if (ret)
 			ret = mci_etcd_bad_reply(etcd->gateway, "kv/range");
 		else if (more && (!listing.last || (before && strcmp(listing.last, before) <= 0)))
-			ret = mci_etcd_bad_reply(etcd->gateway, "kv/range");	/* it would go round for ever */
+			ret = mci_etcd_bad_reply(etcd->gateway, "kv/range"); /* it would go round for ever */
 		free(before);
 		before = listing.last;
 		listing.last = NULL;

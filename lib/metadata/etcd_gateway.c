@@ -20,18 +20,26 @@
 #include "metadata/uri.h"
 
 #define TOKEN_MAX 2048
-#define LINE_MAX (4u << 20)	/* of a watch; a longer line is a change of unknown content */
+#define STREAM_LIFE_MS 60000 /* a server that is frozen, yet connected, is found out by then */
+#define LINE_MAX (4u << 20) /* of a watch; a longer line is a change of unknown content */
 
 /* gRPC's codes, as far as they decide something here. */
-enum { INVALID_ARGUMENT = 3, NOT_FOUND = 5, DENIED = 7, EXHAUSTED = 8, PRECONDITION = 9, UNAUTHENTICATED = 16 };
+enum {
+	INVALID_ARGUMENT = 3,
+	NOT_FOUND = 5,
+	DENIED = 7,
+	EXHAUSTED = 8,
+	PRECONDITION = 9,
+	UNAUTHENTICATED = 16
+};
 
 /* etcd 3.4 and later; 3.3; 3.2 */
 static const char *const prefixes[] = { "v3", "v3beta", "v3alpha" };
 #define PREFIXES ((int)(sizeof(prefixes) / sizeof(prefixes[0])))
 
 struct endpoint {
-	char base[MCI_HOST_MAX + 32];	/* "https://host:port" */
-	int prefix;			/* -1 = not known yet */
+	char base[MCI_HOST_MAX + 32]; /* "https://host:port" */
+	int prefix;		      /* -1 = not known yet */
 };
 
 struct mci_etcd_gateway {
@@ -42,9 +50,9 @@ struct mci_etcd_gateway {
 	unsigned int count;
 
 	pthread_mutex_t lock;
-	unsigned int good;		/* answered last */
+	unsigned int good; /* answered last */
 	char token[TOKEN_MAX];
-	bool needs_no_login;		/* a password is set here, but etcd asks for none */
+	bool needs_no_login; /* a password is set here, but etcd asks for none */
 };
 
 /* What one attempt came to. */
@@ -70,7 +78,7 @@ static void free_gateway(struct mci_etcd_gateway *gateway)
 int mci_etcd_gateway_open(const char *text, const struct mci_metadata_options *options,
 			  struct mci_etcd_gateway **out)
 {
-	struct mci_curl_options http = { options->ca_file, options->cert_file, options->key_file, NULL, NULL,
+	struct mci_curl_options http = { options->ca_file,  options->cert_file, options->key_file, NULL, NULL,
 					 options->use_proxy };
 	struct mci_etcd_gateway *gateway;
 	struct mci_uri uri;
@@ -156,8 +164,8 @@ static void set_prefix(struct mci_etcd_gateway *gateway, unsigned int i, int pre
 	pthread_mutex_unlock(&gateway->lock);
 }
 
-static int post(struct mci_etcd_gateway *gateway, unsigned int i, int prefix, const char *path, const char *body,
-		const char *token, uint32_t timeout_ms, struct mci_curl_reply *reply)
+static int post(struct mci_etcd_gateway *gateway, unsigned int i, int prefix, const char *path,
+		const char *body, const char *token, uint32_t timeout_ms, struct mci_curl_reply *reply)
 {
 	char url[MCI_HOST_MAX + 96];
 	struct mci_curl_request request = {
@@ -206,7 +214,9 @@ static int find_prefix(struct mci_etcd_gateway *gateway, unsigned int i, uint64_
 			ret = prefix;
 			break;
 		}
-		ret = mci_fail(-EPROTO, "%s answers, but has no etcd v3 JSON gateway; it needs etcd 3.2 or later, without --enable-grpc-gateway=false",
+		ret = mci_fail(-EPROTO,
+			       "%s answers, but has no etcd v3 JSON gateway; it needs etcd 3.2 or later, "
+			       "without --enable-grpc-gateway=false",
 			       base);
 	}
 	explicit_bzero(token, sizeof(token));
@@ -219,31 +229,36 @@ static bool says(const struct mci_etcd_error *error, const char *text)
 }
 
 /* An answer other than 200: whose fault, and is another try of use? */
-static enum outcome judge(struct mci_etcd_gateway *gateway, unsigned int i, const struct mci_curl_reply *reply,
-			  int *ret)
+static enum outcome judge(struct mci_etcd_gateway *gateway, unsigned int i,
+			  const struct mci_curl_reply *reply, int *ret)
 {
 	const char *base = gateway->endpoints[i].base;
 	struct mci_etcd_error error;
 
 	if (is_unknown_path(reply)) {
-		set_prefix(gateway, i, -1);	/* another version of etcd runs there now */
+		set_prefix(gateway, i, -1); /* another version of etcd runs there now */
 		*ret = mci_fail(-EPROTO, "%s does not know the etcd v3 JSON gateway any more", base);
 		return TRY_NEXT;
 	}
 	if (mci_etcd_decode_error(reply->body, reply->length, &error) || !error.code) {
-		*ret = mci_fail(-EIO, "%s answered with HTTP status %ld and no reason; is it etcd?", base, reply->status);
+		*ret = mci_fail(-EIO, "%s answered with HTTP status %ld and no reason; is it etcd?", base,
+				reply->status);
 		return TRY_NEXT;
 	}
 	if (says(&error, "lease not found")) {
 		*ret = MCI_ETCD_NO_LEASE;
 		return DONE;
 	}
-	if (error.code == UNAUTHENTICATED || says(&error, "invalid auth token") || says(&error, "auth store is old")) {
-		*ret = mci_fail(-EACCES, "etcd at %s does not accept the login any more: %s", base, error.message);
+	if (error.code == UNAUTHENTICATED || says(&error, "invalid auth token") ||
+	    says(&error, "auth store is old")) {
+		*ret = mci_fail(-EACCES, "etcd at %s does not accept the login any more: %s", base,
+				error.message);
 		return NEW_TOKEN;
 	}
 	if (says(&error, "user name is empty")) {
-		*ret = mci_fail(-EACCES, "etcd at %s wants a user and a password; set them in the configuration", base);
+		*ret = mci_fail(-EACCES,
+				"etcd at %s wants a user and a password; set them in the configuration",
+				base);
 		return gateway->user ? NEW_TOKEN : DONE;
 	}
 	if (says(&error, "authentication is not enabled")) {
@@ -251,16 +266,20 @@ static enum outcome judge(struct mci_etcd_gateway *gateway, unsigned int i, cons
 		return DONE;
 	}
 	if (says(&error, "authentication failed") || error.code == DENIED) {
-		*ret = mci_fail(error.code == DENIED ? -EPERM : -EACCES, "etcd at %s refuses: %s; check user, password and the roles of the user", base,
-				error.message);
+		*ret = mci_fail(error.code == DENIED ? -EPERM : -EACCES,
+				"etcd at %s refuses: %s; check user, password and the roles of the user",
+				base, error.message);
 		return DONE;
 	}
 	if (says(&error, "too large") || says(&error, "larger than max")) {
-		*ret = mci_fail(-EMSGSIZE, "etcd at %s refuses: %s; raise its --max-request-bytes", base, error.message);
+		*ret = mci_fail(-EMSGSIZE, "etcd at %s refuses: %s; raise its --max-request-bytes", base,
+				error.message);
 		return DONE;
 	}
 	if (says(&error, "space exceeded")) {
-		*ret = mci_fail(-ENOSPC, "etcd at %s is full: %s; compact and defragment it, or raise its --quota-backend-bytes",
+		*ret = mci_fail(-ENOSPC,
+				"etcd at %s is full: %s; compact and defragment it, or raise its "
+				"--quota-backend-bytes",
 				base, error.message);
 		return DONE;
 	}
@@ -268,8 +287,9 @@ static enum outcome judge(struct mci_etcd_gateway *gateway, unsigned int i, cons
 	return error.code == INVALID_ARGUMENT || error.code == PRECONDITION ? DONE : TRY_NEXT;
 }
 
-static enum outcome attempt(struct mci_etcd_gateway *gateway, unsigned int i, const char *path, const char *body,
-			    const char *token, uint64_t deadline, struct mci_curl_reply *reply, int *ret)
+static enum outcome attempt(struct mci_etcd_gateway *gateway, unsigned int i, const char *path,
+			    const char *body, const char *token, uint64_t deadline,
+			    struct mci_curl_reply *reply, int *ret)
 {
 	int prefix = get_prefix(gateway, i);
 	enum outcome outcome;
@@ -292,7 +312,8 @@ static enum outcome attempt(struct mci_etcd_gateway *gateway, unsigned int i, co
 
 /* Each server that is left gets an equal share of the time that is left. */
 static enum outcome round_of_servers(struct mci_etcd_gateway *gateway, const char *path, const char *body,
-				     const char *token, uint64_t deadline, struct mci_curl_reply *reply, int *ret)
+				     const char *token, uint64_t deadline, struct mci_curl_reply *reply,
+				     int *ret)
 {
 	enum outcome outcome = TRY_NEXT;
 	unsigned int first, i, n;
@@ -301,7 +322,8 @@ static enum outcome round_of_servers(struct mci_etcd_gateway *gateway, const cha
 	pthread_mutex_lock(&gateway->lock);
 	first = gateway->good;
 	pthread_mutex_unlock(&gateway->lock);
-	*ret = mci_fail(-ETIMEDOUT, "%s did not answer within %u ms", gateway->endpoints[first].base, gateway->timeout_ms);
+	*ret = mci_fail(-ETIMEDOUT, "%s did not answer within %u ms", gateway->endpoints[first].base,
+			gateway->timeout_ms);
 	for (n = 0; n < gateway->count && outcome == TRY_NEXT; n++) {
 		i = (first + n) % gateway->count;
 		now = mci_now_ns();
@@ -309,8 +331,8 @@ static enum outcome round_of_servers(struct mci_etcd_gateway *gateway, const cha
 			break;
 		if (n)
 			mci_debug("etcd: %s", mc_errmsg());
-		outcome = attempt(gateway, i, path, body, token, now + (deadline - now) / (gateway->count - n), reply,
-				  ret);
+		outcome = attempt(gateway, i, path, body, token,
+				  now + (deadline - now) / (gateway->count - n), reply, ret);
 		if (outcome != TRY_NEXT) {
 			pthread_mutex_lock(&gateway->lock);
 			gateway->good = i;
@@ -327,7 +349,8 @@ static int login(struct mci_etcd_gateway *gateway, uint64_t deadline, char token
 	int ret;
 
 	if (!body)
-		return mci_fail(-EINVAL, "user or password of etcd is not valid UTF-8, or there is no memory");
+		return mci_fail(-EINVAL,
+				"user or password of etcd is not valid UTF-8, or there is no memory");
 	round_of_servers(gateway, "auth/authenticate", body, NULL, deadline, &reply, &ret);
 	wipe(body);
 	pthread_mutex_lock(&gateway->lock);
@@ -350,7 +373,8 @@ static int login(struct mci_etcd_gateway *gateway, uint64_t deadline, char token
 	return ret;
 }
 
-static int call(struct mci_etcd_gateway *gateway, const char *path, const char *body, struct mci_curl_reply *reply)
+static int call(struct mci_etcd_gateway *gateway, const char *path, const char *body,
+		struct mci_curl_reply *reply)
 {
 	uint64_t deadline = mci_now_ns() + gateway->timeout_ms * MCI_NS_PER_MS;
 	char token[TOKEN_MAX];
@@ -385,11 +409,12 @@ static int explain(struct mci_etcd_gateway *gateway, int ret)
 	if (gateway->count == 1 || (ret != -ECONNREFUSED && ret != -ETIMEDOUT && ret != -EHOSTUNREACH))
 		return ret;
 	snprintf(last, sizeof(last), "%s", mc_errmsg());
-	return mci_fail(ret, "none of the %u etcd servers answered within %u ms; the last: %s", gateway->count,
-			gateway->timeout_ms, last);
+	return mci_fail(ret, "none of the %u etcd servers answered within %u ms; the last: %s",
+			gateway->count, gateway->timeout_ms, last);
 }
 
-int mci_etcd_call(struct mci_etcd_gateway *gateway, const char *path, char *request, char **out, size_t *length)
+int mci_etcd_call(struct mci_etcd_gateway *gateway, const char *path, char *request, char **out,
+		  size_t *length)
 {
 	struct mci_curl_reply reply;
 	int ret;
@@ -428,8 +453,8 @@ int mci_etcd_bad_reply(struct mci_etcd_gateway *gateway, const char *path)
 	pthread_mutex_lock(&gateway->lock);
 	i = gateway->good;
 	pthread_mutex_unlock(&gateway->lock);
-	return mci_fail(-EIO, "the answer of %s to %s is not what etcd sends; is it etcd?", gateway->endpoints[i].base,
-			path);
+	return mci_fail(-EIO, "the answer of %s to %s is not what etcd sends; is it etcd?",
+			gateway->endpoints[i].base, path);
 }
 
 /* ---- streams ---- */
@@ -437,7 +462,7 @@ int mci_etcd_bad_reply(struct mci_etcd_gateway *gateway, const char *path)
 struct lines {
 	char *text;
 	size_t length, size;
-	bool skipping;		/* to the end of a line that is too long */
+	bool skipping; /* to the end of a line that is too long */
 	int (*fn)(void *arg, const char *line, size_t length);
 	void *arg;
 };
@@ -497,6 +522,7 @@ int mci_etcd_stream(struct mci_etcd_gateway *gateway, const char *path, char *bo
 		.body = body,
 		.authorization = token,
 		.timeout_ms = gateway->timeout_ms,
+		.life_ms = STREAM_LIFE_MS,
 	};
 	long status = 0;
 	unsigned int i;
@@ -513,10 +539,12 @@ int mci_etcd_stream(struct mci_etcd_gateway *gateway, const char *path, char *bo
 	get_token(gateway, token);
 	if (!*token)
 		request.authorization = NULL;
-	snprintf(url, sizeof(url), "%s/%s/%s", gateway->endpoints[i].base, prefixes[prefix < 0 ? 0 : prefix], path);
+	snprintf(url, sizeof(url), "%s/%s/%s", gateway->endpoints[i].base, prefixes[prefix < 0 ? 0 : prefix],
+		 path);
 	ret = mci_curl_stream(gateway->curl, &request, cancel_fd, on_data, &lines, &status);
 	if (!ret && status != 200)
-		ret = mci_fail(-EIO, "%s ended a stream with HTTP status %ld", gateway->endpoints[i].base, status);
+		ret = mci_fail(-EIO, "%s ended a stream with HTTP status %ld", gateway->endpoints[i].base,
+			       status);
 	explicit_bzero(token, sizeof(token));
 	free(lines.text);
 	free(body);

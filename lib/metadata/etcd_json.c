@@ -92,7 +92,7 @@ char *mci_etcd_encode_range(const char *prefix, const char *from, bool after, un
 	if (!*from)
 		start = base64("", 1);
 	else
-		start = base64(from, strlen(from) + after);	/* key + a zero byte is the next possible key */
+		start = base64(from, strlen(from) + after); /* key + a zero byte is the next possible key */
 	failed = set(object, "key", start);
 	failed |= set(object, "range_end", prefix_end(prefix));
 	failed |= set(object, "limit", number(limit));
@@ -159,7 +159,8 @@ char *mci_etcd_encode_txn(const char *key, const char *text, size_t length, uint
 	json_decref(compare);
 	failed |= set(object, "compare", list);
 	if (text)
-		failed |= set(object, "success", one_step("request_put", put_object(key, text, length, lease)));
+		failed |=
+			set(object, "success", one_step("request_put", put_object(key, text, length, lease)));
 	else
 		failed |= set(object, "success", one_step("request_delete_range", key_object(key)));
 	failed |= set(object, "failure", one_step("request_range", key_object(key)));
@@ -257,7 +258,8 @@ static int read_base64(const json_t *object, const char *name, char **out, size_
 	if (!text)
 		return BAD;
 	n = strlen(text);
-	if (n % 4 || n > INT32_MAX / 2 || strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=") != n)
+	if (n % 4 || n > INT32_MAX / 2 ||
+	    strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=") != n)
 		return BAD;
 	*out = malloc(n / 4 * 3 + 1);
 	if (!*out)
@@ -295,7 +297,7 @@ static int read_kv(const json_t *object, int (*fn)(const struct mci_etcd_kv *kv,
 		goto out_key;
 	kv.key = key;
 	kv.text = text;
-	if (strlen(key) == key_length && fn)	/* a key with a zero byte inside is not one of ours */
+	if (strlen(key) == key_length && fn) /* a key with a zero byte inside is not one of ours */
 		ret = fn(&kv, arg);
 	free(text);
 out_key:
@@ -317,7 +319,8 @@ int mci_etcd_decode_range(const char *json, size_t length, int (*fn)(const struc
 	else
 		*more = json_is_true(json_object_get(reply, "more"));
 	if (!ret)
-		json_array_foreach(kvs, i, kv) {
+		json_array_foreach(kvs, i, kv)
+		{
 			ret = read_kv(kv, fn, arg);
 			if (ret)
 				break;
@@ -362,7 +365,8 @@ int mci_etcd_decode_deleted(const char *json, size_t length, uint64_t *deleted)
 {
 	json_t *root;
 	json_t *reply = load(json, length, &root);
-	int ret = json_is_object(json_object_get(reply, "header")) ? read_number(reply, "deleted", deleted) : BAD;
+	int ret = json_is_object(json_object_get(reply, "header")) ? read_number(reply, "deleted", deleted)
+								   : BAD;
 
 	json_decref(root);
 	return ret;
@@ -410,7 +414,8 @@ static void copy_message(struct mci_etcd_error *error, const char *text)
 			*c = ' ';
 }
 
-/* {"error": "text", "code": 5}, {"message": "text", "code": 5}, or {"error": {"grpc_code": 5, "message": "text"}}. */
+/* {"error": "text", "code": 5}, {"message": "text", "code": 5}, or {"error": {"grpc_code": 5, "message":
+ * "text"}}. */
 static int read_error(const json_t *root, struct mci_etcd_error *error)
 {
 	const json_t *inner = json_object_get(root, "error");
@@ -424,9 +429,10 @@ static int read_error(const json_t *root, struct mci_etcd_error *error)
 		text = json_string_value(inner);
 	if (!text && !json_object_get(from, "code"))
 		return 0;
-	if (read_number(from, json_object_get(from, "grpc_code") ? "grpc_code" : "code", &code) || code > 1000)
+	if (read_number(from, json_object_get(from, "grpc_code") ? "grpc_code" : "code", &code) ||
+	    code > 1000)
 		return BAD;
-	error->code = code ? (unsigned int)code : 2;	/* 2: gRPC's "unknown" */
+	error->code = code ? (unsigned int)code : 2; /* 2: gRPC's "unknown" */
 	copy_message(error, text ? text : "no reason given");
 	return 0;
 }

@@ -25,7 +25,7 @@
 
 #define CONNECT_MS 1500
 #define WATCH_MS 25000
-#define WATCH_SETTLE_MS 100	/* changes come in flocks: one call for many */
+#define WATCH_SETTLE_MS 100 /* changes come in flocks: one call for many */
 
 struct http {
 	struct mci_curl *curl;
@@ -36,12 +36,12 @@ struct http {
 
 struct ask {
 	const char *method;
-	const char *argument;		/* "key", "prefix" */
+	const char *argument; /* "key", "prefix" */
 	const char *value;
-	const char *more;		/* further arguments, escaped: "&renew=1" */
+	const char *more; /* further arguments, escaped: "&renew=1" */
 	const void *body;
 	size_t body_length;
-	const uint64_t *expect;		/* as in ops->put */
+	const uint64_t *expect; /* as in ops->put */
 	uint32_t ttl_ms;
 	uint64_t deadline_ns;
 };
@@ -64,8 +64,8 @@ static void status_text(const struct mci_curl_reply *reply, char *text, size_t s
 {
 	size_t n = strcspn(reply->body, "\r\n");
 
-	snprintf(text, size, "%ld%s%.*s%s", reply->status, n ? " \"" : "", (int)(n < 300 ? n : 300), reply->body,
-		 n ? "\"" : "");
+	snprintf(text, size, "%ld%s%.*s%s", reply->status, n ? " \"" : "", (int)(n < 300 ? n : 300),
+		 reply->body, n ? "\"" : "");
 }
 
 /* What no caller has a use for; the sentence says what to do. */
@@ -78,20 +78,27 @@ static int unexpected(const struct http *http, const struct mci_curl_reply *repl
 	case 401:
 	case 403:
 		if (http->authorization)
-			return mci_fail(-EACCES, "the metadata server at %s refuses our token (%s); is it the same cluster key on both sides?",
+			return mci_fail(-EACCES,
+					"the metadata server at %s refuses our token (%s); is it the same "
+					"cluster key on both sides?",
 					http->url, said);
-		return mci_fail(-EACCES, "the metadata server at %s wants a cluster key (%s); give one by --key_file or MOONCAKE_KEY_FILE",
+		return mci_fail(-EACCES,
+				"the metadata server at %s wants a cluster key (%s); give one by --key_file "
+				"or MOONCAKE_KEY_FILE",
 				http->url, said);
 	case 413:
-		return mci_fail(-EMSGSIZE, "the metadata server at %s refuses a value of this size: %s", http->url, said);
+		return mci_fail(-EMSGSIZE, "the metadata server at %s refuses a value of this size: %s",
+				http->url, said);
 	case 503:
 		return mci_fail(-EAGAIN, "the metadata server at %s is overloaded: %s", http->url, said);
 	case 507:
 		return mci_fail(-ENOSPC, "the metadata server at %s has no room left: %s", http->url, said);
 	case 404:
 	case 405:
-		return mci_fail(-EINVAL, "no metadata server answers at %s (%s); is the path right? it usually is /metadata",
-				http->url, said);
+		return mci_fail(
+			-EINVAL,
+			"no metadata server answers at %s (%s); is the path right? it usually is /metadata",
+			http->url, said);
 	default:
 		return mci_fail(-EIO, "the metadata server at %s answered %s", http->url, said);
 	}
@@ -107,15 +114,15 @@ static int exchange(struct http *http, const struct ask *ask, struct mci_curl_re
 		.authorization = http->authorization,
 	};
 	char condition[64], ttl[64], mark[32];
-	const char *headers[3] = { NULL };
+	const char *headers[3] = {NULL};
 	unsigned int n = 0;
 	char *url;
 	int ret;
 
 	request.timeout_ms = (uint32_t)mci_ms_left(ask->deadline_ns);
 	if (!request.timeout_ms)
-		return mci_fail(-ETIMEDOUT, "the metadata server at %s did not answer within %u ms", http->url,
-				http->timeout_ms);
+		return mci_fail(-ETIMEDOUT, "the metadata server at %s did not answer within %u ms",
+				http->url, http->timeout_ms);
 	request.connect_timeout_ms = request.timeout_ms < CONNECT_MS ? request.timeout_ms : CONNECT_MS;
 	if (ask->expect && *ask->expect)
 		snprintf(condition, sizeof(condition), "If-Match: \"%" PRIu64 "\"", *ask->expect);
@@ -138,8 +145,8 @@ static int exchange(struct http *http, const struct ask *ask, struct mci_curl_re
 	if (mci_curl_header(reply, MCI_HTTP_MARK, mark, sizeof(mark)))
 		mark[0] = 0;
 	/* What a proxy in between answers (5xx, no right) says nothing about the kind. */
-	if (mark[0] || reply->status == 200 || (reply->status >= 400 && reply->status <= 405 && reply->status != 401 &&
-						reply->status != 403))
+	if (mark[0] || reply->status == 200 ||
+	    (reply->status >= 400 && reply->status <= 405 && reply->status != 401 && reply->status != 403))
 		atomic_store(&http->ours, mark[0] != 0);
 	if (!strcmp(mark, MCI_HTTP_MARK_PATH)) {
 		ret = unexpected(http, reply);
@@ -148,15 +155,9 @@ static int exchange(struct http *http, const struct ask *ask, struct mci_curl_re
 	return ret;
 }
 
-static uint64_t deadline(const struct http *http)
-{
-	return mci_now_ns() + http->timeout_ms * MCI_NS_PER_MS;
-}
+static uint64_t deadline(const struct http *http) { return mci_now_ns() + http->timeout_ms * MCI_NS_PER_MS; }
 
-static uint64_t text_version(const void *text, size_t length)
-{
-	return XXH3_64bits(text, length) | 1;
-}
+static uint64_t text_version(const void *text, size_t length) { return XXH3_64bits(text, length) | 1; }
 
 static uint64_t reply_version(const struct mci_curl_reply *reply)
 {
@@ -172,8 +173,8 @@ static uint64_t reply_version(const struct mci_curl_reply *reply)
 
 static int get(struct http *http, const char *key, uint64_t deadline_ns, struct mci_metadata_value *value)
 {
-	struct ask ask = { .method = "GET", .argument = "key", .value = key, .deadline_ns = deadline_ns };
-	struct mci_curl_reply reply = { 0 };
+	struct ask ask = {.method = "GET", .argument = "key", .value = key, .deadline_ns = deadline_ns};
+	struct mci_curl_reply reply = {0};
 	int ret;
 
 	ret = exchange(http, &ask, &reply);
@@ -185,7 +186,8 @@ static int get(struct http *http, const char *key, uint64_t deadline_ns, struct 
 		ret = unexpected(http, &reply);
 	if (ret)
 		goto out;
-	value->version = atomic_load(&http->ours) ? reply_version(&reply) : text_version(reply.body, reply.length);
+	value->version =
+		atomic_load(&http->ours) ? reply_version(&reply) : text_version(reply.body, reply.length);
 	value->text = reply.body;
 	value->length = reply.length;
 	reply.body = NULL;
@@ -202,7 +204,7 @@ static int http_get(void *backend, const char *key, struct mci_metadata_value *v
 /* 0: the server has it (*version 0 if it is a classic one); -ESTALE or -EEXIST by the condition. */
 static int put_once(struct http *http, struct ask *ask, uint64_t *version, bool *duplicate)
 {
-	struct mci_curl_reply reply = { 0 };
+	struct mci_curl_reply reply = {0};
 	int ret;
 
 	ask->method = "PUT";
@@ -218,7 +220,7 @@ static int put_once(struct http *http, struct ask *ask, uint64_t *version, bool 
 	else if (reply.status != 200)
 		ret = unexpected(http, &reply);
 	if (*duplicate)
-		ret = unexpected(http, &reply);	/* the sentence, if it was something else after all */
+		ret = unexpected(http, &reply); /* the sentence, if it was something else after all */
 	mci_curl_reply_free(&reply);
 	return ret;
 }
@@ -227,7 +229,7 @@ static int put_once(struct http *http, struct ask *ask, uint64_t *version, bool 
 static int put_over(struct http *http, struct ask *ask, uint64_t *version)
 {
 	struct ask delete = *ask;
-	struct mci_curl_reply reply = { 0 };
+	struct mci_curl_reply reply = {0};
 	bool duplicate;
 	int ret;
 
@@ -252,7 +254,8 @@ static bool same(const struct mci_metadata_value *value, const struct ask *ask)
 	return value->length == ask->body_length && !memcmp(value->text, ask->body, ask->body_length);
 }
 
-/* Does the key on a classic server satisfy ask->expect? Also finds out whether the server still is classic. */
+/* Does the key on a classic server satisfy ask->expect? Also finds out whether the server still is classic.
+ */
 static int look_before(struct http *http, const struct ask *ask)
 {
 	struct mci_metadata_value value;
@@ -288,7 +291,9 @@ static int look_after(struct http *http, const struct ask *ask, uint64_t *versio
 static int explain(const char *key, int ret)
 {
 	if (ret == -EEXIST)
-		return mci_fail(ret, "the metadata key '%s' holds what another process put there; use another name, or end that process",
+		return mci_fail(ret,
+				"the metadata key '%s' holds what another process put there; use another "
+				"name, or end that process",
 				key);
 	return ret;
 }
@@ -317,7 +322,7 @@ static int http_put(void *backend, const char *key, const char *text, size_t len
 	if (!ret && !atomic_load(&http->ours))
 		ret = look_after(http, &ask, &got);
 	if (ret == -ESTALE && !expect)
-		ret = 0;	/* somebody put another value a moment later, as they may */
+		ret = 0; /* somebody put another value a moment later, as they may */
 	if (!ret)
 		*version = got;
 	return explain(key, ret);
@@ -327,9 +332,13 @@ static int http_del(void *backend, const char *key, const uint64_t *expect)
 {
 	struct http *http = backend;
 	struct ask ask = {
-		.method = "DELETE", .argument = "key", .value = key, .expect = expect, .deadline_ns = deadline(http),
+		.method = "DELETE",
+		.argument = "key",
+		.value = key,
+		.expect = expect,
+		.deadline_ns = deadline(http),
 	};
-	struct mci_curl_reply reply = { 0 };
+	struct mci_curl_reply reply = {0};
 	int ret = 0;
 
 	if (expect && !*expect)
@@ -362,17 +371,23 @@ static int http_del(void *backend, const char *key, const uint64_t *expect)
 static int renew_once(struct http *http, const char *key, const uint64_t *version, uint64_t deadline_ns)
 {
 	struct ask ask = {
-		.method = "POST", .argument = "key", .value = key, .more = "&renew=1", .body = "", .expect = version,
-		.ttl_ms = http->lease_ms, .deadline_ns = deadline_ns,
+		.method = "POST",
+		.argument = "key",
+		.value = key,
+		.more = "&renew=1",
+		.body = "",
+		.expect = version,
+		.ttl_ms = http->lease_ms,
+		.deadline_ns = deadline_ns,
 	};
-	struct mci_curl_reply reply = { 0 };
+	struct mci_curl_reply reply = {0};
 	int ret;
 
 	ret = exchange(http, &ask, &reply);
 	if (ret)
 		return ret;
 	if (!atomic_load(&http->ours))
-		ret = -EOPNOTSUPP;	/* a classic server took its place */
+		ret = -EOPNOTSUPP; /* a classic server took its place */
 	else if (reply.status == 404)
 		ret = -ENOENT;
 	else if (reply.status == 412)
@@ -387,7 +402,7 @@ static int renew_once(struct http *http, const char *key, const uint64_t *versio
 static int http_renew(void *backend, const char *key, const char *text, size_t length, uint64_t *version)
 {
 	struct http *http = backend;
-	struct ask wanted = { .body = text, .body_length = length };
+	struct ask wanted = {.body = text, .body_length = length};
 	struct mci_metadata_value value;
 	uint64_t deadline_ns = deadline(http);
 	bool mine;
@@ -415,8 +430,8 @@ static int http_renew(void *backend, const char *key, const char *text, size_t l
 }
 
 /* One entry of a listing: {"key", "value" or "value_hex", "version"}. */
-static int hand_over(json_t *entry, int (*fn)(const char *key, const struct mci_metadata_value *value, void *arg),
-		     void *arg)
+static int hand_over(json_t *entry,
+		     int (*fn)(const char *key, const struct mci_metadata_value *value, void *arg), void *arg)
 {
 	json_t *text = json_object_get(entry, "value"), *hex = json_object_get(entry, "value_hex");
 	const char *key = json_string_value(json_object_get(entry, "key"));
@@ -445,7 +460,7 @@ static int hand_over(json_t *entry, int (*fn)(const char *key, const struct mci_
 static int list_page(struct http *http, struct ask *ask, char **last,
 		     int (*fn)(const char *key, const struct mci_metadata_value *value, void *arg), void *arg)
 {
-	struct mci_curl_reply reply = { 0 };
+	struct mci_curl_reply reply = {0};
 	json_t *array = NULL;
 	char more[8];
 	size_t i, n;
@@ -456,7 +471,9 @@ static int list_page(struct http *http, struct ask *ask, char **last,
 	if (ret)
 		return ret;
 	if (!atomic_load(&http->ours)) {
-		ret = mci_fail(-EOPNOTSUPP, "the metadata server at %s is a classic one, which cannot list its keys; use mooncake-metadata-server, etcd or redis",
+		ret = mci_fail(-EOPNOTSUPP,
+			       "the metadata server at %s is a classic one, which cannot list its keys; use "
+			       "mooncake-metadata-server, etcd or redis",
 			       http->url);
 		goto out;
 	}
@@ -483,7 +500,7 @@ out:
 static int http_list(void *backend, const char *prefix,
 		     int (*fn)(const char *key, const struct mci_metadata_value *value, void *arg), void *arg)
 {
-	struct ask ask = { .method = "GET", .argument = "prefix", .value = prefix };
+	struct ask ask = {.method = "GET", .argument = "prefix", .value = prefix};
 	char *last = NULL, *after = NULL, *escaped;
 	int ret;
 
@@ -530,8 +547,8 @@ static int watch_once(struct http *http, const char *prefix, int cancel_fd, uint
 		.connect_timeout_ms = CONNECT_MS,
 		.timeout_ms = WATCH_MS + http->timeout_ms,
 	};
-	struct ask ask = { .argument = "watch", .value = prefix };
-	struct answer answer = { .length = 0 };
+	struct ask ask = {.argument = "watch", .value = prefix};
+	struct answer answer = {.length = 0};
 	json_t *reply, *flag;
 	char more[80];
 	long status = 0;
@@ -549,18 +566,21 @@ static int watch_once(struct http *http, const char *prefix, int cancel_fd, uint
 	if (ret)
 		return ret;
 	if (status != 200)
-		return mci_fail(-EIO, "the metadata server at %s answered a watch with status %ld", http->url, status);
+		return mci_fail(-EIO, "the metadata server at %s answered a watch with status %ld", http->url,
+				status);
 	reply = json_loadb(answer.text, answer.length, 0, NULL);
 	flag = json_object_get(reply, "changed");
 	*since = (uint64_t)json_integer_value(json_object_get(reply, "version"));
 	*changed = json_is_true(flag);
 	json_decref(reply);
-	return flag ? 0 : mci_fail(-EIO, "the metadata server at %s answered a watch with something else", http->url);
+	return flag ? 0
+		    : mci_fail(-EIO, "the metadata server at %s answered a watch with something else",
+			       http->url);
 }
 
 static bool is_cancelled(int cancel_fd, int wait_ms)
 {
-	struct pollfd pfd = { .fd = cancel_fd, .events = POLLIN };
+	struct pollfd pfd = {.fd = cancel_fd, .events = POLLIN};
 
 	return poll(&pfd, 1, wait_ms) > 0;
 }
@@ -584,7 +604,8 @@ static int http_watch(void *backend, const char *prefix, int cancel_fd, void (*f
 		if (is_cancelled(cancel_fd, WATCH_SETTLE_MS))
 			return 0;
 	}
-	return mci_fail(-EOPNOTSUPP, "the metadata server at %s is a classic one, which cannot be watched", http->url);
+	return mci_fail(-EOPNOTSUPP, "the metadata server at %s is a classic one, which cannot be watched",
+			http->url);
 }
 
 static void http_close(void *backend)
@@ -609,8 +630,10 @@ static int set_bearer(struct http *http, const char *uri, const char *bearer)
 		http->authorization = NULL;
 		return mci_fail(-ENOMEM, "no memory for the connection to the metadata server");
 	}
-	if (strncmp(uri, "https://", 8) && !mci_metadata_host(uri, host, sizeof(host)) && !mci_host_is_loopback(host))
-		mci_warn("the cluster's metadata token goes to %s in clear text; use https, with --cert_file and --cert_key_file at the server",
+	if (strncmp(uri, "https://", 8) && !mci_metadata_host(uri, host, sizeof(host)) &&
+	    !mci_host_is_loopback(host))
+		mci_warn("the cluster's metadata token goes to %s in clear text; use https, with --cert_file "
+			 "and --cert_key_file at the server",
 			 uri);
 	return 0;
 }
@@ -645,7 +668,8 @@ static int http_open(const char *uri, const struct mci_metadata_options *options
 	else if (ret != -ENOENT)
 		goto err_close;
 	if (!atomic_load(&http->ours))
-		mci_info("the metadata server at %s is a classic one: keys do not expire, and changes cannot be compared first",
+		mci_info("the metadata server at %s is a classic one: keys do not expire, and changes cannot "
+			 "be compared first",
 			 uri);
 	*backend = http;
 	return 0;

@@ -15,8 +15,8 @@
 #include "core/errors.h"
 #include "core/log.h"
 
-#define RETRY_MS 1000	/* pause after an unreachable server, if a third of the lease is longer */
-#define ATTEMPTS 4	/* compare-and-swap rounds before somebody else is taken to be faster */
+#define RETRY_MS 1000 /* pause after an unreachable server, if a third of the lease is longer */
+#define ATTEMPTS 4    /* compare-and-swap rounds before somebody else is taken to be faster */
 
 static bool same(const struct mci_metadata_value *value, const char *text)
 {
@@ -31,7 +31,9 @@ static int put(struct mci_metadata *metadata, const char *key, const char *text,
 
 static int taken(const char *key)
 {
-	return mci_fail(-EEXIST, "the metadata key '%s' holds what another process put there; use another name, or end that process",
+	return mci_fail(-EEXIST,
+			"the metadata key '%s' holds what another process put there; use another name, or "
+			"end that process",
 			key);
 }
 
@@ -123,7 +125,7 @@ static int del_ours(struct mci_metadata *metadata, const struct mci_published *e
 			return ret == -ENOENT ? 0 : ret;
 		}
 	}
-	return 0;	/* it changes faster than we can look: others write it */
+	return 0; /* it changes faster than we can look: others write it */
 }
 
 static void free_entry(struct mci_published *entry)
@@ -187,7 +189,8 @@ static int renew(struct mci_metadata *metadata, struct mci_published *entry)
 		mci_info("the metadata key '%s' vanished; it is published again", entry->key);
 		ret = put_ours(metadata, entry->key, entry->text, NULL, entry->other, 0, &version);
 	} else if (ret == -ESTALE) {
-		ret = put_ours(metadata, entry->key, entry->text, NULL, entry->other, entry->version, &version);
+		ret = put_ours(metadata, entry->key, entry->text, NULL, entry->other, entry->version,
+			       &version);
 	}
 	if (!ret) {
 		entry->version = version;
@@ -218,7 +221,8 @@ static void note_reachable(struct mci_metadata *metadata, int ret)
 		return;
 	metadata->unreachable = !!ret;
 	if (ret)
-		mci_warn("what this process published cannot be renewed now, and is tried again each second: %s",
+		mci_warn("what this process published cannot be renewed now, and is tried again each second: "
+			 "%s",
 			 mc_errmsg());
 	else
 		mci_info("the metadata server answers again");
@@ -299,7 +303,9 @@ static int start_heartbeat(struct mci_metadata *metadata)
 	if (metadata->heartbeat_runs)
 		return 0;
 	if (mci_thread_start(&metadata->heartbeat, heartbeat, metadata))
-		return mci_fail(-EAGAIN, "no thread for the heartbeat to the metadata server; is a limit on threads reached?");
+		return mci_fail(
+			-EAGAIN,
+			"no thread for the heartbeat to the metadata server; is a limit on threads reached?");
 	metadata->heartbeat_runs = true;
 	return 0;
 }
@@ -317,7 +323,7 @@ static struct mci_published *add(struct mci_metadata *metadata, const char *key)
 		return NULL;
 	}
 	entry->busy = true;
-	entry->leaving = true;	/* until it is there */
+	entry->leaving = true; /* until it is there */
 	entry->next = metadata->published;
 	metadata->published = entry;
 	return entry;
@@ -342,7 +348,7 @@ static void settle_failure(struct mci_metadata *metadata, struct mci_published *
 	if (is_certain(err)) {
 		free(text);
 	} else if (!entry->text) {
-		entry->text = text;	/* the heartbeat sees to its removal */
+		entry->text = text; /* the heartbeat sees to its removal */
 	} else {
 		free(entry->other);
 		entry->other = text;
@@ -373,8 +379,8 @@ int mci_metadata_publish(struct mci_metadata *metadata, const char *key, const c
 	if (replace)
 		ret = put_over(metadata, key, text, &version);
 	else
-		ret = put_ours(metadata, key, text, entry->text, entry->other, live && !expect ? entry->version : expect,
-			       &version);
+		ret = put_ours(metadata, key, text, entry->text, entry->other,
+			       live && !expect ? entry->version : expect, &version);
 
 	pthread_mutex_lock(&metadata->lock);
 	if (ret) {
@@ -452,8 +458,9 @@ void mci_lease_finish(struct mci_metadata *metadata)
 	while ((entry = metadata->published)) {
 		gave_up = gave_up || mci_now_ns() > deadline || del_ours(metadata, entry);
 		if (gave_up)
-			mci_warn("the metadata key '%s' could not be withdrawn; it ends with its lease of %u ms", entry->key,
-				 metadata->lease_ms);
+			mci_warn("the metadata key '%s' could not be withdrawn; it ends with its lease of %u "
+				 "ms",
+				 entry->key, metadata->lease_ms);
 		metadata->published = entry->next;
 		free_entry(entry);
 	}

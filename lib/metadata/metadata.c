@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* The metadata service: choose the backend by URI, pass calls on to it. Leases are in lease.c, watches in watch.c. */
+/* The metadata service: choose the backend by URI, pass calls on to it. Leases are in lease.c, watches in
+ * watch.c. */
 #include "metadata/metadata.h"
 
 #include <stdlib.h>
@@ -17,33 +18,37 @@
 
 static int choose(enum mci_metadata_kind kind, const struct mci_metadata_ops **ops)
 {
-	(void)ops;	/* a build without any backend */
+	(void)ops; /* a build without any backend */
 	switch (kind) {
 	case MCI_METADATA_ETCD:
 #if USE_ETCD
 		*ops = &mci_metadata_etcd;
 		return 0;
 #else
-		return mci_fail(-EOPNOTSUPP, "this build has no etcd client; build it with 'make USE_ETCD=1'");
+		return mci_fail(-EOPNOTSUPP,
+				"this build has no etcd client; build it with 'make USE_ETCD=1'");
 #endif
 	case MCI_METADATA_REDIS:
 #if USE_REDIS
 		*ops = &mci_metadata_redis;
 		return 0;
 #else
-		return mci_fail(-EOPNOTSUPP, "this build has no redis client; build it with 'make USE_REDIS=1'");
+		return mci_fail(-EOPNOTSUPP,
+				"this build has no redis client; build it with 'make USE_REDIS=1'");
 #endif
 	case MCI_METADATA_HTTP:
 #if USE_HTTP
 		*ops = &mci_metadata_http;
 		return 0;
 #else
-		return mci_fail(-EOPNOTSUPP, "this build has no HTTP metadata client; build it with 'make USE_HTTP=1'");
+		return mci_fail(-EOPNOTSUPP,
+				"this build has no HTTP metadata client; build it with 'make USE_HTTP=1'");
 #endif
 	case MCI_METADATA_P2P:
 		break;
 	}
-	return mci_fail(-EINVAL, "P2PHANDSHAKE means that there is no metadata server, so none can be opened");
+	return mci_fail(-EINVAL,
+			"P2PHANDSHAKE means that there is no metadata server, so none can be opened");
 }
 
 int mci_metadata_open(const char *uri, const struct mci_metadata_options *options, struct mci_metadata **out)
@@ -120,7 +125,8 @@ int mci_metadata_store(struct mci_metadata *metadata, const char *key, const cha
 	uint64_t version;
 	int ret = check_key(key);
 
-	return ret ? ret : metadata->ops->put(metadata->backend, key, text, strlen(text), NULL, false, &version);
+	return ret ? ret
+		   : metadata->ops->put(metadata->backend, key, text, strlen(text), NULL, false, &version);
 }
 
 int mci_metadata_remove(struct mci_metadata *metadata, const char *key)
@@ -131,7 +137,8 @@ int mci_metadata_remove(struct mci_metadata *metadata, const char *key)
 }
 
 int mci_metadata_list(struct mci_metadata *metadata, const char *prefix,
-		      int (*fn)(const char *key, const struct mci_metadata_value *value, void *arg), void *arg)
+		      int (*fn)(const char *key, const struct mci_metadata_value *value, void *arg),
+		      void *arg)
 {
 	if (!metadata->ops->list)
 		return mci_fail(-EOPNOTSUPP, "this metadata server cannot list its keys");

@@ -63,6 +63,7 @@ int mci_metadata_withdraw(struct mci_metadata *metadata, const char *key);	/* re
 void mci_metadata_on_lost(struct mci_metadata *metadata, void (*lost)(void *arg, const char *key), void *arg);
 
 /* Call @fn(arg) soon after anything under @prefix changed (etcd: watch; else polled each second).
+ * @fn may also run without a change: when a watch begins, or begins anew (etcd: each minute at least).
  * One watch per metadata object; watch thread. NULL fn ends it and waits for a running @fn. */
 int mci_metadata_watch(struct mci_metadata *metadata, const char *prefix, void (*fn)(void *arg), void *arg);
 

@@ -26,7 +26,7 @@
 #define IDLE_MAX 4
 #define ARGS_MAX 66
 #define REPLY_MAX (32u << 20)
-#define KEYS_MAX (64u << 20)	/* bytes of key names in one listing */
+#define KEYS_MAX (64u << 20) /* bytes of key names in one listing */
 
 struct redis {
 	char host[MCI_HOST_MAX], name[MCI_HOST_MAX + 32];
@@ -102,10 +102,13 @@ static int exchange(redisContext *context, const struct args *args, uint64_t dea
 static int failed(const struct redis *redis, int err)
 {
 	if (err == -ETIMEDOUT)
-		return mci_fail(err, "redis at %s did not answer within %u ms", redis->name, redis->timeout_ms);
+		return mci_fail(err, "redis at %s did not answer within %u ms", redis->name,
+				redis->timeout_ms);
 	if (err == -EMSGSIZE)
-		return mci_fail(err, "the answer of redis at %s is longer than %u MiB", redis->name, REPLY_MAX >> 20);
-	return mci_fail(-EIO, "the connection to redis at %s broke; is it redis, and does it still run?", redis->name);
+		return mci_fail(err, "the answer of redis at %s is longer than %u MiB", redis->name,
+				REPLY_MAX >> 20);
+	return mci_fail(-EIO, "the connection to redis at %s broke; is it redis, and does it still run?",
+			redis->name);
 }
 
 /* An error reply as a sentence. What the server says of a login may repeat the password: it is not shown. */
@@ -115,22 +118,29 @@ static int refused(const struct redis *redis, const redisReply *reply, bool logi
 	size_t word = strcspn(text, " ");
 
 	if (!strncmp(text, "NOAUTH", 6))
-		return mci_fail(-EACCES, "redis at %s wants a password; set one in the configuration, in the URI (redis://user:password@host) or in $MC_REDIS_PASSWORD",
+		return mci_fail(-EACCES,
+				"redis at %s wants a password; set one in the configuration, in the URI "
+				"(redis://user:password@host) or in $MC_REDIS_PASSWORD",
 				redis->name);
 	if (!strncmp(text, "LOADING", 7))
-		return mci_fail(-EAGAIN, "redis at %s is still loading its data; try again soon", redis->name);
+		return mci_fail(-EAGAIN, "redis at %s is still loading its data; try again soon",
+				redis->name);
 	if (login)
-		return mci_fail(-EACCES, "redis at %s refuses the login (%.*s); check user and password", redis->name,
-				(int)(word < 20 ? word : 20), text);
+		return mci_fail(-EACCES, "redis at %s refuses the login (%.*s); check user and password",
+				redis->name, (int)(word < 20 ? word : 20), text);
 	if (!strncmp(text, "NOPERM", 6))
-		return mci_fail(-EACCES, "redis at %s refuses: %.200s; the user needs GET, SET, DEL, MGET, SCAN and EVAL on the keys",
+		return mci_fail(-EACCES,
+				"redis at %s refuses: %.200s; the user needs GET, SET, DEL, MGET, SCAN and "
+				"EVAL on the keys",
 				redis->name, text);
 	if (!strncmp(text, "READONLY", 8))
-		return mci_fail(-EROFS, "redis at %s is a read-only replica; give the address of its master", redis->name);
+		return mci_fail(-EROFS, "redis at %s is a read-only replica; give the address of its master",
+				redis->name);
 	if (!strncmp(text, "OOM", 3))
 		return mci_fail(-ENOSPC, "redis at %s is out of memory (maxmemory)", redis->name);
 	if (!strncmp(text, "MOVED", 5) || !strncmp(text, "ASK", 3))
-		return mci_fail(-EOPNOTSUPP, "redis at %s is a redis cluster; give the address of a single server",
+		return mci_fail(-EOPNOTSUPP,
+				"redis at %s is a redis cluster; give the address of a single server",
 				redis->name);
 	return mci_fail(-EIO, "redis at %s refuses: %.200s", redis->name, text);
 }
@@ -269,8 +279,8 @@ static int command(struct redis *redis, const struct args *args, int type, redis
 	if (reply->type == REDIS_REPLY_ERROR)
 		ret = refused(redis, reply, false);
 	else
-		ret = mci_fail(-EIO, "redis at %s answered %s with a reply of type %d; is it redis?", redis->name,
-			       args->text[0], reply->type);
+		ret = mci_fail(-EIO, "redis at %s answered %s with a reply of type %d; is it redis?",
+			       redis->name, args->text[0], reply->type);
 	freeReplyObject(reply);
 	return ret;
 }
@@ -303,7 +313,8 @@ static void redis_close(void *backend)
 }
 
 /* The URI, else what the caller's configuration says, else the variables that classic tools read. */
-static int set_login(struct redis *redis, const struct mci_uri *uri, const struct mci_metadata_options *options)
+static int set_login(struct redis *redis, const struct mci_uri *uri,
+		     const struct mci_metadata_options *options)
 {
 	const char *user = uri->user;
 	const char *password = uri->password;
@@ -317,7 +328,8 @@ static int set_login(struct redis *redis, const struct mci_uri *uri, const struc
 		user = getenv("MC_REDIS_USERNAME");
 		password = getenv("MC_REDIS_PASSWORD");
 	}
-	if ((user && strlen(user) >= sizeof(redis->user)) || (password && strlen(password) >= sizeof(redis->password)))
+	if ((user && strlen(user) >= sizeof(redis->user)) ||
+	    (password && strlen(password) >= sizeof(redis->password)))
 		return mci_fail(-EINVAL, "the user or the password for redis is too long");
 	snprintf(redis->user, sizeof(redis->user), "%s", user ? user : "");
 	snprintf(redis->password, sizeof(redis->password), "%s", password ? password : "");
@@ -327,7 +339,8 @@ static int set_login(struct redis *redis, const struct mci_uri *uri, const struc
 		return 0;
 	redis->db = (int)strtol(db, &end, 10);
 	if (!isdigit((unsigned char)*db) || *end || redis->db < 0)
-		return mci_fail(-EINVAL, "$MC_REDIS_DB_INDEX is '%s'; it must be the number of a redis database", db);
+		return mci_fail(-EINVAL,
+				"$MC_REDIS_DB_INDEX is '%s'; it must be the number of a redis database", db);
 	return 0;
 }
 
@@ -352,8 +365,8 @@ static int redis_open(const char *text, const struct mci_metadata_options *optio
 	redis->timeout_ms = options->timeout_ms;
 	redis->lease_ms = options->lease_ms;
 	snprintf(redis->host, sizeof(redis->host), "%s", uri.endpoints[0].host);
-	snprintf(redis->name, sizeof(redis->name), strchr(redis->host, ':') ? "[%s]:%u%s" : "%s:%u%s", redis->host,
-		 redis->port, uri.endpoints[0].default_port ? " (no port was given)" : "");
+	snprintf(redis->name, sizeof(redis->name), strchr(redis->host, ':') ? "[%s]:%u%s" : "%s:%u%s",
+		 redis->host, redis->port, uri.endpoints[0].default_port ? " (no port was given)" : "");
 	if (uri.endpoints[0].default_port)
 		mci_info("redis://%s has no port: %u is taken (classic tools would take 12001)", redis->host,
 			 redis->port);
@@ -420,13 +433,12 @@ static const char *expectation(const uint64_t *expect, char text[17])
 static int redis_put(void *backend, const char *key, const char *text, size_t length, const uint64_t *expect,
 		     bool lease, uint64_t *version)
 {
-	static const char script[] =
-		"local v = redis.call('GET', KEYS[1]) "
-		"if v then v = string.sub(redis.sha1hex(v), 1, 16) else v = '' end "
-		"if v ~= ARGV[1] then return 0 end "
-		"if ARGV[3] == '0' then redis.call('SET', KEYS[1], ARGV[2]) "
-		"else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end "
-		"return 1";
+	static const char script[] = "local v = redis.call('GET', KEYS[1]) "
+				     "if v then v = string.sub(redis.sha1hex(v), 1, 16) else v = '' end "
+				     "if v ~= ARGV[1] then return 0 end "
+				     "if ARGV[3] == '0' then redis.call('SET', KEYS[1], ARGV[2]) "
+				     "else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end "
+				     "return 1";
 	struct redis *redis = backend;
 	struct args args = { 0 };
 	redisReply *reply;
@@ -466,11 +478,10 @@ static int redis_put(void *backend, const char *key, const char *text, size_t le
 
 static int redis_del(void *backend, const char *key, const uint64_t *expect)
 {
-	static const char script[] =
-		"local v = redis.call('GET', KEYS[1]) "
-		"if not v then return 0 end "
-		"if string.sub(redis.sha1hex(v), 1, 16) ~= ARGV[1] then return -1 end "
-		"return redis.call('DEL', KEYS[1])";
+	static const char script[] = "local v = redis.call('GET', KEYS[1]) "
+				     "if not v then return 0 end "
+				     "if string.sub(redis.sha1hex(v), 1, 16) ~= ARGV[1] then return -1 end "
+				     "return redis.call('DEL', KEYS[1])";
 	struct args args = { 0 };
 	long long deleted = 0;
 	char head[17];
@@ -494,11 +505,10 @@ static int redis_del(void *backend, const char *key, const uint64_t *expect)
 
 static int redis_renew(void *backend, const char *key, const char *text, size_t length, uint64_t *version)
 {
-	static const char script[] =
-		"local v = redis.call('GET', KEYS[1]) "
-		"if not v then return 0 end "
-		"if v ~= ARGV[1] then return -1 end "
-		"return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
+	static const char script[] = "local v = redis.call('GET', KEYS[1]) "
+				     "if not v then return 0 end "
+				     "if v ~= ARGV[1] then return -1 end "
+				     "return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
 	struct redis *redis = backend;
 	struct args args = { 0 };
 	long long renewed = 0;
@@ -540,7 +550,7 @@ static int add_key(struct keys *keys, const redisReply *reply)
 	char **bigger;
 
 	if (reply->type != REDIS_REPLY_STRING || strlen(reply->str) != (size_t)reply->len)
-		return 0;	/* a key with a zero byte inside is not one of ours */
+		return 0; /* a key with a zero byte inside is not one of ours */
 	if (keys->count == keys->size) {
 		keys->size = keys->size ? keys->size * 2 : 64;
 		bigger = reallocarray(keys->text, keys->size, sizeof(*bigger));
@@ -594,13 +604,15 @@ static int scan_step(struct redis *redis, const char *pattern, char cursor[32], 
 	if (reply->elements != 2 || reply->element[0]->type != REDIS_REPLY_STRING ||
 	    reply->element[0]->len >= 32 || reply->element[1]->type != REDIS_REPLY_ARRAY) {
 		freeReplyObject(reply);
-		return mci_fail(-EIO, "redis at %s answered SCAN with something else; is it redis?", redis->name);
+		return mci_fail(-EIO, "redis at %s answered SCAN with something else; is it redis?",
+				redis->name);
 	}
 	snprintf(cursor, 32, "%s", reply->element[0]->str);
 	for (i = 0; !ret && i < reply->element[1]->elements; i++)
 		ret = add_key(keys, reply->element[1]->element[i]);
 	freeReplyObject(reply);
-	return ret ? mci_fail(ret, "the list of keys at redis %s is too long for this process", redis->name) : 0;
+	return ret ? mci_fail(ret, "the list of keys at redis %s is too long for this process", redis->name)
+		   : 0;
 }
 
 static int compare(const void *a, const void *b)
@@ -642,7 +654,7 @@ static int hand_out(struct redis *redis, char *const *keys, size_t count,
 	for (i = 0; !ret && i < count && i < reply->elements; i++) {
 		one = reply->element[i];
 		if (one->type != REDIS_REPLY_STRING)
-			continue;	/* gone meanwhile, or not a text */
+			continue; /* gone meanwhile, or not a text */
 		value.text = one->str;
 		value.length = (size_t)one->len;
 		value.version = mci_redis_version(value.text, value.length);
@@ -653,7 +665,8 @@ static int hand_out(struct redis *redis, char *const *keys, size_t count,
 }
 
 static int redis_list(void *backend, const char *prefix,
-		      int (*fn)(const char *key, const struct mci_metadata_value *value, void *arg), void *arg)
+		      int (*fn)(const char *key, const struct mci_metadata_value *value, void *arg),
+		      void *arg)
 {
 	char *pattern = mci_redis_pattern(prefix);
 	struct redis *redis = backend;
@@ -672,7 +685,7 @@ static int redis_list(void *backend, const char *prefix,
 	for (i = 0; !ret && i < keys.count; i += n) {
 		n = keys.count - i < chunk ? keys.count - i : chunk;
 		ret = hand_out(redis, keys.text + i, n, fn, arg);
-		if (ret == -EMSGSIZE && n > 1) {	/* very long texts: fewer at once */
+		if (ret == -EMSGSIZE && n > 1) { /* very long texts: fewer at once */
 			chunk = n / 4 + 1;
 			n = 0;
 			ret = 0;

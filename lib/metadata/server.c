@@ -19,7 +19,7 @@
 #include "net/sock.h"
 
 #define MAX_BYTES (1ull << 30)
-#define MAX_IN_FLIGHT (256ull << 20)	/* uploads, lists, replaced values still being sent */
+#define MAX_IN_FLIGHT (256ull << 20) /* uploads, lists, replaced values still being sent */
 #define PEM_MAX (1u << 20)
 
 struct mc_metadata_server {
@@ -33,17 +33,20 @@ static int check_attr(const struct mc_metadata_server_attr *attr)
 	unsigned int i;
 
 	if (!attr || attr->size < sizeof(*attr))
-		return mci_fail(-EINVAL, "struct mc_metadata_server_attr was not set up; begin with MC_METADATA_SERVER_ATTR_INIT");
+		return mci_fail(-EINVAL, "struct mc_metadata_server_attr was not set up; begin with "
+					 "MC_METADATA_SERVER_ATTR_INIT");
 	if (attr->size > sizeof(*attr))
 		return mci_fail(-E2BIG, "the caller was built for a newer libmooncake than %s", mc_version());
 	if (attr->flags & ~MC_METADATA_SERVER_INSECURE)
-		return mci_fail(-EINVAL, "flags 0x%x of the metadata server are not known to libmooncake %s", attr->flags,
-				mc_version());
+		return mci_fail(-EINVAL, "flags 0x%x of the metadata server are not known to libmooncake %s",
+				attr->flags, mc_version());
 	for (i = 0; i < sizeof(attr->reserved) / sizeof(attr->reserved[0]); i++)
 		if (attr->reserved[i] || attr->reserved0)
-			return mci_fail(-EINVAL, "reserved members of struct mc_metadata_server_attr must be zero");
+			return mci_fail(-EINVAL,
+					"reserved members of struct mc_metadata_server_attr must be zero");
 	if (!attr->cert_file != !attr->cert_key_file)
-		return mci_fail(-EINVAL, "TLS needs both a certificate (--cert_file) and its key (--cert_key_file)");
+		return mci_fail(-EINVAL,
+				"TLS needs both a certificate (--cert_file) and its key (--cert_key_file)");
 	return 0;
 }
 
@@ -54,15 +57,23 @@ static int check_exposure(const struct mc_metadata_server_attr *attr, const char
 		return 0;
 	if (attr->flags & MC_METADATA_SERVER_INSECURE) {
 		mci_warn("the metadata server on %s is %s: whoever reaches it there can %s", bind,
-			 key_file && attr->cert_file ? "insecure by flag" : key_file ? "without TLS" : "open to all",
-			 key_file ? "listen for the cluster's metadata token" : "read and change all metadata");
+			 key_file && attr->cert_file ? "insecure by flag"
+			 : key_file		     ? "without TLS"
+						     : "open to all",
+			 key_file ? "listen for the cluster's metadata token"
+				  : "read and change all metadata");
 		return 0;
 	}
 	if (!key_file)
-		return mci_fail(-EPERM, "the metadata server would be open to everyone who can reach %s; give a cluster key (--key_file, made by 'mooncake key new'), or allow it with --insecure",
-				bind);
+		return mci_fail(
+			-EPERM,
+			"the metadata server would be open to everyone who can reach %s; give a cluster key "
+			"(--key_file, made by 'mooncake key new'), or allow it with --insecure",
+			bind);
 	if (!attr->cert_file)
-		return mci_fail(-EPERM, "the metadata token would cross the network to %s in clear text; give a TLS certificate (--cert_file, --cert_key_file), or allow it with --insecure",
+		return mci_fail(-EPERM,
+				"the metadata token would cross the network to %s in clear text; give a TLS "
+				"certificate (--cert_file, --cert_key_file), or allow it with --insecure",
 				bind);
 	return 0;
 }
@@ -149,8 +160,9 @@ static int open_store(const struct mc_metadata_server_attr *attr, struct mci_key
 	int ret;
 
 	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);	/* threads of the store take no signals */
-	ret = mci_keystore_open(attr->log_file, attr->max_bytes ? attr->max_bytes : MAX_BYTES, MAX_IN_FLIGHT, store);
+	pthread_sigmask(SIG_SETMASK, &all, &before); /* threads of the store take no signals */
+	ret = mci_keystore_open(attr->log_file, attr->max_bytes ? attr->max_bytes : MAX_BYTES, MAX_IN_FLIGHT,
+				store);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return ret;
 }
@@ -165,11 +177,12 @@ static int open_store(const struct mc_metadata_server_attr *attr, struct mci_key
  *
  * Return: 0; -EINVAL: attributes, certificate or key file; -EPERM: the address is not loopback and it is
  * not secured; -EADDRINUSE; -EBUSY: the log file is held by another server; -EBADMSG: it is no log file,
- * or its header is damaged; -EACCES, -ENOENT, -EIO, -ENOMEM: as the system says. mc_errmsg() has the sentence.
+ * or its header is damaged; -EACCES, -ENOENT, -EIO, -ENOMEM: as the system says. mc_errmsg() has the
+ * sentence.
  */
 int mc_metadata_server_open(const struct mc_metadata_server_attr *attr, mc_metadata_server **out)
 {
-	struct mci_http_attr http = { .listen_fd = -1 };
+	struct mci_http_attr http = {.listen_fd = -1};
 	mc_metadata_server *server;
 	char *cert = NULL, *cert_key = NULL;
 	char bearer[65] = "";
@@ -199,25 +212,25 @@ int mc_metadata_server_open(const struct mc_metadata_server_attr *attr, mc_metad
 	if (ret)
 		goto err_free;
 	ret = open_store(attr, &server->store);
-	if (ret)
-		goto err_listen;
+	if (ret) {
+		close(http.listen_fd);
+		goto err_free;
+	}
 	http.store = server->store;
 	http.bearer = key_file ? bearer : NULL;
 	http.cert = cert;
 	http.cert_key = cert_key;
 	ret = mci_http_start(&http, &server->http);
-	if (ret)
-		goto err_store;
+	if (ret) {
+		mci_keystore_close(server->store);
+		goto err_free;
+	}
 	free_secret(cert_key);
 	free(cert);
 	OPENSSL_cleanse(bearer, sizeof(bearer));
 	*out = server;
 	return 0;
 
-err_store:
-	mci_keystore_close(server->store);
-err_listen:
-	close(http.listen_fd);
 err_free:
 	free_secret(cert_key);
 	free(cert);
@@ -227,10 +240,7 @@ err_free:
 }
 
 /** mc_metadata_server_port() - the port it listens on; useful when 0 was asked for */
-uint16_t mc_metadata_server_port(const mc_metadata_server *server)
-{
-	return server->port;
-}
+uint16_t mc_metadata_server_port(const mc_metadata_server *server) { return server->port; }
 
 /**
  * mc_metadata_server_close() - stop serving, bring the log file to the disk, free

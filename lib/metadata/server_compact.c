@@ -17,8 +17,8 @@
 
 #define SYNC_NS (100 * MCI_NS_PER_MS)
 #define RETRY_NS (2 * MCI_NS_PER_S)
-#define SMALL (1u << 20)	/* a file below this is not worth it */
-#define STRETCH (1u << 20)	/* bytes written per holding of the lock */
+#define SMALL (1u << 20)   /* a file below this is not worth it */
+#define STRETCH (1u << 20) /* bytes written per holding of the lock */
 
 void mci_compact_note(struct mci_keystore *store, int append_result)
 {
@@ -127,7 +127,7 @@ static void *log_main(void *arg)
 		} else if (wanted && not_before <= now) {
 			store->want_compact = false;
 			if (!compact(store)) {
-				sync_log(store);	/* the rename too */
+				sync_log(store); /* the rename too */
 			} else if (!store->closing) {
 				mci_warn("%s", mc_errmsg());
 				store->want_compact = true;
@@ -136,7 +136,8 @@ static void *log_main(void *arg)
 		} else if (store->dirty || wanted) {
 			uint64_t at = store->dirty ? store->dirty_since + SYNC_NS : not_before;
 
-			mci_keystore_wait(store, &store->log_wake, wanted && not_before < at ? not_before : at);
+			mci_keystore_wait(store, &store->log_wake,
+					  wanted && not_before < at ? not_before : at);
 		} else {
 			pthread_cond_wait(&store->log_wake, &store->lock);
 		}
@@ -152,10 +153,8 @@ int mci_compact_start(struct mci_keystore *store, bool now)
 
 	store->want_compact = now;
 	ret = -pthread_create(&store->log_thread, NULL, log_main, store);
-	return ret ? mci_fail(ret, "no thread for the log file of the metadata server: %s", strerror(-ret)) : 0;
+	return ret ? mci_fail(ret, "no thread for the log file of the metadata server: %s", strerror(-ret))
+		   : 0;
 }
 
-void mci_compact_join(struct mci_keystore *store)
-{
-	pthread_join(store->log_thread, NULL);
-}
+void mci_compact_join(struct mci_keystore *store) { pthread_join(store->log_thread, NULL); }

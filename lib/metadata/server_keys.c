@@ -20,10 +20,7 @@ bool mci_budget_take(struct mci_budget *budget, uint64_t n)
 	return true;
 }
 
-void mci_budget_give(struct mci_budget *budget, uint64_t n)
-{
-	atomic_fetch_sub(&budget->used, n);
-}
+void mci_budget_give(struct mci_budget *budget, uint64_t n) { atomic_fetch_sub(&budget->used, n); }
 
 struct mci_blob *mci_blob_new(struct mci_budget *budget, uint32_t size)
 {

@@ -35,11 +35,11 @@ struct file {
 };
 
 struct mci_keylog {
-	char *path;			/* resolved: no symbolic link at its end */
-	struct file file, shadow;	/* shadow: the new file of a compaction, fd -1 = none */
-	bool shadow_failed, renamed;	/* renamed: the directory is not on the disk yet */
+	char *path;		     /* resolved: no symbolic link at its end */
+	struct file file, shadow;    /* shadow: the new file of a compaction, fd -1 = none */
+	bool shadow_failed, renamed; /* renamed: the directory is not on the disk yet */
 	XXH3_state_t *state;
-	_Atomic bool broken;		/* a sync failed: only a compaction makes the file good again */
+	_Atomic bool broken; /* a sync failed: only a compaction makes the file good again */
 };
 
 /* Reads the file through a window, so that its size does not matter. */
@@ -85,7 +85,8 @@ static void encode_header(uint8_t *out, const struct mci_keylog_record *record, 
 	mci_put32(out + 32, record->value_length);
 }
 
-size_t mci_keylog_seal_record(uint8_t *out, const struct mci_keylog_record *record, uint64_t salt, uint64_t offset)
+size_t mci_keylog_seal_record(uint8_t *out, const struct mci_keylog_record *record, uint64_t salt,
+			      uint64_t offset)
 {
 	uint64_t size = mci_keylog_record_size(record->key_length, record->value_length);
 
@@ -93,7 +94,8 @@ size_t mci_keylog_seal_record(uint8_t *out, const struct mci_keylog_record *reco
 	encode_header(out, record, salt);
 	memcpy(out + MCI_KEYLOG_RECORD_HEADER, record->key, record->key_length);
 	if (record->value_length)
-		memcpy(out + MCI_KEYLOG_RECORD_HEADER + record->key_length, record->value, record->value_length);
+		memcpy(out + MCI_KEYLOG_RECORD_HEADER + record->key_length, record->value,
+		       record->value_length);
 	mci_put64(out + 8, XXH3_64bits_withSeed(out + 16, size - 16, salt ^ offset));
 	return size;
 }
@@ -107,8 +109,8 @@ static const uint8_t *view(struct reader *reader, uint64_t offset, size_t n)
 	reader->start = offset;
 	reader->length = 0;
 	while (reader->length < reader->room) {
-		ssize_t got = pread(reader->fd, reader->window + reader->length, reader->room - reader->length,
-				    (off_t)(offset + reader->length));
+		ssize_t got = pread(reader->fd, reader->window + reader->length,
+				    reader->room - reader->length, (off_t)(offset + reader->length));
 
 		if (got < 0 && errno == EINTR)
 			continue;
@@ -151,10 +153,10 @@ static size_t decode(struct reader *reader, uint64_t salt, uint64_t offset, stru
 	return memchr(record->key, 0, record->key_length) ? 0 : length;
 }
 
-static int replay(struct mci_keylog *log, int (*fn)(void *arg, const struct mci_keylog_record *record), void *arg,
-		  struct mci_keylog_report *report)
+static int replay(struct mci_keylog *log, int (*fn)(void *arg, const struct mci_keylog_record *record),
+		  void *arg, struct mci_keylog_report *report)
 {
-	struct reader reader = { .fd = log->file.fd };
+	struct reader reader = {.fd = log->file.fd};
 	struct mci_keylog_record record;
 	uint64_t offset = MCI_KEYLOG_HEADER, good = offset;
 	struct stat st;
@@ -171,7 +173,7 @@ static int replay(struct mci_keylog *log, int (*fn)(void *arg, const struct mci_
 	while (offset < reader.size && !reader.error) {
 		length = decode(&reader, log->file.salt, offset, &record);
 		if (!length) {
-			offset += 8;	/* look for the next intact one */
+			offset += 8; /* look for the next intact one */
 			continue;
 		}
 		report->damaged_bytes += offset - good;
@@ -199,8 +201,10 @@ static int repair(struct mci_keylog *log, const struct mci_keylog_report *report
 	if (report->damaged_bytes && asprintf(&aside, "%s.damaged", log->path) >= 0) {
 		unlink(aside);
 		if (link(log->path, aside))
-			mci_warn("log file '%s' could not be kept as '%s': %s", log->path, aside, strerror(errno));
-		mci_warn("log file '%s' is damaged: %llu bytes between intact records were skipped (kept as '%s'); changes in them are lost",
+			mci_warn("log file '%s' could not be kept as '%s': %s", log->path, aside,
+				 strerror(errno));
+		mci_warn("log file '%s' is damaged: %llu bytes between intact records were skipped (kept as "
+			 "'%s'); changes in them are lost",
 			 log->path, (unsigned long long)report->damaged_bytes, aside);
 		free(aside);
 	}
@@ -242,7 +246,7 @@ static int write_at(int fd, struct iovec *iov, int count, uint64_t offset)
 static int write_header(struct file *file)
 {
 	uint8_t header[MCI_KEYLOG_HEADER];
-	struct iovec iov = { header, sizeof(header) };
+	struct iovec iov = {header, sizeof(header)};
 
 	mci_random(&file->salt, sizeof(file->salt));
 	mci_keylog_seal_header(header, file->salt);
@@ -274,7 +278,7 @@ static bool all_zero(const uint8_t *p, size_t n)
 static int read_header(struct mci_keylog *log)
 {
 	uint8_t header[MCI_KEYLOG_HEADER], pid[4];
-	struct iovec iov = { pid, sizeof(pid) };
+	struct iovec iov = {pid, sizeof(pid)};
 	ssize_t got = pread(log->file.fd, header, sizeof(header), 0);
 	struct stat st;
 	int ret;
@@ -286,15 +290,20 @@ static int read_header(struct mci_keylog *log)
 		if (!ret && fsync(log->file.fd))
 			ret = -errno;
 		if (ret)
-			return mci_fail(ret, "log file '%s' cannot be written: %s", log->path, strerror(-ret));
+			return mci_fail(ret, "log file '%s' cannot be written: %s", log->path,
+					strerror(-ret));
 		sync_directory(log->path);
 		return 0;
 	}
 	if (got < MCI_KEYLOG_HEADER || memcmp(header, MAGIC, 8))
-		return mci_fail(-EBADMSG, "'%s' is not a log file of the metadata server; give another --log_file, or move this one away",
+		return mci_fail(-EBADMSG,
+				"'%s' is not a log file of the metadata server; give another --log_file, or "
+				"move this one away",
 				log->path);
 	if (mci_get64(header + 16) != XXH3_64bits(header, 16))
-		return mci_fail(-EBADMSG, "the header of log file '%s' is damaged; move the file away to start without its keys (segments publish themselves again)",
+		return mci_fail(-EBADMSG,
+				"the header of log file '%s' is damaged; move the file away to start without "
+				"its keys (segments publish themselves again)",
 				log->path);
 	log->file.salt = mci_get64(header + 8);
 	mci_put32(pid, (uint32_t)getpid());
@@ -309,10 +318,14 @@ static int refuse_held(int fd, const char *path)
 	uint8_t pid[4];
 
 	if (pread(fd, pid, sizeof(pid), PID_AT) == sizeof(pid) && mci_get32(pid))
-		return mci_fail(-EBUSY, "log file '%s' is held by the metadata server with pid %u; stop that one, or give another --log_file",
+		return mci_fail(-EBUSY,
+				"log file '%s' is held by the metadata server with pid %u; stop that one, or "
+				"give another --log_file",
 				path, mci_get32(pid));
-	return mci_fail(-EBUSY, "log file '%s' is held by another metadata server; stop that one, or give another --log_file",
-			path);
+	return mci_fail(
+		-EBUSY,
+		"log file '%s' is held by another metadata server; stop that one, or give another --log_file",
+		path);
 }
 
 /* A compaction elsewhere may replace the file between open and flock: then begin again. */
@@ -330,9 +343,10 @@ static int open_locked(const char *path, int *out)
 			return mci_fail(-EINVAL, "log file '%s' is not a regular file", path);
 		}
 		if (flock(fd, LOCK_EX | LOCK_NB)) {
-			int ret = errno == EWOULDBLOCK ? refuse_held(fd, path)
-						       : mci_fail(-errno, "log file '%s' cannot be locked: %s", path,
-								  strerror(errno));
+			int ret = errno == EWOULDBLOCK
+					  ? refuse_held(fd, path)
+					  : mci_fail(-errno, "log file '%s' cannot be locked: %s", path,
+						     strerror(errno));
 
 			close(fd);
 			return ret;
@@ -399,10 +413,7 @@ void mci_keylog_close(struct mci_keylog *log)
 	free(log);
 }
 
-uint64_t mci_keylog_size(const struct mci_keylog *log)
-{
-	return log->file.end;
-}
+uint64_t mci_keylog_size(const struct mci_keylog *log) { return log->file.end; }
 
 /* All of the record, or nothing of it and -errno. */
 static int append_to(const struct mci_keylog *log, struct file *file, const struct mci_keylog_record *record)
@@ -411,10 +422,10 @@ static int append_to(const struct mci_keylog *log, struct file *file, const stru
 	uint8_t head[MCI_KEYLOG_RECORD_HEADER];
 	uint64_t size = mci_keylog_record_size(record->key_length, record->value_length);
 	struct iovec iov[4] = {
-		{ head, sizeof(head) },
-		{ (void *)record->key, record->key_length },
-		{ (void *)(record->value_length ? record->value : record->key), record->value_length },
-		{ (void *)zeros, size - sizeof(head) - record->key_length - record->value_length },
+		{head, sizeof(head)},
+		{(void *)record->key, record->key_length},
+		{(void *)(record->value_length ? record->value : record->key), record->value_length},
+		{(void *)zeros, size - sizeof(head) - record->key_length - record->value_length},
 	};
 	int i, ret;
 
@@ -440,12 +451,15 @@ int mci_keylog_append(struct mci_keylog *log, const struct mci_keylog_record *re
 	int ret;
 
 	if (atomic_load(&log->broken))
-		return mci_fail(-EIO, "log file '%s' could not be brought to the disk; changes are refused until it can be written anew",
+		return mci_fail(-EIO,
+				"log file '%s' could not be brought to the disk; changes are refused until "
+				"it can be written anew",
 				log->path);
 	ret = append_to(log, &log->file, record);
 	if (ret)
 		return mci_fail(ret == -EDQUOT || ret == -EFBIG ? -ENOSPC : ret,
-				"log file '%s' cannot be written: %s; nothing was changed", log->path, strerror(-ret));
+				"log file '%s' cannot be written: %s; nothing was changed", log->path,
+				strerror(-ret));
 	if (log->shadow.fd >= 0 && append_to(log, &log->shadow, record))
 		log->shadow_failed = true;
 	return 0;
@@ -490,7 +504,8 @@ int mci_keylog_compact_begin(struct mci_keylog *log)
 		ret = -errno;
 	if (ret) {
 		mci_keylog_compact_abandon(log);
-		return mci_fail(ret, "a new file for log file '%s' cannot be written: %s", log->path, strerror(-ret));
+		return mci_fail(ret, "a new file for log file '%s' cannot be written: %s", log->path,
+				strerror(-ret));
 	}
 	return 0;
 }
@@ -500,15 +515,16 @@ int mci_keylog_rewrite(struct mci_keylog *log, const struct mci_keylog_record *r
 	int ret = log->shadow_failed ? -EIO : append_to(log, &log->shadow, record);
 
 	if (ret)
-		return mci_fail(ret, "a new file for log file '%s' cannot be written: %s", log->path, strerror(-ret));
+		return mci_fail(ret, "a new file for log file '%s' cannot be written: %s", log->path,
+				strerror(-ret));
 	return 0;
 }
 
 int mci_keylog_compact_presync(struct mci_keylog *log)
 {
 	if (fsync(log->shadow.fd))
-		return mci_fail(-EIO, "a new file for log file '%s' cannot be brought to the disk: %s", log->path,
-				strerror(errno));
+		return mci_fail(-EIO, "a new file for log file '%s' cannot be brought to the disk: %s",
+				log->path, strerror(errno));
 	return 0;
 }
 

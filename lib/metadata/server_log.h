@@ -33,7 +33,7 @@ struct mci_keylog_record {
 	enum mci_keylog_type type;
 	uint64_t version;
 	uint32_t ttl_ms;
-	const char *key;		/* not terminated */
+	const char *key; /* not terminated */
 	uint16_t key_length;
 	const char *value;
 	uint32_t value_length;
@@ -41,8 +41,8 @@ struct mci_keylog_record {
 
 struct mci_keylog_report {
 	uint64_t records;
-	uint64_t torn_bytes;		/* cut off at the end */
-	uint64_t damaged_bytes;		/* skipped, intact records follow */
+	uint64_t torn_bytes;	/* cut off at the end */
+	uint64_t damaged_bytes; /* skipped, intact records follow */
 };
 
 struct mci_keylog;
@@ -57,7 +57,7 @@ void mci_keylog_close(struct mci_keylog *log);
 
 /* Owner's lock held. -ENOSPC, -EIO with a sentence: nothing was appended. */
 int mci_keylog_append(struct mci_keylog *log, const struct mci_keylog_record *record);
-uint64_t mci_keylog_size(const struct mci_keylog *log);		/* owner's lock held */
+uint64_t mci_keylog_size(const struct mci_keylog *log); /* owner's lock held */
 uint64_t mci_keylog_record_size(size_t key_length, size_t value_length);
 
 /* Without the owner's lock, one thread at a time (the same one for all that follow). */
@@ -77,6 +77,7 @@ void mci_keylog_compact_abandon(struct mci_keylog *log);
 
 /* Sets the checksum of a header or record in memory, as the file would have it (for tests). */
 void mci_keylog_seal_header(uint8_t header[MCI_KEYLOG_HEADER], uint64_t salt);
-size_t mci_keylog_seal_record(uint8_t *out, const struct mci_keylog_record *record, uint64_t salt, uint64_t offset);
+size_t mci_keylog_seal_record(uint8_t *out, const struct mci_keylog_record *record, uint64_t salt,
+			      uint64_t offset);
 
 #endif

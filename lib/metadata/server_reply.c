@@ -17,8 +17,8 @@ struct held {
 	char *text;
 };
 
-static enum MHD_Result queue(struct mci_http_request *request, unsigned int status, struct MHD_Response *response,
-			     const char *type)
+static enum MHD_Result queue(struct mci_http_request *request, unsigned int status,
+			     struct MHD_Response *response, const char *type)
 {
 	enum MHD_Result ret;
 
@@ -62,18 +62,15 @@ enum MHD_Result mci_reply_text(struct mci_http_request *request, unsigned int st
 	return mci_reply_version(request, status, text, 0);
 }
 
-static void release_blob(void *arg)
-{
-	mci_blob_put(arg);
-}
+static void release_blob(void *arg) { mci_blob_put(arg); }
 
 enum MHD_Result mci_reply_value(struct mci_http_request *request, const struct mci_keystore_item *item)
 {
 	struct MHD_Response *response;
 
 	mci_blob_get(item->value);
-	response = MHD_create_response_from_buffer_with_free_callback_cls(item->value->length, item->value->bytes,
-									  release_blob, item->value);
+	response = MHD_create_response_from_buffer_with_free_callback_cls(
+		item->value->length, item->value->bytes, release_blob, item->value);
 	if (!response)
 		mci_blob_put(item->value);
 	add_version(response, item->version);
@@ -140,7 +137,8 @@ static struct MHD_Response *held_response(struct mci_budget *budget, char *text)
 	held->budget = budget;
 	if (!mci_budget_take(budget, held->length))
 		goto err_free;
-	response = MHD_create_response_from_buffer_with_free_callback_cls(held->length, text, release_held, held);
+	response = MHD_create_response_from_buffer_with_free_callback_cls(held->length, text, release_held,
+									  held);
 	if (!response)
 		release_held(held);
 	return response;
@@ -151,8 +149,8 @@ err_free:
 	return NULL;
 }
 
-enum MHD_Result mci_reply_list(struct mci_http_request *request, struct mci_keystore_item *items, size_t count,
-			       bool more)
+enum MHD_Result mci_reply_list(struct mci_http_request *request, struct mci_keystore_item *items,
+			       size_t count, bool more)
 {
 	json_t *array = list_json(items, count);
 	struct MHD_Response *response;
@@ -161,8 +159,9 @@ enum MHD_Result mci_reply_list(struct mci_http_request *request, struct mci_keys
 				 array ? json_dumps(array, JSON_COMPACT) : NULL);
 	json_decref(array);
 	if (!response)
-		return mci_reply_text(request, MHD_HTTP_SERVICE_UNAVAILABLE,
-				      "the metadata server has too much on its way out; ask again in a second");
+		return mci_reply_text(
+			request, MHD_HTTP_SERVICE_UNAVAILABLE,
+			"the metadata server has too much on its way out; ask again in a second");
 	if (more)
 		MHD_add_response_header(response, MCI_HTTP_MORE, "1");
 	return queue(request, MHD_HTTP_OK, response, "application/json");
@@ -173,7 +172,8 @@ enum MHD_Result mci_reply_watch(struct mci_http_request *request, uint64_t versi
 	struct MHD_Response *response;
 	char text[80];
 
-	snprintf(text, sizeof(text), "{\"changed\":%s,\"version\":%" PRIu64 "}", changed ? "true" : "false", version);
+	snprintf(text, sizeof(text), "{\"changed\":%s,\"version\":%" PRIu64 "}", changed ? "true" : "false",
+		 version);
 	response = MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_MUST_COPY);
 	return queue(request, MHD_HTTP_OK, response, "application/json");
 }

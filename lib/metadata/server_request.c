@@ -18,7 +18,7 @@
 
 #include "core/clock.h"
 
-#define DRAIN_MAX (8u << 20)	/* of a refused body that is read, so that the client sees the answer */
+#define DRAIN_MAX (8u << 20) /* of a refused body that is read, so that the client sees the answer */
 #define FIRST_SIZE 4096
 
 static void refuse(struct mci_http_request *request, unsigned int status, const char *sentence)
@@ -38,8 +38,8 @@ static const char *argument(const struct mci_http_request *request, const char *
 	const char *value = NULL;
 	size_t length = 0;
 
-	if (!MHD_lookup_connection_value_n(request->connection, MHD_GET_ARGUMENT_KIND, name, strlen(name), &value,
-					   &length))
+	if (!MHD_lookup_connection_value_n(request->connection, MHD_GET_ARGUMENT_KIND, name, strlen(name),
+					   &value, &length))
 		return NULL;
 	if (value && strlen(value) != length) {
 		*bad = true;
@@ -106,14 +106,16 @@ static void begin_body(struct mci_http_request *request)
 {
 	uint64_t length;
 
-	if (!number(header(request, "Content-Length"), UINT64_MAX, FIRST_SIZE, &length) || length > MCI_VALUE_MAX) {
+	if (!number(header(request, "Content-Length"), UINT64_MAX, FIRST_SIZE, &length) ||
+	    length > MCI_VALUE_MAX) {
 		refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, "a value has at most 1048576 bytes (1 MiB)");
 		request->body_seen = length;
 		return;
 	}
 	request->body = mci_blob_new(mci_keystore_budget(request->store), 0);
 	if (!request->body)
-		refuse(request, MHD_HTTP_SERVICE_UNAVAILABLE, "the metadata server has no memory for a value");
+		refuse(request, MHD_HTTP_SERVICE_UNAVAILABLE,
+		       "the metadata server has no memory for a value");
 }
 
 /* At least @need bytes of room, all charged. */
@@ -185,12 +187,14 @@ void mci_request_begin(struct mci_http_request *request, const char *url, const 
 	}
 	if (bearer && !authorized(request, bearer)) {
 		refuse(request, MHD_HTTP_UNAUTHORIZED,
-		       "this metadata server has a cluster key: send \"Authorization: Bearer TOKEN\" (mooncake key show --role metadata prints the token)");
+		       "this metadata server has a cluster key: send \"Authorization: Bearer TOKEN\" "
+		       "(mooncake key show FILE --role=metadata prints it)");
 		return;
 	}
 	if (strcmp(url, "/metadata") && strcmp(url, "/metadata/")) {
 		request->mark = MCI_HTTP_MARK_PATH;
-		refuse(request, MHD_HTTP_NOT_FOUND, "no such page: keys are at /metadata?key=..., health at /health");
+		refuse(request, MHD_HTTP_NOT_FOUND,
+		       "no such page: keys are at /metadata?key=..., health at /health");
 		return;
 	}
 	switch (request->verb) {
@@ -252,7 +256,8 @@ static bool read_condition(struct mci_http_request *request, struct mci_keystore
 	}
 	if ((none && match) || (none && strcmp(none, "*")) || (match && !parse_tag(match, condition))) {
 		refuse(request, MHD_HTTP_BAD_REQUEST,
-		       "a condition is If-None-Match: *, If-Match: *, or If-Match: \"version\" (the ETag of an answer)");
+		       "a condition is If-None-Match: *, If-Match: *, or If-Match: \"version\" (the ETag of "
+		       "an answer)");
 		return false;
 	}
 	if (none)
@@ -270,14 +275,16 @@ static bool read_ttl(struct mci_http_request *request, uint32_t *ttl_ms)
 		text = argument(request, "ttl_ms", &bad);
 	if (bad || !number(text, MCI_HTTP_TTL_MAX_MS, 0, &value) || (text && !value)) {
 		refuse(request, MHD_HTTP_BAD_REQUEST,
-		       "a time to live (header " MCI_HTTP_TTL " or ttl_ms=) is a number of milliseconds from 1 to 2147483647");
+		       "a time to live (header " MCI_HTTP_TTL
+		       " or ttl_ms=) is a number of milliseconds from 1 to 2147483647");
 		return false;
 	}
 	*ttl_ms = (uint32_t)value;
 	return true;
 }
 
-static enum MHD_Result answer_change(struct mci_http_request *request, int ret, const char *done, uint64_t version)
+static enum MHD_Result answer_change(struct mci_http_request *request, int ret, const char *done,
+				     uint64_t version)
 {
 	switch (ret) {
 	case 0:
@@ -285,10 +292,12 @@ static enum MHD_Result answer_change(struct mci_http_request *request, int ret, 
 	case -ENOENT:
 		return mci_reply_text(request, MHD_HTTP_NOT_FOUND, "metadata not found");
 	case -EEXIST:
-		return mci_reply_version(request, MHD_HTTP_PRECONDITION_FAILED, "the key exists already", version);
+		return mci_reply_version(request, MHD_HTTP_PRECONDITION_FAILED, "the key exists already",
+					 version);
 	case -ESTALE:
 		return mci_reply_version(request, MHD_HTTP_PRECONDITION_FAILED,
-					 version ? "the key has another version" : "the key does not exist", version);
+					 version ? "the key has another version" : "the key does not exist",
+					 version);
 	case -ENOSPC:
 		return mci_reply_text(request, MHD_HTTP_INSUFFICIENT_STORAGE, mc_errmsg());
 	case -ENOMEM:
@@ -300,7 +309,7 @@ static enum MHD_Result answer_change(struct mci_http_request *request, int ret, 
 
 static enum MHD_Result change(struct mci_http_request *request, const char *key)
 {
-	struct mci_keystore_if condition = { .when = MCI_WHEN_ANY };
+	struct mci_keystore_if condition = {.when = MCI_WHEN_ANY};
 	uint64_t version = 0;
 	uint32_t ttl_ms = 0;
 	int ret;
@@ -340,7 +349,8 @@ static enum MHD_Result list(struct mci_http_request *request, const char *prefix
 	const char *after = argument(request, "after", &bad);
 	uint64_t limit;
 
-	if (bad || !number(argument(request, "limit", &bad), UINT32_MAX, MCI_HTTP_PAGE_KEYS, &limit) || !limit)
+	if (bad || !number(argument(request, "limit", &bad), UINT32_MAX, MCI_HTTP_PAGE_KEYS, &limit) ||
+	    !limit)
 		return mci_reply_text(request, MHD_HTTP_BAD_REQUEST,
 				      "limit= is a number of keys of at least 1, after= a key");
 	if (limit > MCI_HTTP_PAGE_KEYS)
@@ -348,7 +358,8 @@ static enum MHD_Result list(struct mci_http_request *request, const char *prefix
 	items = calloc(limit, sizeof(*items));
 	if (!items)
 		return mci_reply_text(request, MHD_HTTP_SERVICE_UNAVAILABLE, "no memory to list keys");
-	if (mci_keystore_page(request->store, prefix, after, limit, MCI_HTTP_PAGE_BYTES, items, &count, &more))
+	if (mci_keystore_page(request->store, prefix, after, limit, MCI_HTTP_PAGE_BYTES, items, &count,
+			      &more))
 		ret = mci_reply_text(request, MHD_HTTP_SERVICE_UNAVAILABLE, mc_errmsg());
 	else
 		ret = mci_reply_list(request, items, count, more);
@@ -379,8 +390,9 @@ static enum MHD_Result watch(struct mci_http_request *request, const char *prefi
 		return mci_reply_watch(request, request->watcher.version, request->watcher.changed);
 	if (!number(argument(request, "since", &bad), UINT64_MAX, 0, &since) ||
 	    !number(argument(request, "timeout_ms", &bad), UINT32_MAX, MCI_HTTP_WATCH_MS, &timeout_ms) || bad)
-		return mci_reply_text(request, MHD_HTTP_BAD_REQUEST,
-				      "since= is the version of an earlier answer, timeout_ms= a number of milliseconds");
+		return mci_reply_text(
+			request, MHD_HTTP_BAD_REQUEST,
+			"since= is the version of an earlier answer, timeout_ms= a number of milliseconds");
 	if (timeout_ms > MCI_HTTP_WATCH_MS)
 		timeout_ms = MCI_HTTP_WATCH_MS;
 	request->watcher.prefix = prefix;

@@ -13,13 +13,13 @@ struct mci_http_request {
 	struct mci_keystore *store;
 	struct MHD_Connection *connection;
 	enum mci_http_verb verb;
-	struct mci_blob *body;		/* PUT: grows as it comes */
+	struct mci_blob *body; /* PUT: grows as it comes */
 	uint64_t body_seen;
-	const char *mark;		/* MCI_HTTP_MARK_* */
-	bool health;			/* the path is /health */
-	unsigned int refused;		/* status that was decided before the body was read; 0 = none */
+	const char *mark;     /* MCI_HTTP_MARK_* */
+	bool health;	      /* the path is /health */
+	unsigned int refused; /* status that was decided before the body was read; 0 = none */
 	char sentence[640];
-	bool watching, watched;		/* waiting for a change; it came, or the time is over */
+	bool watching, watched; /* waiting for a change; it came, or the time is over */
 	struct mci_watcher watcher;
 };
 
@@ -37,8 +37,8 @@ enum MHD_Result mci_reply_text(struct mci_http_request *request, unsigned int st
 enum MHD_Result mci_reply_version(struct mci_http_request *request, unsigned int status, const char *text,
 				  uint64_t version);
 enum MHD_Result mci_reply_value(struct mci_http_request *request, const struct mci_keystore_item *item);
-enum MHD_Result mci_reply_list(struct mci_http_request *request, struct mci_keystore_item *items, size_t count,
-			       bool more);
+enum MHD_Result mci_reply_list(struct mci_http_request *request, struct mci_keystore_item *items,
+			       size_t count, bool more);
 enum MHD_Result mci_reply_watch(struct mci_http_request *request, uint64_t version, bool changed);
 
 #endif

@@ -7,7 +7,7 @@
 #define MCI_HTTP_MARK "X-Mooncake-Metadata"
 #define MCI_HTTP_MARK_YES "1"
 #define MCI_HTTP_MARK_PATH "wrong-path"
-#define MCI_HTTP_TTL "X-Mooncake-TTL-Ms"	/* of a PUT or a renewal */
-#define MCI_HTTP_MORE "X-Mooncake-More"		/* of a listing: ask again with after= the last key */
+#define MCI_HTTP_TTL "X-Mooncake-TTL-Ms" /* of a PUT or a renewal */
+#define MCI_HTTP_MORE "X-Mooncake-More"	 /* of a listing: ask again with after= the last key */
 
 #endif

@@ -30,7 +30,8 @@ static void unlink_watcher(struct mci_watcher *watcher)
 }
 
 /* Moves a watcher from the store to *fired. Lock held. */
-static void fire(struct mci_keystore *store, struct mci_watcher *watcher, bool changed, struct mci_watcher **fired)
+static void fire(struct mci_keystore *store, struct mci_watcher *watcher, bool changed,
+		 struct mci_watcher **fired)
 {
 	unlink_watcher(watcher);
 	store->watcher_count--;
@@ -48,7 +49,7 @@ static void call_fired(struct mci_keystore *store, struct mci_watcher *fired)
 	if (!fired)
 		return;
 	for (n = 0; fired; n++) {
-		struct mci_watcher *next = fired->next;	/* fn() may free it */
+		struct mci_watcher *next = fired->next; /* fn() may free it */
 
 		fired->fn(fired);
 		fired = next;
@@ -61,7 +62,8 @@ static void call_fired(struct mci_keystore *store, struct mci_watcher *fired)
 }
 
 /* Lock held. The key's change becomes known: to the ring, and to those who wait. */
-static void note_change(struct mci_keystore *store, const char *key, uint64_t version, struct mci_watcher **fired)
+static void note_change(struct mci_keystore *store, const char *key, uint64_t version,
+			struct mci_watcher **fired)
 {
 	struct mci_change *change = &store->ring[store->ring_next++ % MCI_CHANGES];
 	struct mci_watcher *watcher, *next;
@@ -72,7 +74,7 @@ static void note_change(struct mci_keystore *store, const char *key, uint64_t ve
 	change->key = strdup(key);
 	change->version = version;
 	if (!change->key)
-		store->ring_floor = version;	/* what we cannot remember counts as "may have changed" */
+		store->ring_floor = version; /* what we cannot remember counts as "may have changed" */
 	for (watcher = store->watchers; watcher; watcher = next) {
 		next = watcher->next;
 		if (begins_with(key, watcher->prefix))
@@ -152,10 +154,7 @@ static int check(const struct mci_keystore_if *condition, const struct mci_key *
 	return 0;
 }
 
-static uint64_t expiry(uint32_t ttl_ms)
-{
-	return ttl_ms ? mci_now_ns() + ttl_ms * MCI_NS_PER_MS : 0;
-}
+static uint64_t expiry(uint32_t ttl_ms) { return ttl_ms ? mci_now_ns() + ttl_ms * MCI_NS_PER_MS : 0; }
 
 /* Lock held. */
 static int put_locked(struct mci_keystore *store, const char *text, struct mci_blob *value, uint32_t ttl_ms,
@@ -167,12 +166,15 @@ static int put_locked(struct mci_keystore *store, const char *text, struct mci_b
 	int ret;
 
 	if (cost > old && store->keys.bytes - old + cost > store->max_bytes)
-		return mci_fail(-ENOSPC, "the metadata server holds %llu bytes in %llu keys, of at most %llu; nothing was changed; delete keys, or start it with a larger --max_bytes",
+		return mci_fail(-ENOSPC,
+				"the metadata server holds %llu bytes in %llu keys, of at most %llu; nothing "
+				"was changed; delete keys, or start it with a larger --max_bytes",
 				(unsigned long long)store->keys.bytes, (unsigned long long)store->keys.count,
 				(unsigned long long)store->max_bytes);
 	key = mci_keys_prepare(&store->keys, text);
 	if (!key)
-		return mci_fail(-ENOMEM, "the metadata server has no memory for another key; nothing was changed");
+		return mci_fail(-ENOMEM,
+				"the metadata server has no memory for another key; nothing was changed");
 	ret = append(store, MCI_KEYLOG_PUT, text, key->length, value, ttl_ms, store->version + 1);
 	if (ret) {
 		mci_keys_cancel(key);
@@ -383,7 +385,8 @@ static uint64_t run_due(struct mci_keystore *store, struct mci_watcher **fired)
 	struct mci_key *key;
 	unsigned int n;
 
-	for (n = 0; (key = mci_keys_next_expiry(&store->keys)) && key->expires_ns <= now && n < EXPIRE_BATCH; n++)
+	for (n = 0; (key = mci_keys_next_expiry(&store->keys)) && key->expires_ns <= now && n < EXPIRE_BATCH;
+	     n++)
 		expire(store, key, fired);
 	if (key)
 		next = key->expires_ns;
@@ -489,10 +492,11 @@ static void free_store(struct mci_keystore *store)
 	free(store);
 }
 
-int mci_keystore_open(const char *log_file, uint64_t max_bytes, uint64_t max_in_flight, struct mci_keystore **out)
+int mci_keystore_open(const char *log_file, uint64_t max_bytes, uint64_t max_in_flight,
+		      struct mci_keystore **out)
 {
 	struct mci_keystore *store = calloc(1, sizeof(*store));
-	struct mci_keylog_report report = { 0 };
+	struct mci_keylog_report report = {0};
 	struct timespec now;
 	uint64_t wall_us;
 	int ret;
@@ -508,8 +512,8 @@ int mci_keystore_open(const char *log_file, uint64_t max_bytes, uint64_t max_in_
 		ret = mci_keylog_open(log_file, apply, store, &store->log, &report);
 		if (ret)
 			goto err_free;
-		mci_info("log file '%s': %llu records, %llu keys", log_file, (unsigned long long)report.records,
-			 (unsigned long long)store->keys.count);
+		mci_info("log file '%s': %llu records, %llu keys", log_file,
+			 (unsigned long long)report.records, (unsigned long long)store->keys.count);
 	}
 	clock_gettime(CLOCK_REALTIME, &now);
 	wall_us = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
@@ -556,14 +560,12 @@ void mci_keystore_close(struct mci_keystore *store)
 	free_store(store);
 }
 
-struct mci_budget *mci_keystore_budget(struct mci_keystore *store)
-{
-	return &store->budget;
-}
+struct mci_budget *mci_keystore_budget(struct mci_keystore *store) { return &store->budget; }
 
 void mci_keystore_wait(struct mci_keystore *store, pthread_cond_t *cond, uint64_t at_ns)
 {
-	struct timespec at = { .tv_sec = (time_t)(at_ns / MCI_NS_PER_S), .tv_nsec = (long)(at_ns % MCI_NS_PER_S) };
+	struct timespec at = {.tv_sec = (time_t)(at_ns / MCI_NS_PER_S),
+			      .tv_nsec = (long)(at_ns % MCI_NS_PER_S)};
 
 	pthread_cond_timedwait(cond, &store->lock, &at);
 }

@@ -27,8 +27,8 @@ struct mci_keystore_if {
 };
 
 struct mci_keystore_item {
-	char *key;			/* malloc'd; not set by get */
-	struct mci_blob *value;		/* a reference */
+	char *key;		/* malloc'd; not set by get */
+	struct mci_blob *value; /* a reference */
 	uint64_t version;
 };
 
@@ -36,19 +36,22 @@ struct mci_keystore_item {
 struct mci_watcher {
 	const char *prefix;
 	uint64_t deadline_ns;
-	void (*fn)(struct mci_watcher *watcher);	/* once, any thread, no lock held */
-	uint64_t version;		/* of the store, set before fn() */
-	bool changed;			/* false: deadline, or the server ends */
+	void (*fn)(struct mci_watcher *watcher); /* once, any thread, no lock held */
+	uint64_t version;			 /* of the store, set before fn() */
+	bool changed;				 /* false: deadline, or the server ends */
 	struct mci_watcher *next, **link;
 };
 
 /* @log_file may be NULL. @max_bytes: of keys and values, each key counting MCI_KEY_OVERHEAD more. */
-int mci_keystore_open(const char *log_file, uint64_t max_bytes, uint64_t max_in_flight, struct mci_keystore **store);
-void mci_keystore_end_watches(struct mci_keystore *store);	/* fires all, waits for their fn(), refuses new ones */
-void mci_keystore_close(struct mci_keystore *store);		/* everything is on the disk after it */
+int mci_keystore_open(const char *log_file, uint64_t max_bytes, uint64_t max_in_flight,
+		      struct mci_keystore **store);
+void mci_keystore_end_watches(
+	struct mci_keystore *store);		     /* fires all, waits for their fn(), refuses new ones */
+void mci_keystore_close(struct mci_keystore *store); /* everything is on the disk after it */
 struct mci_budget *mci_keystore_budget(struct mci_keystore *store);
 
-int mci_keystore_get(struct mci_keystore *store, const char *key, struct mci_keystore_item *item);	/* -ENOENT */
+int mci_keystore_get(struct mci_keystore *store, const char *key,
+		     struct mci_keystore_item *item); /* -ENOENT */
 /*
  * Takes a reference of its own to @value. @ttl_ms 0 = for ever. *version: the new one; on -EEXIST and
  * -ESTALE the one that is there (0 = none).

@@ -11,8 +11,9 @@
 #include "core/uuid.h"
 
 #define P2P "P2PHANDSHAKE"
-#define FORMS "etcd://host:2379[,host:2379], host:2379[,host:2379], redis://[user:password@]host[:6379][/db], " \
-	      "http://host:8080/metadata or " P2P
+#define FORMS                                                                                             \
+	"etcd://host:2379[,host:2379], host:2379[,host:2379], redis://[user:password@]host[:6379][/db], " \
+	"http://host:8080/metadata or " P2P
 #define TEXT_MAX 4096
 
 /* @text as it may be shown: what stands before the last '@' can be a password. */
@@ -22,7 +23,8 @@ static const char *shown(const char *text, char *out, size_t size)
 	const char *at = strrchr(text, '@');
 
 	if (at)
-		snprintf(out, size, "%.*s***%.200s", scheme && scheme < at ? (int)(scheme + 3 - text) : 0, text, at);
+		snprintf(out, size, "%.*s***%.200s", scheme && scheme < at ? (int)(scheme + 3 - text) : 0,
+			 text, at);
 	else
 		snprintf(out, size, "%.200s", text);
 	return out;
@@ -32,8 +34,8 @@ static int refuse(const char *text, const char *why)
 {
 	char safe[512];
 
-	return mci_fail(-EINVAL, "'%s' is not a metadata server: %s; valid are " FORMS, shown(text, safe, sizeof(safe)),
-			why);
+	return mci_fail(-EINVAL, "'%s' is not a metadata server: %s; valid are " FORMS,
+			shown(text, safe, sizeof(safe)), why);
 }
 
 static bool begins(const char *text, const char *prefix, const char **rest)
@@ -104,9 +106,13 @@ static int parse_etcd(const char *text, const char *list, bool tls, bool bare, s
 		if (end <= host)
 			return refuse(text, "it has an empty place in its list of servers");
 		if (memchr(host, '@', (size_t)(end - host)))
-			return refuse(text, "user and password of etcd are settings of their own and not part of it");
+			return refuse(
+				text,
+				"user and password of etcd are settings of their own and not part of it");
 		if (parse_endpoint(host, (size_t)(end - host), MCI_ETCD_PORT, endpoint))
-			return refuse(text, "it needs host:port, with a port from 1 to 65535 (IPv6: [address]:port)");
+			return refuse(
+				text,
+				"it needs host:port, with a port from 1 to 65535 (IPv6: [address]:port)");
 		if (bare && endpoint->default_port)
 			return refuse(text, "it has no port");
 		uri->count++;
@@ -160,7 +166,8 @@ static int parse_redis(const char *text, const char *rest, struct mci_uri *uri)
 		if (!ret)
 			ret = unescape(rest, (size_t)(at - rest), uri->password, sizeof(uri->password));
 		if (ret)
-			return refuse(text, "its user or password is too long, or has a % without two hex digits");
+			return refuse(text,
+				      "its user or password is too long, or has a % without two hex digits");
 		if (!uri->password[0])
 			return refuse(text, "it has an '@' but no password before it");
 	}
@@ -171,8 +178,10 @@ static int parse_redis(const char *text, const char *rest, struct mci_uri *uri)
 			return refuse(text, "what follows the '/' must be the number of a redis database");
 		uri->db = (int)db;
 	}
-	if (parse_endpoint(host, slash ? (size_t)(slash - host) : strlen(host), MCI_REDIS_PORT, &uri->endpoints[0]))
-		return refuse(text, "it needs one host:port, with a port from 1 to 65535 (IPv6: [address]:port)");
+	if (parse_endpoint(host, slash ? (size_t)(slash - host) : strlen(host), MCI_REDIS_PORT,
+			   &uri->endpoints[0]))
+		return refuse(text,
+			      "it needs one host:port, with a port from 1 to 65535 (IPv6: [address]:port)");
 	uri->count = 1;
 	return 0;
 }
@@ -186,7 +195,8 @@ static int parse_http(const char *text, const char *rest, bool tls, struct mci_u
 	uri->kind = MCI_METADATA_HTTP;
 	uri->endpoints[0].tls = tls;
 	if (parse_endpoint(host, n - (size_t)(host - rest), tls ? 443 : 80, &uri->endpoints[0]))
-		return refuse(text, "it needs a host, and a port from 1 to 65535 if any (IPv6: [address]:port)");
+		return refuse(text,
+			      "it needs a host, and a port from 1 to 65535 if any (IPv6: [address]:port)");
 	uri->count = 1;
 	return 0;
 }
@@ -199,8 +209,10 @@ static int parse(const char *text, struct mci_uri *uri)
 	if (!text || !*text)
 		return mci_fail(-EINVAL, "no metadata server is given; valid are " FORMS);
 	if (strlen(text) > TEXT_MAX)
-		return mci_fail(-EINVAL, "the metadata server's address is longer than %d characters; valid are " FORMS,
-				TEXT_MAX);
+		return mci_fail(
+			-EINVAL,
+			"the metadata server's address is longer than %d characters; valid are " FORMS,
+			TEXT_MAX);
 	for (c = text; *c; c++)
 		if ((unsigned char)*c <= ' ' || (unsigned char)*c == 0x7f)
 			return refuse(text, "it contains a blank or a control character");
@@ -259,7 +271,8 @@ int mci_metadata_host(const char *text, char *host, size_t size)
 	if (!uri.count)
 		return mci_fail(-EINVAL, P2P " names no metadata server, so it has no host");
 	if (strlen(uri.endpoints[0].host) >= size)
-		return mci_fail(-EINVAL, "the host name of the metadata server is longer than %zu characters", size - 1);
+		return mci_fail(-EINVAL, "the host name of the metadata server is longer than %zu characters",
+				size - 1);
 	snprintf(host, size, "%s", uri.endpoints[0].host);
 	return 0;
 }

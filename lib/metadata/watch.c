@@ -74,7 +74,8 @@ static void *run(void *arg)
 	int ret;
 
 	while (metadata->ops->watch && !is_cancelled(watch, 0)) {
-		ret = metadata->ops->watch(metadata->backend, watch->prefix, watch->cancel_fd, watch->fn, watch->arg);
+		ret = metadata->ops->watch(metadata->backend, watch->prefix, watch->cancel_fd, watch->fn,
+					   watch->arg);
 		if (ret == -EOPNOTSUPP)
 			break;
 		if (ret && ret != -ECANCELED)

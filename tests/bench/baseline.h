@@ -30,21 +30,15 @@ static struct {
 	double duration, warmup;
 } base;
 
-#define BASE_OPTIONS                                                                                           \
-	{"operation", OPT_CHOICE, &base.operation, "read", .choices = "read|write", .help = "direction"},      \
-		{"block_size", OPT_SIZE, &base.block_size, "65536", 1, 1ll << 32, .help = "bytes of a piece"}, \
-		{"threads", OPT_UINT, &base.threads, "1", 1, MAX_THREADS, .help = "threads, or connections"},  \
-		{"working_set",                                                                                \
-		 OPT_SIZE,                                                                                     \
-		 &base.working_set,                                                                            \
-		 "256M",                                                                                       \
-		 1,                                                                                            \
-		 1ll << 40,                                                                                    \
-		 .help = "bytes on each side"},                                                                \
-		{"duration", OPT_DOUBLE, &base.duration, "0.5", 0, 3600, .help = "seconds measured"},          \
-	{                                                                                                      \
-		"warmup", OPT_DOUBLE, &base.warmup, "0.2", 0, 3600, .help = "seconds before"                   \
-	}
+/* clang-format off */
+#define BASE_OPTIONS \
+	{"operation", OPT_CHOICE, &base.operation, "read", .choices = "read|write", .help = "direction"}, \
+	{"block_size", OPT_SIZE, &base.block_size, "65536", 1, 1ll << 32, .help = "bytes of a piece"}, \
+	{"threads", OPT_UINT, &base.threads, "1", 1, MAX_THREADS, .help = "threads, or connections"}, \
+	{"working_set", OPT_SIZE, &base.working_set, "256M", 1, 1ll << 40, .help = "bytes on each side"}, \
+	{"duration", OPT_DOUBLE, &base.duration, "0.5", 0, 3600, .help = "seconds measured"}, \
+	{"warmup", OPT_DOUBLE, &base.warmup, "0.2", 0, 3600, .help = "seconds before"}
+/* clang-format on */
 
 /* Counters in memory that both processes see; a cache line for each thread. */
 struct lane {

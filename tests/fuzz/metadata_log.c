@@ -48,7 +48,7 @@ static int look(void *arg, const struct mci_keylog_record *record)
 
 static void write_bodies(FILE *file, const uint8_t *data, size_t size)
 {
-	struct mci_keylog_record sample = { .type = MCI_KEYLOG_DELETE, .key = "k", .key_length = 1 };
+	struct mci_keylog_record sample = {.type = MCI_KEYLOG_DELETE, .key = "k", .key_length = 1};
 	uint8_t mark[64], head[16];
 	uint64_t offset = MCI_KEYLOG_HEADER;
 
@@ -79,8 +79,12 @@ static void write_bodies(FILE *file, const uint8_t *data, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct mci_keylog_record more = { .type = MCI_KEYLOG_PUT, .version = 9, .key = "after", .key_length = 5,
-					  .value = "value", .value_length = 5 };
+	struct mci_keylog_record more = {.type = MCI_KEYLOG_PUT,
+					 .version = 9,
+					 .key = "after",
+					 .key_length = 5,
+					 .value = "value",
+					 .value_length = 5};
 	struct mci_keylog_report first, second;
 	uint8_t header[MCI_KEYLOG_HEADER];
 	uint64_t before = 0, after = 0;
@@ -90,8 +94,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (!size)
 		return 0;
 	if (!path[0]) {
-		snprintf(path, sizeof(path), "%s/mooncake-fuzz-log-%d", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm",
-			 getpid());
+		snprintf(path, sizeof(path), "%s/mooncake-fuzz-log-%d",
+			 access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm", getpid());
 		snprintf(aside, sizeof(aside), "%s.damaged", path);
 		mci_log_threshold = -1;
 	}

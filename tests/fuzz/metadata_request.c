@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * Whole requests to the metadata server, as bytes on a connection: request lines, escapes, conditions,
- * times to live, bodies. It must go on reading, and
- * be well afterwards.
+ * times to live, bodies. It must go on reading, and be well afterwards.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -30,26 +29,24 @@ static void check(int good, const char *what)
 	abort();
 }
 
-static void end(void)
-{
-	mc_metadata_server_close(server);
-}
+static void end(void) { mc_metadata_server_close(server); }
 
 /* Sends all and reads what comes within @wait_ms; then the connection is reset. Bytes of the answer. */
 static size_t exchange(const void *data, size_t length, int wait_ms, char *reply, size_t size)
 {
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-				       .sin_port = htons(mc_metadata_server_port(server)) };
-	struct linger now = { .l_onoff = 1 };
-	struct timeval limit = { .tv_sec = 8 };
-	struct pollfd ready = { .events = POLLIN };
+	struct sockaddr_in address = {.sin_family = AF_INET,
+				      .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+				      .sin_port = htons(mc_metadata_server_port(server))};
+	struct linger now = {.l_onoff = 1};
+	struct timeval limit = {.tv_sec = 8};
+	struct pollfd ready = {.events = POLLIN};
 	size_t total = 0, sent = 0;
 	ssize_t n;
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	check(fd >= 0 && !connect(fd, (struct sockaddr *)&address, sizeof(address)), "connect");
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));	/* no ports left in TIME_WAIT */
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now)); /* no ports left in TIME_WAIT */
 	while (sent < length) {
 		n = send(fd, (const char *)data + sent, length - sent, MSG_NOSIGNAL);
 		check(n > 0 || errno != EAGAIN, "it takes no more bytes");

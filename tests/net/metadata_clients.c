@@ -24,9 +24,10 @@ static int fail(unsigned long client, const char *what)
 
 static int dial(unsigned int port)
 {
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons((unsigned short)port),
-				       .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	struct timeval limit = { .tv_sec = 20 };
+	struct sockaddr_in address = {.sin_family = AF_INET,
+				      .sin_port = htons((unsigned short)port),
+				      .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	struct timeval limit = {.tv_sec = 20};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
@@ -94,8 +95,9 @@ int main(int argc, char **argv)
 	for (i = 0; i < count; i++) {
 		snprintf(body, sizeof(body), "{\"n\":%lu}", i);
 		snprintf(text, sizeof(text),
-			 "PUT /metadata?key=client%%2F%lu HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n\r\n%s", i,
-			 strlen(body), body);
+			 "PUT /metadata?key=client%%2F%lu HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+			 "%zu\r\n\r\n%s",
+			 i, strlen(body), body);
 		if (say(fds[i], text))
 			return fail(i, "PUT");
 	}
@@ -103,7 +105,8 @@ int main(int argc, char **argv)
 		if (hear(fds[i], "metadata updated"))
 			return fail(i, "answer to PUT");
 	for (i = 0; i < count; i++) {
-		snprintf(text, sizeof(text), "GET /metadata?key=client%%2F%lu HTTP/1.1\r\nHost: localhost\r\n\r\n",
+		snprintf(text, sizeof(text),
+			 "GET /metadata?key=client%%2F%lu HTTP/1.1\r\nHost: localhost\r\n\r\n",
 			 count - 1 - i);
 		if (say(fds[i], text))
 			return fail(i, "GET");

@@ -2,6 +2,7 @@
 /* mc_memory without a name: kinds, limits, pre-faulting, what the engine may ask. */
 #include "unit/memory.h"
 
+#include <ftw.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
@@ -231,6 +232,59 @@ static void test_more_than_the_machine_has_is_refused_not_killed(void **state)
 	assert_true(strlen(mc_errmsg()) > 20);
 }
 
+static void put(const char *dir, const char *file, const char *text)
+{
+	char path[256];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, file);
+	for (char *p = path + 1; (p = strchr(p, '/')); *p++ = '/') {
+		*p = '\0';
+		assert_true(!mkdir(path, 0700) || errno == EEXIST);
+	}
+	f = fopen(path, "w");
+	assert_non_null(f);
+	fputs(text, f);
+	fclose(f);
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st;
+	(void)type;
+	(void)ftw;
+	return remove(path);
+}
+
+static void test_the_narrowest_cgroup_counts(void **state)
+{
+	char root[] = "/tmp/mooncake-cgroup-XXXXXX";
+
+	(void)state;
+	assert_non_null(mkdtemp(root));
+	/* v2: the pod leaves 1000 - (900 - 300) = 400, the container 700 */
+	put(root, "pod/memory.max", "1000\n");
+	put(root, "pod/memory.current", "900\n");
+	put(root, "pod/memory.stat", "anon 600\ninactive_file 300\n");
+	put(root, "pod/box/memory.max", "800\n");
+	put(root, "pod/box/memory.current", "100\n");
+	put(root, "pod/free/memory.max", "max\n");
+	put(root, "pod/free/memory.current", "1\n");
+	put(root, "full/memory.max", "100\n");
+	put(root, "full/memory.current", "200\n");
+	put(root, "memory/old/memory.limit_in_bytes", "5000\n");
+	put(root, "memory/old/memory.usage_in_bytes", "2000\n");
+	put(root, "memory/old/memory.stat", "total_inactive_file 500\n");
+	assert_int_equal(mci_cgroup_available(root, "0::/pod/box\n"), 400);
+	assert_int_equal(mci_cgroup_available(root, "0::/pod/free\n"), 400);
+	assert_int_equal(mci_cgroup_available(root, "0::/full\n"), 0);
+	assert_int_equal(mci_cgroup_available(root, "3:cpu:/x\n9:pids,memory:/old\n0::/\n"), 3500);
+	assert_true(mci_cgroup_available(root, "0::/nowhere\n") == UINT64_MAX);
+	assert_true(mci_cgroup_available(root, "") == UINT64_MAX);
+	assert_true(mci_cgroup_available(root, "rubbish\n\n::::\n9:memory\n") == UINT64_MAX);
+	assert_int_equal(nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+}
+
 static void test_attributes_are_checked(void **state)
 {
 	struct {
@@ -372,6 +426,7 @@ int main(void)
 		cmocka_unit_test(test_huge_pages_are_used_where_they_lie_ready),
 		cmocka_unit_test(test_locking_beyond_the_limit_says_limit_and_remedy),
 		cmocka_unit_test(test_more_than_the_machine_has_is_refused_not_killed),
+		cmocka_unit_test(test_the_narrowest_cgroup_counts),
 		WITH_NAME(test_attributes_are_checked),
 		cmocka_unit_test(test_find_gives_descriptor_and_offset_of_whole_ranges_only),
 		cmocka_unit_test(test_memory_with_regions_cannot_be_freed),

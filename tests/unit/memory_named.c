@@ -321,13 +321,23 @@ static void test_a_link_in_place_of_the_file_is_not_followed(void **state)
 	assert_int_equal(mc_memory_unlink(name), -ENOENT);
 }
 
+/* A user whom no other test run has. */
+static uid_t lonely_user(void)
+{
+	static uid_t user;
+
+	if (!user)
+		user = 1000000 + (uid_t)getpid();
+	return user;
+}
+
 static int in_an_open_directory(void)
 {
 	struct mc_memory_attr attr = named(MIB);
 	char path[64];
 	mc_memory *memory;
 
-	if (!geteuid() && setresuid(54321, 54321, 54321))
+	if (!geteuid() && setresuid(lonely_user(), lonely_user(), lonely_user()))
 		return 1;
 	if (mc_memory_alloc(&attr, &memory))
 		return 2;
@@ -346,6 +356,7 @@ static int in_an_open_directory(void)
 
 static void test_a_directory_that_others_can_enter_is_refused(void **state)
 {
+	char path[64];
 	int result;
 
 	(void)state;
@@ -353,8 +364,9 @@ static void test_a_directory_that_others_can_enter_is_refused(void **state)
 		print_message("skipped: needs root, to have a user with no other memory\n");
 		skip();
 	}
+	snprintf(path, sizeof(path), MCI_NAMED_ROOT "/%u", lonely_user());
 	kill_child(child_that(in_an_open_directory, &result));
-	rmdir(MCI_NAMED_ROOT "/54321");
+	rmdir(path);
 	assert_int_equal(result, 0);
 }
 

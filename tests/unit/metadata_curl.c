@@ -23,7 +23,7 @@
 struct fake {
 	int fd, stop_fd;
 	uint16_t port;
-	char url[64], uri[64], request[65536];	/* the last request */
+	char url[64], uri[64], request[65536]; /* the last request */
 	unsigned int count;
 	void (*answer)(struct fake *fake, int fd);
 	pthread_t thread;
@@ -39,7 +39,9 @@ static void reply(int fd, const char *status, const char *body)
 {
 	char text[4096];
 
-	snprintf(text, sizeof(text), "HTTP/1.1 %s\r\nConnection: close\r\nETag:  \"v 7\" \r\nX-Empty:\r\nContent-Length: %zu\r\n\r\n%s",
+	snprintf(text, sizeof(text),
+		 "HTTP/1.1 %s\r\nConnection: close\r\nETag:  \"v 7\" \r\nX-Empty:\r\nContent-Length: "
+		 "%zu\r\n\r\n%s",
 		 status, strlen(body), body);
 	say(fd, text);
 }
@@ -59,7 +61,8 @@ static void read_request(struct fake *fake, int fd)
 		fake->request[used] = 0;
 		head = strstr(fake->request, "\r\n\r\n");
 		length = strcasestr(fake->request, "content-length:");
-		if (head && used >= (size_t)(head + 4 - fake->request) + (length ? strtoul(length + 15, NULL, 10) : 0))
+		if (head && used >= (size_t)(head + 4 - fake->request) +
+					    (length ? strtoul(length + 15, NULL, 10) : 0))
 			return;
 	}
 }
@@ -68,7 +71,8 @@ static void *serve(void *arg)
 {
 	struct fake *fake = arg;
 	struct timeval patience = { .tv_sec = 5 };
-	struct pollfd fds[2] = { { .fd = fake->fd, .events = POLLIN }, { .fd = fake->stop_fd, .events = POLLIN } };
+	struct pollfd fds[2] = { { .fd = fake->fd, .events = POLLIN },
+				 { .fd = fake->stop_fd, .events = POLLIN } };
 	int fd;
 
 	while (poll(fds, 2, -1) > 0 && !fds[1].revents) {
@@ -111,8 +115,12 @@ static int request(struct fake *fake, const struct mci_curl_options *options, ui
 		   struct mci_curl_reply *out)
 {
 	static const char *const headers[] = { "If-Match: \"1\"", "X-Two: 2", NULL };
-	struct mci_curl_request ask = { .method = "PUT", .url = fake->url, .body = "{}", .body_length = 2,
-					.authorization = options->user ? NULL : "Bearer abc", .headers = headers,
+	struct mci_curl_request ask = { .method = "PUT",
+					.url = fake->url,
+					.body = "{}",
+					.body_length = 2,
+					.authorization = options->user ? NULL : "Bearer abc",
+					.headers = headers,
 					.timeout_ms = timeout_ms };
 	struct mci_curl *curl;
 	int ret;
@@ -230,8 +238,9 @@ static void test_broken_and_endless_answers_end_with_a_sentence(void **state)
 		void (*answer)(struct fake *fake, int fd);
 		int ret;
 	} cases[] = {
-		{ answer_for_ever, -EMSGSIZE }, { answer_headers_for_ever, -EMSGSIZE }, { answer_slowly, -ETIMEDOUT },
-		{ answer_half, -EIO }, { answer_noise, -EIO }, { answer_nothing, -EIO },
+		{ answer_for_ever, -EMSGSIZE }, { answer_headers_for_ever, -EMSGSIZE },
+		{ answer_slowly, -ETIMEDOUT },	{ answer_half, -EIO },
+		{ answer_noise, -EIO },		{ answer_nothing, -EIO },
 	};
 	struct mci_curl_options options = { 0 };
 	struct mci_curl_reply got = { 0 };
@@ -244,7 +253,8 @@ static void test_broken_and_endless_answers_end_with_a_sentence(void **state)
 	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		fake = fake_start(cases[i].answer);
 		begin = test_now_ms();
-		assert_int_equal(request(fake, &options, cases[i].ret == -ETIMEDOUT ? 400 : 10000, &got), cases[i].ret);
+		assert_int_equal(request(fake, &options, cases[i].ret == -ETIMEDOUT ? 400 : 10000, &got),
+				 cases[i].ret);
 		assert_true(cases[i].ret != -ETIMEDOUT || test_now_ms() - begin < 1200);
 		snprintf(server, sizeof(server), "http://127.0.0.1:%u", fake->port);
 		assert_non_null(strstr(mc_errmsg(), server));
@@ -267,7 +277,9 @@ static int open_uri(const char *text)
 static void answer_as_old_etcd(struct fake *fake, int fd)
 {
 	if (!strncmp(fake->request, "POST /v3alpha/kv/", 17))
-		reply(fd, "200 OK", "{\"header\":{\"revision\":\"9\"},\"kvs\":[{\"key\":\"aw==\",\"mod_revision\":\"5\",\"value\":\"dg==\"}],\"count\":\"1\"}");
+		reply(fd, "200 OK",
+		      "{\"header\":{\"revision\":\"9\"},\"kvs\":[{\"key\":\"aw==\",\"mod_revision\":\"5\","
+		      "\"value\":\"dg==\"}],\"count\":\"1\"}");
 	else
 		reply(fd, "404 Not Found", "404 page not found\n");
 }
@@ -280,7 +292,7 @@ static void test_the_path_of_older_etcds_is_found(void **state)
 
 	(void)state;
 	assert_int_equal(mci_metadata_open(fake->uri, NULL, &metadata), 0);
-	assert_int_equal(fake->count, 4);	/* /v3, /v3beta and /v3alpha are tried, then the request itself */
+	assert_int_equal(fake->count, 4); /* /v3, /v3beta and /v3alpha are tried, then the request itself */
 	assert_int_equal(mci_metadata_fetch(metadata, "k", &value), 0);
 	assert_int_equal(fake->count, 5);
 	assert_string_equal(value.text, "v");
@@ -347,7 +359,9 @@ static void test_what_is_not_etcd_is_told(void **state)
 static void answer_round_and_round(struct fake *fake, int fd)
 {
 	(void)fake;
-	reply(fd, "200 OK", "{\"header\":{\"revision\":\"9\"},\"kvs\":[{\"key\":\"aw==\",\"mod_revision\":\"5\"}],\"more\":true}");
+	reply(fd, "200 OK",
+	      "{\"header\":{\"revision\":\"9\"},\"kvs\":[{\"key\":\"aw==\",\"mod_revision\":\"5\"}],\"more\":"
+	      "true}");
 }
 
 static int count_key(const char *key, const struct mci_metadata_value *value, void *arg)
@@ -441,11 +455,55 @@ static void test_a_stream_is_cut_into_lines_and_ends_when_cancelled(void **state
 	assert_int_equal(mci_etcd_gateway_open(fake->uri, &options, &gateway), 0);
 	assert_int_equal(pthread_create(&thread, NULL, cancel_soon, &cancel_fd), 0);
 	begin = test_now_ms();
-	assert_int_equal(mci_etcd_stream(gateway, "watch", strdup("{}"), cancel_fd, count_line, &lines), -ECANCELED);
+	assert_int_equal(mci_etcd_stream(gateway, "watch", strdup("{}"), cancel_fd, count_line, &lines),
+			 -ECANCELED);
 	assert_in_range(test_now_ms() - begin, 250, 900);
 	pthread_join(thread, NULL);
 	mci_etcd_gateway_close(gateway);
 	fake_stop(fake);
+	close(cancel_fd);
+}
+
+static int ignore_data(void *arg, const char *data, size_t length)
+{
+	(void)arg;
+	(void)data;
+	(void)length;
+	return 0;
+}
+
+static void test_a_stream_has_a_life_and_a_time_to_begin(void **state)
+{
+	struct mci_curl_options options = { 0 };
+	struct mci_curl_request ask = { .method = "GET", .timeout_ms = 2000, .life_ms = 400 };
+	struct fake *fake = fake_start(answer_silence);
+	int cancel_fd = eventfd(0, EFD_CLOEXEC);
+	struct mci_curl *curl;
+	long status = 0;
+	uint64_t begin;
+	char url[64];
+	uint16_t silent;
+	int fd;
+
+	(void)state;
+	assert_int_equal(mci_curl_open(&options, &curl), 0);
+	ask.url = fake->url;
+	begin = test_now_ms();
+	assert_int_equal(mci_curl_stream(curl, &ask, cancel_fd, ignore_data, NULL, &status), 0);
+	assert_in_range(test_now_ms() - begin, 350, 1500);
+	assert_int_equal(status, 200);
+	fake_stop(fake);
+
+	fd = test_silent_listener(&silent);
+	snprintf(url, sizeof(url), "http://127.0.0.1:%u/", silent);
+	ask.url = url;
+	ask.timeout_ms = 500;
+	ask.life_ms = 0;
+	begin = test_now_ms();
+	assert_int_equal(mci_curl_stream(curl, &ask, cancel_fd, ignore_data, NULL, &status), -ETIMEDOUT);
+	assert_in_range(test_now_ms() - begin, 400, 1500);
+	close(fd);
+	mci_curl_close(curl);
 	close(cancel_fd);
 }
 
@@ -459,6 +517,7 @@ int main(void)
 		cmocka_unit_test(test_what_is_not_etcd_is_told),
 		cmocka_unit_test(test_a_listing_that_never_ends_is_left),
 		cmocka_unit_test(test_a_stream_is_cut_into_lines_and_ends_when_cancelled),
+		cmocka_unit_test(test_a_stream_has_a_life_and_a_time_to_begin),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

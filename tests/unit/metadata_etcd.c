@@ -100,7 +100,7 @@ static void test_a_silent_server_in_the_list_costs_its_share_once(void **state)
 	begin = test_now_ms();
 	for (i = 0; i < 10; i++)
 		body_ok(mci_metadata_store(metadata, BODY_KEY("silent"), "x"));
-	assert_true(test_now_ms() - begin < 1000);	/* the good one is remembered */
+	assert_true(test_now_ms() - begin < 1000); /* the good one is remembered */
 	body_ok(mci_metadata_remove(metadata, BODY_KEY("silent")));
 	mci_metadata_close(metadata);
 	close(fd);
@@ -187,7 +187,7 @@ static void test_a_watch_goes_on_after_the_server_was_away(void **state)
 	before = body_settled(&changes);
 	stop_server();
 	start_server();
-	assert_true(test_until(BODY_WAIT_MS, body_changes(&changes) > before));	/* its new beginning */
+	assert_true(test_until(BODY_WAIT_MS, body_changes(&changes) > before)); /* its new beginning */
 	before = body_settled(&changes);
 	body_ok(mci_metadata_store(two, BODY_KEY("again/a"), "1"));
 	assert_true(test_until(BODY_WAIT_MS, body_changes(&changes) > before));

@@ -66,11 +66,15 @@ static void enable_passwords(const char *uri)
 	admin(gateway, "auth/user/add", "{\"name\":\"mc\",\"password\":\"s3cret\"}");
 	admin(gateway, "auth/role/add", "{\"name\":\"mooncake\"}");
 	/* "mooncake/" to "mooncake0" */
-	admin(gateway, "auth/role/grant", "{\"name\":\"mooncake\",\"perm\":{\"permType\":\"READWRITE\",\"key\":\"bW9vbmNha2Uv\",\"range_end\":\"bW9vbmNha2Uw\"}}");
+	admin(gateway, "auth/role/grant",
+	      "{\"name\":\"mooncake\",\"perm\":{\"permType\":\"READWRITE\",\"key\":\"bW9vbmNha2Uv\",\"range_"
+	      "end\":\"bW9vbmNha2Uw\"}}");
 	admin(gateway, "auth/user/grant", "{\"user\":\"mc\",\"role\":\"mooncake\"}");
 	admin(gateway, "auth/user/add", "{\"name\":\"reader\",\"password\":\"readme\"}");
 	admin(gateway, "auth/role/add", "{\"name\":\"reads\"}");
-	admin(gateway, "auth/role/grant", "{\"name\":\"reads\",\"perm\":{\"permType\":\"READ\",\"key\":\"bW9vbmNha2Uv\",\"range_end\":\"bW9vbmNha2Uw\"}}");
+	admin(gateway, "auth/role/grant",
+	      "{\"name\":\"reads\",\"perm\":{\"permType\":\"READ\",\"key\":\"bW9vbmNha2Uv\",\"range_end\":"
+	      "\"bW9vbmNha2Uw\"}}");
 	admin(gateway, "auth/user/grant", "{\"user\":\"reader\",\"role\":\"reads\"}");
 	admin(gateway, "auth/enable", "{}");
 	mci_etcd_gateway_close(gateway);
@@ -141,11 +145,13 @@ static void openssl(const char *arguments)
 static void make_certificates(void)
 {
 	openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test-ca -keyout ca.key -out ca.pem");
-	openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=other-ca -keyout other.key -out other.pem");
+	openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=other-ca -keyout other.key -out "
+		"other.pem");
 	openssl("req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr");
 	openssl("req -newkey rsa:2048 -nodes -subj /CN=client -keyout client.key -out client.csr");
 	openssl("version >/dev/null && echo subjectAltName=IP:127.0.0.1 > san.cnf");
-	openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san.cnf -out server.pem");
+	openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san.cnf "
+		"-out server.pem");
 	openssl("x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out client.pem");
 }
 
@@ -196,7 +202,7 @@ static void test_tls_with_certificates_on_both_sides(void **state)
 	assert_non_null(strstr(mc_errmsg(), missing));
 	options.ca_file = ca;
 	options.cert_file = options.key_file = NULL;
-	assert_true(open_uri(uri, &options) < 0);	/* without a certificate; TLS 1.3 tells of it late */
+	assert_true(open_uri(uri, &options) < 0); /* without a certificate; TLS 1.3 tells of it late */
 	snprintf(uri, sizeof(uri), "etcd://127.0.0.1:%u", etcd.port);
 	assert_int_equal(open_uri(uri, &options), -EIO);
 	assert_non_null(strstr(mc_errmsg(), "etcds://"));
@@ -217,14 +223,15 @@ static void test_a_cluster_of_three_survives_the_death_of_each_but_one(void **st
 	(void)state;
 	for (i = 0; i < 3; i++)
 		test_etcd_init(&etcd[i], dir, names[i]);
-	snprintf(etcd[0].cluster, sizeof(etcd[0].cluster), "a=http://127.0.0.1:%u,b=http://127.0.0.1:%u,c=http://127.0.0.1:%u",
-		 etcd[0].peer_port, etcd[1].peer_port, etcd[2].peer_port);
+	snprintf(etcd[0].cluster, sizeof(etcd[0].cluster),
+		 "a=http://127.0.0.1:%u,b=http://127.0.0.1:%u,c=http://127.0.0.1:%u", etcd[0].peer_port,
+		 etcd[1].peer_port, etcd[2].peer_port);
 	for (i = 0; i < 3; i++) {
 		memcpy(etcd[i].cluster, etcd[0].cluster, sizeof(etcd[0].cluster));
 		assert_true(test_etcd_start(&etcd[i]));
 	}
-	snprintf(uri, sizeof(uri), "etcd://127.0.0.1:%u,127.0.0.1:%u,127.0.0.1:%u", etcd[0].port, etcd[1].port,
-		 etcd[2].port);
+	snprintf(uri, sizeof(uri), "etcd://127.0.0.1:%u,127.0.0.1:%u,127.0.0.1:%u", etcd[0].port,
+		 etcd[1].port, etcd[2].port);
 	assert_true(test_until(20000, !open_uri(uri, NULL)));
 	body_ok(mci_metadata_open(uri, &options, &one));
 	body_ok(mci_metadata_open(uri, &options, &two));

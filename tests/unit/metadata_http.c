@@ -59,8 +59,8 @@ static enum MHD_Result classic_text(struct MHD_Connection *connection, unsigned 
 	return classic_reply(connection, status, text, strlen(text));
 }
 
-static enum MHD_Result classic_put(struct MHD_Connection *connection, struct classic_key **at, const char *key,
-				   struct classic_body *body)
+static enum MHD_Result classic_put(struct MHD_Connection *connection, struct classic_key **at,
+				   const char *key, struct classic_body *body)
 {
 	struct classic_key *entry = *at;
 
@@ -82,8 +82,8 @@ static enum MHD_Result classic_put(struct MHD_Connection *connection, struct cla
 }
 
 static enum MHD_Result classic_request(void *arg, struct MHD_Connection *connection, const char *url,
-				       const char *method, const char *version, const char *data, size_t *length,
-				       void **state)
+				       const char *method, const char *version, const char *data,
+				       size_t *length, void **state)
 {
 	const char *key = MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "key");
 	struct classic_body *body = *state;
@@ -141,8 +141,8 @@ static void classic_done(void *arg, struct MHD_Connection *connection, void **st
 /* One thread: the keys need no lock. */
 static int serve_classic(uint16_t at)
 {
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-				       .sin_port = htons(at) };
+	struct sockaddr_in address = {
+		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(at)};
 
 	if (!MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD, at, NULL, NULL, classic_request, NULL,
 			      MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_NOTIFY_COMPLETED, classic_done, NULL,
@@ -174,8 +174,8 @@ static const char *what = "--serve", *key_file = "", *cert_file = "", *cert_key_
 static void start_server(void)
 {
 	char port_text[8];
-	char *argv[] = { "/proc/self/exe", (char *)what, port_text, (char *)key_file, (char *)cert_file,
-			 (char *)cert_key_file, NULL };
+	char *argv[] = {"/proc/self/exe",  (char *)what,	  port_text, (char *)key_file,
+			(char *)cert_file, (char *)cert_key_file, NULL};
 
 	snprintf(port_text, sizeof(port_text), "%u", port);
 	server = test_spawn(argv, log_file);
@@ -183,10 +183,7 @@ static void start_server(void)
 	assert_true(test_until(20000, test_can_connect(port)));
 }
 
-static void stop_server(void)
-{
-	test_kill(&server);
-}
+static void stop_server(void) { test_kill(&server); }
 
 static int start(const char *kind)
 {
@@ -196,7 +193,7 @@ static int start(const char *kind)
 	snprintf(uri, sizeof(uri), "http://127.0.0.1:%u/metadata", port);
 	metadata_body = (struct metadata_body){
 		.uri = uri,
-		.options = { .lease_ms = 900, .timeout_ms = 3000 },
+		.options = {.lease_ms = 900, .timeout_ms = 3000},
 		.stop_server = stop_server,
 		.start_server = start_server,
 	};
@@ -247,12 +244,12 @@ static void sentence_has(const char *one, const char *two)
 static void test_a_long_listing_comes_page_by_page(void **state)
 {
 	struct mci_metadata *metadata = body_open();
-	struct body_list list = { 0 };
+	struct body_list list = {0};
 	char *text = calloc(1, 900001), key[64];
 	unsigned int i;
 
 	(void)state;
-	memset(text, '"', 900000);	/* doubled by JSON: 14 pages of 4 MiB at most */
+	memset(text, '"', 900000); /* doubled by JSON: 14 pages of 4 MiB at most */
 	for (i = 0; i < 20; i++) {
 		snprintf(key, sizeof(key), BODY_KEY("page/%u"), i);
 		body_ok(mci_metadata_store(metadata, key, text));
@@ -279,7 +276,7 @@ static void test_a_wrong_path_is_told_when_opening(void **state)
 
 static void test_no_server_fails_at_once_with_its_address(void **state)
 {
-	struct mci_metadata_options options = { .timeout_ms = 2000 };
+	struct mci_metadata_options options = {.timeout_ms = 2000};
 	uint64_t begin = test_now_ms();
 	char text[128];
 
@@ -292,7 +289,7 @@ static void test_no_server_fails_at_once_with_its_address(void **state)
 
 static void test_a_silent_server_is_given_up_at_the_deadline(void **state)
 {
-	struct mci_metadata_options options = { .timeout_ms = 400 };
+	struct mci_metadata_options options = {.timeout_ms = 400};
 	uint64_t begin = test_now_ms();
 	uint16_t silent;
 	char text[128];
@@ -379,8 +376,8 @@ static void make_certificate(const char *cert, const char *cert_key)
 	X509_gmtime_adj(X509_getm_notBefore(x509), -60);
 	X509_gmtime_adj(X509_getm_notAfter(x509), 3600);
 	X509_set_pubkey(x509, key);
-	X509_NAME_add_entry_by_txt(X509_get_subject_name(x509), "CN", MBSTRING_ASC, (const unsigned char *)"test", -1, -1,
-				   0);
+	X509_NAME_add_entry_by_txt(X509_get_subject_name(x509), "CN", MBSTRING_ASC,
+				   (const unsigned char *)"test", -1, -1, 0);
 	X509_set_issuer_name(x509, X509_get_subject_name(x509));
 	X509_add_ext(x509, name, -1);
 	assert_true(X509_sign(x509, key, EVP_sha256()) > 0);
@@ -420,7 +417,7 @@ static void test_tls_is_spoken_and_the_certificate_checked(void **state)
 	mci_metadata_close(metadata);
 	options.ca_file = other;
 	assert_int_equal(open_uri(text, &options), -EACCES);
-	assert_int_not_equal(open_uri(uri, &metadata_body.options), 0);	/* plain HTTP on the TLS port */
+	assert_int_not_equal(open_uri(uri, &metadata_body.options), 0); /* plain HTTP on the TLS port */
 	stop_server();
 	cert_file = cert_key_file = "";
 	start_server();
@@ -500,7 +497,7 @@ static void test_takeover_on_a_classic_server_looks_before_it_puts(void **state)
 static void test_a_classic_server_that_turns_into_ours_is_noticed(void **state)
 {
 	struct mci_metadata *metadata = body_open();
-	struct body_list list = { 0 };
+	struct body_list list = {0};
 
 	(void)state;
 	body_ok(mci_metadata_publish(metadata, BODY_KEY("list/5"), "5", 0, false));

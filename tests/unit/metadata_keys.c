@@ -81,7 +81,7 @@ static void compare(const struct mci_keys *keys, const struct model *model)
 static void test_random_changes_agree_with_a_plain_array(void **state)
 {
 	static struct model model[NAMES];
-	struct mci_budget budget = { .max = UINT64_MAX };
+	struct mci_budget budget = {.max = UINT64_MAX};
 	struct mci_keys keys;
 	int i, round;
 
@@ -112,7 +112,7 @@ static void test_random_changes_agree_with_a_plain_array(void **state)
 				m->expires_ns = dice(1000) + 1;
 				mci_keys_touch(&keys, key, 5, m->expires_ns);
 			} else {
-				mci_keys_cancel(key);	/* as when the log refuses: nothing stays behind */
+				mci_keys_cancel(key); /* as when the log refuses: nothing stays behind */
 			}
 		}
 		if (!(round % 100))
@@ -125,8 +125,8 @@ static void test_random_changes_agree_with_a_plain_array(void **state)
 
 static void test_seek_finds_the_first_key_not_before_or_behind(void **state)
 {
-	struct mci_budget budget = { .max = 100 };
-	struct model m[] = { { .name = "b" }, { .name = "d" } };
+	struct mci_budget budget = {.max = 100};
+	struct model m[] = {{.name = "b"}, {.name = "d"}};
 	struct mci_keys keys;
 
 	(void)state;
@@ -144,8 +144,8 @@ static void test_seek_finds_the_first_key_not_before_or_behind(void **state)
 
 static void test_a_replaced_value_counts_as_in_flight_while_it_is_read(void **state)
 {
-	struct mci_budget budget = { .max = UINT64_MAX };
-	struct model m = { .name = "k" };
+	struct mci_budget budget = {.max = UINT64_MAX};
+	struct model m = {.name = "k"};
 	struct mci_keys keys;
 	struct mci_blob *reader;
 
@@ -163,7 +163,7 @@ static void test_a_replaced_value_counts_as_in_flight_while_it_is_read(void **st
 
 static void test_a_budget_is_never_exceeded(void **state)
 {
-	struct mci_budget budget = { .max = 10 };
+	struct mci_budget budget = {.max = 10};
 
 	(void)state;
 	assert_true(mci_budget_take(&budget, 10));

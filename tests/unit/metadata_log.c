@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* The metadata server's log file: what it keeps over restarts, torn ends, flipped bits, full disks, kill -9. */
+/* The metadata server's log file: what it keeps over restarts, torn ends, flipped bits, full disks, kill -9.
+ */
 #include "config.h"
 
 #include <setjmp.h>
@@ -24,7 +25,7 @@
 static char dir[] = "/tmp/mooncake-log-XXXXXX";
 static char path[64];
 
-static const struct mci_keystore_if always = { .when = MCI_WHEN_ANY };
+static const struct mci_keystore_if always = {.when = MCI_WHEN_ANY};
 
 static struct mci_keystore *open_store(void)
 {
@@ -37,7 +38,8 @@ static struct mci_keystore *open_store(void)
 	return store;
 }
 
-static int put_ttl(struct mci_keystore *store, const char *key, const char *text, uint32_t ttl_ms, uint64_t *version)
+static int put_ttl(struct mci_keystore *store, const char *key, const char *text, uint32_t ttl_ms,
+		   uint64_t *version)
 {
 	struct mci_blob *blob = mci_blob_new(mci_keystore_budget(store), (uint32_t)strlen(text));
 	int ret;
@@ -72,7 +74,7 @@ static uint64_t holds(struct mci_keystore *store, const char *key, const char *t
 	return version;
 }
 
-static void delete(struct mci_keystore *store, const char *key)
+static void delete (struct mci_keystore *store, const char *key)
 {
 	uint64_t version;
 
@@ -114,7 +116,7 @@ static int fresh(void **state)
 	unlink(path);
 	snprintf(other, sizeof(other), "%s.damaged", path);
 	unlink(other);
-	mci_log_threshold = MCI_LOG_ERROR;	/* what the tests break on purpose is warned of */
+	mci_log_threshold = MCI_LOG_ERROR; /* what the tests break on purpose is warned of */
 	return 0;
 }
 
@@ -128,7 +130,7 @@ static void test_keys_and_versions_outlive_a_restart(void **state)
 	a = put(store, "a", "new");
 	b = put(store, "mooncake/ram/b", "");
 	c = put(store, "gone", "x");
-	delete(store, "gone");
+	delete (store, "gone");
 	mci_keystore_close(store);
 	assert_int_equal(size_of(path) % 8, 0);
 	store = open_store();
@@ -189,7 +191,7 @@ static uint8_t *sample(size_t *size, size_t ends[6])
 	ends[2] = ends[1] + mci_keylog_record_size(1, 1);
 	put(store, "a", "3");
 	ends[3] = ends[2] + mci_keylog_record_size(1, 1);
-	delete(store, "b");
+	delete (store, "b");
 	ends[4] = ends[3] + mci_keylog_record_size(1, 0);
 	put(store, "c", "a longer value, so that the record is not the shortest");
 	mci_keystore_close(store);
@@ -199,12 +201,13 @@ static uint8_t *sample(size_t *size, size_t ends[6])
 
 static void check_first(struct mci_keystore *store, unsigned int records)
 {
-	static const char *const a[] = { NULL, "1", "1", "3", "3", "3" };
-	static const char *const b[] = { NULL, NULL, "2", "2", NULL, NULL };
+	static const char *const a[] = {NULL, "1", "1", "3", "3", "3"};
+	static const char *const b[] = {NULL, NULL, "2", "2", NULL, NULL};
 
 	assert_int_equal(holds(store, "a", a[records] ? a[records] : "") > 0, a[records] != NULL);
 	assert_int_equal(holds(store, "b", b[records] ? b[records] : "") > 0, b[records] != NULL);
-	assert_int_equal(holds(store, "c", "a longer value, so that the record is not the shortest") > 0, records == 5);
+	assert_int_equal(holds(store, "c", "a longer value, so that the record is not the shortest") > 0,
+			 records == 5);
 }
 
 static void test_an_end_torn_at_any_byte_leaves_the_changes_before_it(void **state)
@@ -224,7 +227,7 @@ static void test_an_end_torn_at_any_byte_leaves_the_changes_before_it(void **sta
 		check_first(store, whole);
 		put(store, "after", "x");
 		mci_keystore_close(store);
-		store = open_store();	/* the cut end does not come back, and what followed is kept */
+		store = open_store(); /* the cut end does not come back, and what followed is kept */
 		check_first(store, whole);
 		assert_true(holds(store, "after", "x"));
 		mci_keystore_close(store);
@@ -266,7 +269,8 @@ static void test_a_flipped_bit_costs_its_record_and_no_other(void **state)
 		ret = mci_keystore_open(path, 1u << 30, 1u << 28, &store);
 		bytes[at] ^= (uint8_t)(1u << at % 8);
 		if (at < 24) {
-			assert_int_equal(ret, -EBADMSG);	/* magic, salt, their checksum: nothing can be read */
+			assert_int_equal(ret,
+					 -EBADMSG); /* magic, salt, their checksum: nothing can be read */
 			assert_int_equal(size_of(path), size);
 			continue;
 		}
@@ -276,7 +280,8 @@ static void test_a_flipped_bit_costs_its_record_and_no_other(void **state)
 		/* record 0: the holder's pid, which is no key */
 		assert_int_equal(holds(store, "a", record == 3 ? "1" : "3") > 0, 1);
 		assert_int_equal(holds(store, "b", "2") > 0, record == 4);
-		assert_int_equal(holds(store, "c", "a longer value, so that the record is not the shortest") > 0,
+		assert_int_equal(holds(store, "c", "a longer value, so that the record is not the shortest") >
+					 0,
 				 record != 5);
 		mci_keystore_close(store);
 	}
@@ -307,8 +312,12 @@ static void test_a_damaged_file_is_kept_aside_and_written_anew(void **state)
 
 static void test_a_value_cannot_smuggle_in_records(void **state)
 {
-	struct mci_keylog_record record = { .type = MCI_KEYLOG_PUT, .version = 1ull << 60, .key = "evil",
-					    .key_length = 4, .value = "x", .value_length = 1 };
+	struct mci_keylog_record record = {.type = MCI_KEYLOG_PUT,
+					   .version = 1ull << 60,
+					   .key = "evil",
+					   .key_length = 4,
+					   .value = "x",
+					   .value_length = 1};
 	struct mci_keystore *store = open_store();
 	char value[1024];
 	uint8_t *bytes;
@@ -352,7 +361,7 @@ static void test_another_file_is_refused_and_left_alone(void **state)
 	write_all(text, 3);
 	assert_int_equal(mci_keystore_open(path, 1, 1, &store), -EBADMSG);
 	assert_int_equal(size_of(path), 3);
-	write_all("", 0);	/* made by touch or mktemp: fine */
+	write_all("", 0); /* made by touch or mktemp: fine */
 	store = open_store();
 	mci_keystore_close(store);
 }
@@ -412,7 +421,7 @@ static void test_a_file_of_mostly_garbage_is_written_anew_while_in_use(void **st
 	(void)state;
 	/* 2400 values of 4 KiB are written, 36 remain: about 150 KB */
 	for (i = 0; i < WRITERS; i++) {
-		writers[i] = (struct writer){ store, i };
+		writers[i] = (struct writer){store, i};
 		assert_int_equal(pthread_create(&threads[i], NULL, overwrite, &writers[i]), 0);
 	}
 	for (i = 0; i < WRITERS; i++) {
@@ -447,7 +456,7 @@ static void test_a_full_disk_refuses_changes_and_keeps_what_is_there(void **stat
 	signal(SIGXFSZ, SIG_IGN);
 	getrlimit(RLIMIT_FSIZE, &before);
 	full = before;
-	full.rlim_cur = (rlim_t)size_of(path) + 20;	/* not even half a record */
+	full.rlim_cur = (rlim_t)size_of(path) + 20; /* not even half a record */
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &full), 0);
 	assert_int_equal(put_ttl(store, "a", "2", 0, &version), -ENOSPC);
 	assert_int_equal(put_ttl(store, "b", "2", 0, &version), -ENOSPC);
@@ -476,16 +485,19 @@ struct client {
 static void *store_keys(void *arg)
 {
 	struct client *client = arg;
-	struct mci_curl_reply reply = { 0 };
+	struct mci_curl_reply reply = {0};
 	char url[128], text[32];
 	unsigned int i;
 
 	for (i = 0; i < 1000000; i++) {
-		snprintf(url, sizeof(url), "http://127.0.0.1:%u/metadata?key=%u/%u", client->port, client->number, i);
+		snprintf(url, sizeof(url), "http://127.0.0.1:%u/metadata?key=%u/%u", client->port,
+			 client->number, i);
 		snprintf(text, sizeof(text), "%u", i);
-		if (mci_curl_request(client->curl,
-				     &(struct mci_curl_request){ .method = "PUT", .url = url, .body = text,
-								 .body_length = strlen(text) }, &reply) ||
+		if (mci_curl_request(
+			    client->curl,
+			    &(struct mci_curl_request){
+				    .method = "PUT", .url = url, .body = text, .body_length = strlen(text)},
+			    &reply) ||
 		    reply.status != 200)
 			break;
 		mci_curl_reply_free(&reply);
@@ -498,8 +510,8 @@ static void *store_keys(void *arg)
 static void test_what_was_acknowledged_survives_kill_9(void **state)
 {
 	char port_text[8], out[96];
-	char *argv[] = { "/proc/self/exe", "--serve", path, port_text, NULL };
-	struct client clients[CLIENTS] = { 0 };
+	char *argv[] = {"/proc/self/exe", "--serve", path, port_text, NULL};
+	struct client clients[CLIENTS] = {0};
 	pthread_t threads[CLIENTS];
 	struct mci_keystore *store;
 	unsigned int i, j;
@@ -513,7 +525,7 @@ static void test_what_was_acknowledged_survives_kill_9(void **state)
 	assert_true(pid > 0);
 	assert_true(test_until(20000, test_can_connect(port)));
 	for (i = 0; i < CLIENTS; i++) {
-		assert_int_equal(mci_curl_open(&(struct mci_curl_options){ 0 }, &clients[i].curl), 0);
+		assert_int_equal(mci_curl_open(&(struct mci_curl_options){0}, &clients[i].curl), 0);
 		clients[i].number = i;
 		clients[i].port = port;
 		assert_int_equal(pthread_create(&threads[i], NULL, store_keys, &clients[i]), 0);

@@ -16,8 +16,20 @@ static char uri[128];
 static void start_server(void)
 {
 	char port_text[8];
-	char *argv[] = { "redis-server", "--port", port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-			 "--dir", dir, password ? "--requirepass" : NULL, (char *)password, NULL };
+	char *argv[] = { "redis-server",
+			 "--port",
+			 port_text,
+			 "--bind",
+			 "127.0.0.1",
+			 "--save",
+			 "",
+			 "--appendonly",
+			 "no",
+			 "--dir",
+			 dir,
+			 password ? "--requirepass" : NULL,
+			 (char *)password,
+			 NULL };
 
 	snprintf(port_text, sizeof(port_text), "%u", port);
 	server = test_spawn(argv, log_file);
@@ -90,7 +102,7 @@ static void test_a_database_number_separates_keys(void **state)
 
 	(void)state;
 	snprintf(text, sizeof(text), "%s/3", uri);
-	body_ok(mci_metadata_open(text, &options, &three));	/* the URI's number goes first */
+	body_ok(mci_metadata_open(text, &options, &three)); /* the URI's number goes first */
 	body_ok(mci_metadata_open(uri, &options, &four));
 	setenv("MC_REDIS_DB_INDEX", "5", 1);
 	body_ok(mci_metadata_open(uri, NULL, &five));
@@ -205,7 +217,7 @@ static void test_a_password_is_needed_where_one_is_set(void **state)
 	snprintf(text, sizeof(text), "redis://:s3cret%%20p%%25ss@127.0.0.1:%u", port);
 	body_ok(open_uri(text, NULL));
 	snprintf(text, sizeof(text), "redis://default:s3cret%%20p%%25ss@127.0.0.1:%u/1", port);
-	body_ok(open_uri(text, &wrong));	/* the URI's goes first */
+	body_ok(open_uri(text, &wrong)); /* the URI's goes first */
 	snprintf(text, sizeof(text), "redis://nobody:s3cret%%20p%%25ss@127.0.0.1:%u", port);
 	assert_int_equal(open_uri(text, NULL), -EACCES);
 	assert_null(strstr(mc_errmsg(), "s3cret"));

@@ -20,7 +20,7 @@
 
 static struct mci_curl *curl;
 static mc_metadata_server *server;
-static char base[64];		/* http://127.0.0.1:port */
+static char base[64]; /* http://127.0.0.1:port */
 static char dir[] = "/tmp/mooncake-server-XXXXXX";
 
 struct answer {
@@ -33,16 +33,20 @@ struct answer {
 static struct answer ask_with(const char *method, const char *path, const void *body, size_t length,
 			      const char *authorization, const char *const *headers)
 {
-	struct mci_curl_reply reply = { 0 };
-	struct answer answer = { 0 };
+	struct mci_curl_reply reply = {0};
+	struct answer answer = {0};
 	char url[16384];
 	int ret;
 
 	snprintf(url, sizeof(url), "%s%s", base, path);
 	ret = mci_curl_request(curl,
-			       &(struct mci_curl_request){ .method = method, .url = url, .body = body,
-							   .body_length = length, .authorization = authorization,
-							   .headers = headers, .timeout_ms = 40000 },
+			       &(struct mci_curl_request){.method = method,
+							  .url = url,
+							  .body = body,
+							  .body_length = length,
+							  .authorization = authorization,
+							  .headers = headers,
+							  .timeout_ms = 40000},
 			       &reply);
 	if (ret) {
 		answer.status = ret;
@@ -51,7 +55,8 @@ static struct answer ask_with(const char *method, const char *path, const void *
 	}
 	answer.status = reply.status;
 	answer.length = reply.length;
-	memcpy(answer.body, reply.body, reply.length < sizeof(answer.body) ? reply.length : sizeof(answer.body) - 1);
+	memcpy(answer.body, reply.body,
+	       reply.length < sizeof(answer.body) ? reply.length : sizeof(answer.body) - 1);
 	mci_curl_header(&reply, "ETag", answer.tag, sizeof(answer.tag));
 	mci_curl_reply_free(&reply);
 	return answer;
@@ -59,7 +64,7 @@ static struct answer ask_with(const char *method, const char *path, const void *
 
 static struct answer ask(const char *method, const char *path, const char *body, const char *header)
 {
-	const char *const headers[] = { header, NULL };
+	const char *const headers[] = {header, NULL};
 
 	return ask_with(method, path, body, body ? strlen(body) : 0, NULL, headers);
 }
@@ -151,16 +156,18 @@ static void test_a_key_is_the_same_however_it_was_escaped(void **state)
 static void test_an_rpc_meta_key_may_be_registered_again(void **state)
 {
 	(void)state;
-	expect(ask("PUT", "/metadata?key=mooncake%2Frpc_meta%2Fa", "{\"rpc_port\":1}", NULL), 200, "metadata updated");
-	expect(ask("PUT", "/metadata?key=mooncake%2Frpc_meta%2Fa", "{\"rpc_port\":2}", NULL), 200, "metadata updated");
+	expect(ask("PUT", "/metadata?key=mooncake%2Frpc_meta%2Fa", "{\"rpc_port\":1}", NULL), 200,
+	       "metadata updated");
+	expect(ask("PUT", "/metadata?key=mooncake%2Frpc_meta%2Fa", "{\"rpc_port\":2}", NULL), 200,
+	       "metadata updated");
 	expect(ask("GET", "/metadata?key=mooncake%2Frpc_meta%2Fa", NULL, NULL), 200, "{\"rpc_port\":2}");
 }
 
 static void test_values_are_bytes_up_to_1_mib(void **state)
 {
 	static char big[(1 << 20) + 1];
-	static const char odd[] = { 0, (char)0xff, '\n', 0, 'x' };
-	struct mci_curl_reply reply = { 0 };
+	static const char odd[] = {0, (char)0xff, '\n', 0, 'x'};
+	struct mci_curl_reply reply = {0};
 	char url[128];
 	size_t i;
 
@@ -173,7 +180,8 @@ static void test_values_are_bytes_up_to_1_mib(void **state)
 	expect(ask("GET", "/metadata?key=empty", NULL, NULL), 200, "");
 	expect(ask_with("PUT", "/metadata?key=big", big, 1 << 20, NULL, NULL), 200, NULL);
 	snprintf(url, sizeof(url), "%s/metadata?key=big", base);
-	assert_int_equal(mci_curl_request(curl, &(struct mci_curl_request){ .method = "GET", .url = url }, &reply), 0);
+	assert_int_equal(
+		mci_curl_request(curl, &(struct mci_curl_request){.method = "GET", .url = url}, &reply), 0);
 	assert_int_equal(reply.length, 1 << 20);
 	assert_memory_equal(reply.body, big, 1 << 20);
 	mci_curl_reply_free(&reply);
@@ -183,7 +191,8 @@ static void test_values_are_bytes_up_to_1_mib(void **state)
 	expect(ask("PUT", "/metadata?key=chunked", "in pieces", "Transfer-Encoding: chunked"), 200, NULL);
 	expect(ask("GET", "/metadata?key=chunked", NULL, NULL), 200, "in pieces");
 	expect(ask_with("PUT", "/metadata?key=chunked", big, sizeof(big), NULL,
-			(const char *const[]){ "Transfer-Encoding: chunked", NULL }), 413, NULL);
+			(const char *const[]){"Transfer-Encoding: chunked", NULL}),
+	       413, NULL);
 	expect(ask("GET", "/metadata?key=chunked", NULL, NULL), 200, "in pieces");
 }
 
@@ -196,8 +205,9 @@ static void test_keys_have_at_most_4096_bytes(void **state)
 	(void)state;
 	for (i = 0; i < 4096; i++, at += 3)
 		memcpy(at, i % 2 ? "%A4" : "%C3", 4);
-	expect(ask("PUT", path, "x", "Authorization: Bearer of a header that has some length too, as real ones do"), 200,
-	       NULL);
+	expect(ask("PUT", path, "x",
+		   "Authorization: Bearer of a header that has some length too, as real ones do"),
+	       200, NULL);
 	expect(ask("GET", path, NULL, NULL), 200, "x");
 	memcpy(at, "%6b", 4);
 	expect(ask("PUT", path, "x", NULL), 400, NULL);
@@ -254,7 +264,8 @@ static void *count_up(void *arg)
 		else if (seen.status != 412)
 			return "neither changed nor refused";
 	}
-	__atomic_add_fetch((unsigned int *)arg, ask("PUT", "/metadata?key=first", "x", "If-None-Match: *").status == 200,
+	__atomic_add_fetch((unsigned int *)arg,
+			   ask("PUT", "/metadata?key=first", "x", "If-None-Match: *").status == 200,
 			   __ATOMIC_SEQ_CST);
 	return NULL;
 }
@@ -352,7 +363,8 @@ static void test_a_listing_is_in_order_and_has_versions(void **state)
 	entry = json_array_get(array, 0);
 	assert_string_equal(json_string_value(json_object_get(entry, "key")), "list/a");
 	assert_string_equal(json_string_value(json_object_get(entry, "value")), "\"\xc3\xa4\"");
-	assert_int_equal(json_integer_value(json_object_get(entry, "version")), strtoull(a.tag + 1, NULL, 10));
+	assert_int_equal(json_integer_value(json_object_get(entry, "version")),
+			 strtoull(a.tag + 1, NULL, 10));
 	assert_string_equal(json_string_value(json_object_get(json_array_get(array, 1), "key")), "list/b");
 	entry = json_array_get(array, 2);
 	assert_null(json_object_get(entry, "value"));
@@ -416,19 +428,21 @@ static void *watch_forever(void *arg)
 static void test_a_watch_waits_for_a_change_under_its_prefix(void **state)
 {
 	uint64_t version = watch_version(ask("GET", "/metadata?watch=w%2F", NULL, NULL), true);
-	struct answer answer = { 0 };
+	struct answer answer = {0};
 	pthread_t thread;
 	char path[128];
 	uint64_t begin;
 
 	(void)state;
-	snprintf(path, sizeof(path), "/metadata?watch=w%%2F&since=%llu&timeout_ms=200", (unsigned long long)version);
+	snprintf(path, sizeof(path), "/metadata?watch=w%%2F&since=%llu&timeout_ms=200",
+		 (unsigned long long)version);
 	begin = test_now_ms();
 	watch_version(ask("GET", path, NULL, NULL), false);
 	assert_true(test_now_ms() - begin >= 199);
 	assert_true(test_now_ms() - begin < 1500);
 
-	snprintf(answer.body, sizeof(answer.body), "/metadata?watch=w%%2F&since=%llu", (unsigned long long)version);
+	snprintf(answer.body, sizeof(answer.body), "/metadata?watch=w%%2F&since=%llu",
+		 (unsigned long long)version);
 	assert_int_equal(pthread_create(&thread, NULL, watch_forever, &answer), 0);
 	test_sleep_ms(200);
 	expect(ask("PUT", "/metadata?key=elsewhere", "x", NULL), 200, NULL);
@@ -450,7 +464,8 @@ static void test_a_watch_waits_for_a_change_under_its_prefix(void **state)
 	version = watch_version(ask("GET", "/metadata?watch=w%2F", NULL, NULL), true);
 	expect(ask("PUT", "/metadata?key=w%2Fb", "x", NULL), 200, NULL);
 	expect(ask("PUT", "/metadata?key=elsewhere", "y", NULL), 200, NULL);
-	snprintf(path, sizeof(path), "/metadata?watch=w%%2F&since=%llu&timeout_ms=30000", (unsigned long long)version);
+	snprintf(path, sizeof(path), "/metadata?watch=w%%2F&since=%llu&timeout_ms=30000",
+		 (unsigned long long)version);
 	begin = test_now_ms();
 	watch_version(ask("GET", path, NULL, NULL), true);
 	assert_true(test_now_ms() - begin < 1500);
@@ -460,7 +475,7 @@ static void test_closing_the_server_answers_those_who_watch(void **state)
 {
 	struct mc_metadata_server_attr attr = MC_METADATA_SERVER_ATTR_INIT;
 	mc_metadata_server *other;
-	struct answer answers[20] = { 0 };
+	struct answer answers[20] = {0};
 	pthread_t threads[20];
 	char keep[64];
 	uint64_t version, begin;
@@ -648,7 +663,7 @@ static void test_beyond_max_bytes_put_is_refused_and_nothing_changes(void **stat
 	expect(ask("PUT", "/metadata?key=b", value, NULL), 200, NULL);
 	expect_words(ask("PUT", "/metadata?key=c", value, NULL), 507, "8000", "--max_bytes");
 	expect(ask("GET", "/metadata?key=c", NULL, NULL), 404, NULL);
-	expect(ask("PUT", "/metadata?key=b", value, NULL), 200, NULL);		/* no larger than before */
+	expect(ask("PUT", "/metadata?key=b", value, NULL), 200, NULL); /* no larger than before */
 	expect(ask("PUT", "/metadata?key=b", "small", NULL), 200, NULL);
 	expect(ask("PUT", "/metadata?key=c", value, NULL), 200, NULL);
 	expect(ask("PUT", "/metadata?key=b", value, NULL), 507, NULL);
@@ -754,7 +769,7 @@ int main(void)
 	int failed;
 
 	unsetenv("MOONCAKE_KEY_FILE");
-	if (!mkdtemp(dir) || mci_curl_open(&(struct mci_curl_options){ 0 }, &curl))
+	if (!mkdtemp(dir) || mci_curl_open(&(struct mci_curl_options){0}, &curl))
 		return 1;
 	failed = cmocka_run_group_tests(tests, start, stop);
 	mci_curl_close(curl);

@@ -113,11 +113,43 @@ static void test_http_and_p2p_are_known(void **state)
 static void test_what_is_wrong_is_refused_with_the_valid_forms(void **state)
 {
 	static const char *const wrong[] = {
-		"", "P2PHANDSHAKEX", "p2phandshake", "host", "host:", ":2379", "host:0", "host:65536", "host:-1", "host:x",
-		"host:2379,", ",host:2379", "a:1,,b:2", "etcd://", "etcds://", "etcd://a b:1", "etcd://u:p@h:1",
-		"etcd://::1:2379", "etcd://[::1", "etcd://h:1/path", "ftp://h:1", "rediss://h:1", "redis://", "redis://h:1/x",
-		"redis://h:1/-1", "redis://h:1/70000", "redis://@h:1", "redis://a:%zz@h:1", "redis://a:%0@h", "redis://a:%00@h",
-		"redis://h:1,g:1", "http://", "http:///metadata", "http://:80/x", "http://h:70000/x", "http://h\n:1", "http://h<>:1",
+		"",
+		"P2PHANDSHAKEX",
+		"p2phandshake",
+		"host",
+		"host:",
+		":2379",
+		"host:0",
+		"host:65536",
+		"host:-1",
+		"host:x",
+		"host:2379,",
+		",host:2379",
+		"a:1,,b:2",
+		"etcd://",
+		"etcds://",
+		"etcd://a b:1",
+		"etcd://u:p@h:1",
+		"etcd://::1:2379",
+		"etcd://[::1",
+		"etcd://h:1/path",
+		"ftp://h:1",
+		"rediss://h:1",
+		"redis://",
+		"redis://h:1/x",
+		"redis://h:1/-1",
+		"redis://h:1/70000",
+		"redis://@h:1",
+		"redis://a:%zz@h:1",
+		"redis://a:%0@h",
+		"redis://a:%00@h",
+		"redis://h:1,g:1",
+		"http://",
+		"http:///metadata",
+		"http://:80/x",
+		"http://h:70000/x",
+		"http://h\n:1",
+		"http://h<>:1",
 		"a:1,b:1,c:1,d:1,e:1,f:1,g:1,h:1,i:1,j:1,k:1,l:1,m:1,n:1,o:1,p:1,q:1",
 	};
 	struct mci_uri uri;
@@ -131,7 +163,7 @@ static void test_what_is_wrong_is_refused_with_the_valid_forms(void **state)
 			fail_msg("'%s' was not refused", wrong[i]);
 		if (!strstr(mc_errmsg(), "etcd://host:2379"))
 			fail_msg("'%s' was refused with '%s'", wrong[i], mc_errmsg());
-		assert_int_equal(((unsigned char *)&uri)[0], 0x5a);	/* outputs only on success */
+		assert_int_equal(((unsigned char *)&uri)[0], 0x5a); /* outputs only on success */
 	}
 	assert_int_equal(mci_uri_parse(NULL, &uri), -EINVAL);
 }
@@ -156,8 +188,9 @@ static void test_overlong_addresses_are_refused(void **state)
 static void test_no_sentence_repeats_a_password(void **state)
 {
 	static const char *const texts[] = {
-		"redis://u:s3cret@h:x", "redis://u:s3cret@h:1/x", "redis://u:s3%zcret@h", "etcd://u:s3cret@h:1",
-		"ftp://u:s3cret@h", "http://u:s3cret@h:x/", "u:s3cret@h:1", "http://u:s3cret@",
+		"redis://u:s3cret@h:x", "redis://u:s3cret@h:1/x", "redis://u:s3%zcret@h",
+		"etcd://u:s3cret@h:1",	"ftp://u:s3cret@h",	  "http://u:s3cret@h:x/",
+		"u:s3cret@h:1",		"http://u:s3cret@",
 	};
 	struct mci_uri uri;
 	size_t i;

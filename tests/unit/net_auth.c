@@ -247,6 +247,7 @@ struct liar {
 	uint8_t mode;
 	uint16_t version;		/* 0 = ours */
 	bool wrong_mac, other_features, close_early, garbage, silent;
+	uint64_t demand;		/* features that the client requires of it */
 	const char *tamper;		/* "hello": proves over a hello that was changed on the way */
 };
 
@@ -320,6 +321,7 @@ static int meet(struct liar *liar, struct mci_secret own, const struct mc_uuid *
 	peer.port = liar->port;
 	attr = client_attr(&peer, &own);
 	attr.wanted = wanted;
+	attr.features_required = liar->demand;
 	attr.deadline_ns = soon(liar->silent ? 300 : 5000);
 	ret = try_hello(&attr, NULL);
 	pthread_join(liar->thread, NULL);
@@ -392,6 +394,15 @@ static void test_features_that_were_not_offered_are_refused(void **state)
 	assert_int_equal(meet(&liar, secret(MCI_AUTH_CLUSTER, 1), NULL), -EPROTO);
 }
 
+static void test_the_client_itself_checks_for_what_it_requires(void **state)
+{
+	struct liar liar = { .secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER, .demand = MCI_FEATURE_SHM };
+
+	(void)state;
+	assert_int_equal(meet(&liar, secret(MCI_AUTH_CLUSTER, 1), NULL), -EPROTO);
+	assert_says("does not offer what is asked for: shm");
+}
+
 static void test_servers_of_other_programs_are_refused(void **state)
 {
 	struct liar garbage = { .garbage = true }, closes = { .close_early = true }, silent = { .silent = true };
@@ -458,6 +469,47 @@ static void test_a_client_of_another_version_gets_a_sentence(void **state)
 	assert_int_equal(reject.err, -EPROTO);
 	assert_int_equal(atomic_load(&peer.connections), 0);
 	assert_int_equal(mci_service_refused(peer.service), 2);
+	peer_stop(&peer);
+}
+
+/* The client checks most of this too; a client that does not must not get in. */
+static void test_the_server_itself_refuses_what_is_wrong_in_a_hello(void **state)
+{
+	struct mci_msg_hello good = { .version = 1, .mode = MCI_AUTH_CLUSTER, .service = MCI_SERVICE_ENGINE,
+				      .role = MCI_ROLE_DATA, .self = identity("x") };
+	struct mci_identity other = identity("other");
+	struct mci_msg_reject reject;
+	struct peer peer = { .attr.features = MCI_FEATURE_NOTIFY };
+	uint8_t answer[2048];
+	int i;
+
+	(void)state;
+	assert_int_equal(peer_start(&peer, secret(MCI_AUTH_CLUSTER, 1)), 0);
+	for (i = 0; i < 6; i++) {
+		static const int errors[6] = { -ESTALE, -EKEYREJECTED, -EKEYREJECTED, -EPROTO, -EPROTO, -EPROTO };
+		struct mci_msg_hello m = good;
+		ssize_t n;
+
+		if (i == 0)
+			m.wanted = other.uuid;
+		else if (i == 1)
+			m.mode = MCI_AUTH_NONE;
+		else if (i == 2)
+			m.mode = MCI_AUTH_TOKEN;
+		else if (i == 3)
+			m.service = MCI_SERVICE_METADATA;
+		else if (i == 4)
+			m.required = MCI_FEATURE_SHM | MCI_FEATURE_NOTIFY;
+		else
+			m.mode = 3;
+		n = send_hello_and_read(&peer, &m, answer, sizeof(answer), NULL);
+		assert_true(n > 0);
+		assert_int_equal(mci_reject_read(answer, (size_t)n, &reject), 0);
+		assert_int_equal(reject.err, errors[i]);
+		assert_true(strlen(reject.sentence) > 10);
+	}
+	assert_int_equal(mci_service_refused(peer.service), 6);
+	assert_int_equal(atomic_load(&peer.connections), 0);
 	peer_stop(&peer);
 }
 
@@ -697,8 +749,10 @@ int main(void)
 		cmocka_unit_test(test_the_client_itself_checks_the_uuid),
 		cmocka_unit_test(test_a_server_of_another_version_is_refused_with_both_numbers),
 		cmocka_unit_test(test_features_that_were_not_offered_are_refused),
+		cmocka_unit_test(test_the_client_itself_checks_for_what_it_requires),
 		cmocka_unit_test(test_servers_of_other_programs_are_refused),
 		cmocka_unit_test(test_a_client_of_another_version_gets_a_sentence),
+		cmocka_unit_test(test_the_server_itself_refuses_what_is_wrong_in_a_hello),
 		cmocka_unit_test(test_a_recorded_opening_cannot_be_played_again),
 		cmocka_unit_test(test_on_a_unix_socket_the_same_user_needs_no_token),
 		cmocka_unit_test(test_on_a_unix_socket_a_cluster_key_is_still_asked_for),

@@ -411,6 +411,32 @@ static void test_descriptors_queued_at_the_end_are_closed(void **state)
 	assert_int_equal(open_descriptors(), before);
 }
 
+static void test_queued_frames_keep_their_own_descriptors(void **state)
+{
+	struct end end = { 0 };
+	int before = open_descriptors();
+	struct mci_sock other = begin(&end);
+	struct flood f = { .end = &end, .fd = open("/dev/null", O_RDONLY | O_CLOEXEC), .length = 10000 };
+	uint32_t id, length;
+	uint16_t type;
+	void *body;
+	int i, fd;
+
+	(void)state;
+	mci_loop_call(end.loop, flood, &f);
+	assert_int_equal(f.ret, -EAGAIN);
+	for (i = 0; i < f.sent; i++) {
+		assert_int_equal(mci_frame_recv(&other, LIMIT, &type, &id, &body, &length, &fd, soon(3000)), 0);
+		assert_int_equal(id, i);
+		assert_true(fd >= 0);
+		close(fd);
+		free(body);
+	}
+	close(f.fd);
+	finish(&end, &other);
+	assert_int_equal(open_descriptors(), before);
+}
+
 static void test_a_descriptor_over_tcp_is_refused(void **state)
 {
 	uint8_t head[MCI_FRAME_HEAD];
@@ -481,6 +507,7 @@ int main(void)
 		cmocka_unit_test(test_a_descriptor_that_the_receiver_does_not_want_is_closed),
 		cmocka_unit_test(test_the_queue_is_bounded_and_drains),
 		cmocka_unit_test(test_descriptors_queued_at_the_end_are_closed),
+		cmocka_unit_test(test_queued_frames_keep_their_own_descriptors),
 		cmocka_unit_test(test_a_descriptor_over_tcp_is_refused),
 		cmocka_unit_test(test_receiving_a_frame_ends_at_the_deadline),
 		cmocka_unit_test(test_the_parser_asks_for_no_byte_too_many),

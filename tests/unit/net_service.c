@@ -21,11 +21,13 @@ static const uint8_t probe_reply[] = "\x16\0\0\0\0\0\0\0\x03{\"status\":\"succes
 static ssize_t ask(struct peer *peer, const void *p, size_t n, uint8_t *answer, size_t size)
 {
 	struct mci_sock sock = { .fd = bare(peer) };
+	uint64_t begin = mci_now_ns();
 	ssize_t got;
 
 	assert_true(sock.fd >= 0);
 	assert_int_equal(mci_sock_send_all(&sock, p, n, soon(2000)), 0);
 	got = read_to_end(sock.fd, answer, size);
+	assert_true(mci_now_ns() - begin < 2 * MCI_NS_PER_S);	/* it ends with the answer, not with the 3 s */
 	mci_sock_close(&sock);
 	return got;
 }

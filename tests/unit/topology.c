@@ -243,6 +243,26 @@ static void test_a_gpu_without_an_rdma_device_on_its_node_takes_the_nearest(void
 	mci_topology_free(t);
 }
 
+static void test_a_gpu_prefers_its_own_node_at_equal_distance(void **state)
+{
+	struct mci_topology *t;
+	json_t *matrix;
+	char *text;
+
+	(void)state;
+	put_two_nodes();
+	put_rdma("mlx5_0", "devices/pci0000:00/0000:00:01.0/0000:01:00.0", "0\n", "4: ACTIVE\n");
+	put_rdma("mlx5_1", "devices/pci0000:c0/0000:c0:01.0/0000:c1:00.0", "10\n", "4: ACTIVE\n");
+	put_gpu("0000:83:00.0", "devices/pci0000:80/0000:80:03.0/0000:83:00.0", "10\n", "0x030200\n");
+	assert_int_equal(mci_topology_scan(root, &t), 0);
+	matrix = mci_topology_matrix(t);
+	text = json_dumps(json_object_get(matrix, "cuda:0"), JSON_COMPACT);
+	assert_string_equal(text, "[[\"mlx5_1\"],[\"mlx5_0\"]]");
+	free(text);
+	json_decref(matrix);
+	mci_topology_free(t);
+}
+
 static void test_an_empty_tree_is_one_node_and_says_what_is_missing(void **state)
 {
 	struct mci_topology *t;
@@ -315,6 +335,7 @@ int main(void)
 		TEST(test_devices_are_described),
 		TEST(test_distance_counts_bridges),
 		TEST(test_a_gpu_without_an_rdma_device_on_its_node_takes_the_nearest),
+		TEST(test_a_gpu_prefers_its_own_node_at_equal_distance),
 		TEST(test_an_empty_tree_is_one_node_and_says_what_is_missing),
 		TEST(test_odd_bytes_in_sysfs_do_no_harm),
 		TEST(test_this_machine_can_be_shown),

@@ -112,17 +112,14 @@ struct bench_peer *bench_peer_renew(struct bench_run *run, struct bench_peer *ol
 
 int bench_peer_fits(const struct bench_run *run, const struct bench_peer *peer, char *text, size_t size)
 {
+	const char *what = run->shape.op == MC_READ ? "read" : "written";
 	char has[OUT_SIZE_TEXT], needs[OUT_SIZE_TEXT];
 	const struct bench_options *o = run->b->o;
 	unsigned int i;
 
 	if (!peer->count) {
-		snprintf(text, size,
-			 "segment %s offers no memory that may be %s; is it a target of this bench?",
-			 o->segment_id,
-			 o->check		    ? "read and written"
-			 : run->shape.op == MC_READ ? "read"
-						    : "written");
+		snprintf(text, size, "segment %s offers no memory that may be %s; is it a target of this bench?",
+			 o->segment_id, o->check ? "read and written" : what);
 		return -1;
 	}
 	for (i = 0; i < peer->count && i < run->shape.threads; i++) {
@@ -130,8 +127,7 @@ int bench_peer_fits(const struct bench_run *run, const struct bench_peer *peer, 
 			continue;
 		snprintf(text, size,
 			 "region %u of segment %s has %s, but block x batch x threads reach over %s: start "
-			 "the "
-			 "target with --buffer_size=%llu, or lower --block_size, --batch_size or --threads "
+			 "the target with --buffer_size=%llu, or lower --block_size, --batch_size or --threads "
 			 "here",
 			 peer->regions[i].id, o->segment_id, out_size(peer->regions[i].length, has),
 			 out_size(run->span, needs), (unsigned long long)run->span);

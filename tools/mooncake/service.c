@@ -17,29 +17,35 @@ void service_attr(struct mc_engine_attr *attr)
 	attr->cluster_id = service.cluster_id;
 }
 
+/* Read once: all that ask in one run ask about the same file. */
+static json_t *all_settings(const char *path)
+{
+	static json_t *list;
+	char *text;
+
+	if (!list && !mc_config_show(path, &text)) {
+		list = json_loads(text, 0, NULL);
+		free(text);
+	}
+	return list;
+}
+
 char *setting_text(const char *path, const char *key)
 {
-	char *text, *found = NULL;
-	json_t *list, *item;
+	json_t *item;
 	size_t i;
 
-	if (mc_config_show(path, &text))
-		return NULL;
-	list = json_loads(text, 0, NULL);
-	free(text);
-	json_array_foreach(list, i, item)
+	json_array_foreach(all_settings(path), i, item)
 	{
 		const char *name = json_string_value(json_object_get(item, "key"));
 		json_t *value = json_object_get(item, "value");
 
 		if (!name || strcmp(name, key) || json_is_null(value))
 			continue;
-		found = json_is_string(value) ? strdup(json_string_value(value))
-					      : json_dumps(value, JSON_ENCODE_ANY);
-		break;
+		return json_is_string(value) ? strdup(json_string_value(value))
+					     : json_dumps(value, JSON_ENCODE_ANY);
 	}
-	json_decref(list);
-	return found;
+	return NULL;
 }
 
 int print_json(json_t *value)

@@ -63,7 +63,9 @@ static void end(struct classic_lane *lane, enum mc_state state, int error, uint3
 	if (keep)
 		lane->used = true;
 	else
-		mci_classic_lane_close(lane, state != MC_DONE);
+		/* A v1 read is complete: a reset spares our side the minute in TIME_WAIT, of which ports run
+		 * out. */
+		mci_classic_lane_close(lane, state != MC_DONE || !is_write(lane));
 	mci_classic_finish(peer, request, state, error, flags);
 	mci_classic_dispatch(peer);
 }

@@ -17,7 +17,6 @@
 #include "core/log.h"
 
 #define CONNECTIONS_MAX 1024
-#define STALL_NS (30 * MCI_NS_PER_S) /* mid-frame without a byte, or before the first request */
 #define DRAIN_NS (2 * MCI_NS_PER_S)
 #define HURRY_NS MCI_NS_PER_S
 #define ACCEPTS_PER_EVENT 64
@@ -49,6 +48,8 @@ struct conn {
 	struct mci_region *region; /* used by the current frame */
 	uint64_t progress_ns, hurry_ns;
 };
+
+_Atomic uint64_t mci_classic_stall_ns = 30 * MCI_NS_PER_S;
 
 struct classic_server {
 	struct mci_watch watch; /* first */
@@ -312,7 +313,7 @@ static void on_timer(struct mci_timer *timer)
 {
 	struct conn *conn = container(timer, struct conn, timer);
 	bool idle = conn->state == CONN_HEADER && !conn->moved && conn->served;
-	uint64_t now = mci_now_ns(), at = (idle ? now : conn->progress_ns) + STALL_NS;
+	uint64_t now = mci_now_ns(), at = (idle ? now : conn->progress_ns) + mci_classic_stall_ns;
 
 	if (conn->hurry_ns && conn->hurry_ns < at)
 		at = conn->hurry_ns;
@@ -333,7 +334,7 @@ static void on_start(struct mci_task *task)
 	conn->task.fn = on_go_on;
 	conn->progress_ns = mci_now_ns();
 	mci_sock_tune(conn->sock.fd);
-	mci_loop_timer_set(conn->loop, &conn->timer, conn->progress_ns + STALL_NS);
+	mci_loop_timer_set(conn->loop, &conn->timer, conn->progress_ns + mci_classic_stall_ns);
 	if (mci_loop_add(conn->loop, &conn->watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET))
 		conn_close(conn);
 }

@@ -8,6 +8,10 @@
 
 struct classic_server;
 
+/* A connection is closed that is in mid-frame, or before its first request, without a byte for this long.
+ * Tests shorten it. */
+extern _Atomic uint64_t mci_classic_stall_ns;
+
 int mci_classic_server_start(struct mci_transport_host *host, struct classic_server **server);
 void mci_classic_server_stop(struct classic_server *server); /* NULL is fine */
 uint16_t mci_classic_server_port(const struct classic_server *server);

@@ -24,7 +24,9 @@
 #include "transport/shm/control.h"
 #include "transport/transport.h"
 
-#define MCI_SHM_CHUNK (512u << 10)	/* a large copy is cut into these: cancel and deadline are seen in between */
+/* A copy larger than the first is cut into parts of that size up to the second: cancel and deadline are seen in between. */
+#define MCI_SHM_CHUNK (512u << 10)
+#define MCI_SHM_CHUNK_MAX (2u << 20)
 #define MCI_SHM_INLINE (64u << 10)	/* submits up to this are copied before submit() returns */
 #define MCI_SHM_SHARE (1u << 20)	/* bytes queued per thread that is woken to help */
 #define MCI_SHM_UNIT (64u << 10)	/* pages are made present in these */
@@ -200,7 +202,7 @@ bool mci_shm_work(struct mci_peer *peer, struct mci_shm_queue *own);
 /* Take @r off its queue with a verdict; the last thread inside tells it. Lock held. */
 void mci_shm_end(struct mci_peer *peer, struct mci_request *r, enum mc_state state, int error,
 		 struct mci_shm_finals *finals);
-bool mci_shm_link_lives(struct mci_shm_link *link);
+bool mci_shm_link_lives(struct mci_shm_link *link, bool process);
 
 /* peer.c */
 void mci_shm_peer_lost(struct mci_shm_link *link);	/* loop thread */

@@ -196,6 +196,18 @@ static struct mci_request *front(struct mci_peer *peer, struct mci_shm_queue *ow
 	return peer->queue[0].first ? peer->queue[0].first : peer->queue[1].first;
 }
 
+/* The next part of a large request: a quarter of it, so that others find some to do, within bounds. */
+static uint64_t chunk_of(const struct mci_request *r)
+{
+	uint64_t chunk = (r->length / 4 + MCI_SHM_UNIT - 1) / MCI_SHM_UNIT * MCI_SHM_UNIT;
+
+	if (chunk < MCI_SHM_CHUNK)
+		chunk = MCI_SHM_CHUNK;
+	if (chunk > MCI_SHM_CHUNK_MAX)
+		chunk = MCI_SHM_CHUNK_MAX;
+	return r->length - r->cursor < chunk ? r->length - r->cursor : chunk;
+}
+
 /* Fill a lot: several small requests, or one part of a large one. peer->lock held. */
 static void claim(struct mci_peer *peer, struct mci_shm_queue *own, struct lot *lot, struct mci_shm_finals *finals)
 {
@@ -243,7 +255,7 @@ static void claim(struct mci_peer *peer, struct mci_shm_queue *own, struct lot *
 		}
 		lot->part = true;
 		lot->offset = r->cursor;
-		lot->length = lot->bytes = r->length - r->cursor < MCI_SHM_CHUNK ? r->length - r->cursor : MCI_SHM_CHUNK;
+		lot->length = lot->bytes = chunk_of(r);
 		r->outstanding++;
 		if (lot->offset + lot->length == r->length)
 			take_off(peer, own, r);
@@ -258,7 +270,8 @@ static void claim(struct mci_peer *peer, struct mci_shm_queue *own, struct lot *
 	}
 }
 
-bool mci_shm_link_lives(struct mci_shm_link *link)
+/* @process: ask for the process too, whose memory must not be taken for another's. */
+bool mci_shm_link_lives(struct mci_shm_link *link, bool process)
 {
 	struct pollfd fds[2] = { { .fd = link->fd, .events = POLLRDHUP }, { .fd = link->pidfd, .events = POLLIN } };
 
@@ -267,7 +280,7 @@ bool mci_shm_link_lives(struct mci_shm_link *link)
 	if (atomic_load_explicit(&link->dead, memory_order_acquire))
 		return false;
 	/* The loop thread may not have heard yet; the kernel knows since before the process was reaped. */
-	return poll(fds, link->pidfd >= 0 ? 2 : 1, 0) <= 0;
+	return poll(fds, process ? 2 : 1, 0) <= 0;
 }
 
 /* Pages that this process has not touched yet: make them present at once instead of fault by fault. */
@@ -379,7 +392,7 @@ static void copy(struct lot *lot)
 	for (i = 0; i < lot->count; i++)
 		lot->vm |= is_vm(lot, i);
 	/* A process id may be another process by now: never write to one that is not known to live. */
-	if (lot->vm && !mci_shm_link_lives(lot->link)) {
+	if (lot->vm && !mci_shm_link_lives(lot->link, true)) {
 		for (i = 0; i < lot->count; i++)
 			lot->error[i] = -ECONNRESET;
 		return;
@@ -409,7 +422,7 @@ static void finish(struct mci_peer *peer, struct lot *lot, struct mci_shm_finals
 	bool lives;
 
 	/* Looked at after the last byte, and while we are inside still. */
-	lives = mci_shm_link_lives(link);
+	lives = mci_shm_link_lives(link, lot->vm);
 	pthread_mutex_lock(&peer->lock);
 	peer->active--;
 	for (unsigned int i = 0; i < lot->count; i++) {

@@ -1,0 +1,696 @@
+// SPDX-License-Identifier: MIT
+/* Shared memory transport: unregister, stopped and killed processes, restarts, strangers, liars. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "net/connect.h"
+#include "shm_host.h"
+
+#define MIB (1ull << 20)
+#define MINE (64 * MIB)
+
+static struct fake *me;
+static uint8_t *mine;
+static const struct timespec moment = { .tv_nsec = 1000000 };
+
+static int try_peer(struct fake *fake, struct remote *remote, struct mci_peer **peer)
+{
+	return mci_transport_shm.peer_open(fake->transport, &remote->info, NULL, remote->regions, remote->count,
+					   mci_now_ns() + 3 * MCI_NS_PER_S, peer);
+}
+
+static struct mci_peer *open_peer(struct remote *remote)
+{
+	struct mci_peer *peer = NULL;
+	int ret = try_peer(me, remote, &peer);
+
+	if (ret)
+		fail_msg("peer_open: %d %s", ret, mc_errmsg());
+	me->remote = remote->regions;
+	me->remote_count = remote->count;
+	return peer;
+}
+
+static void must(struct job job, enum mc_state state, int error)
+{
+	if (job.state != state || job.error != error)
+		fail_msg("state %d error %d, wanted %d %d", job.state, job.error, state, error);
+}
+
+/* A thread that does one request and stops inside of the region until it is let go. */
+static struct inside {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool there, go;
+	pthread_t thread;
+	struct mci_peer *peer;
+	struct mci_remote_region *remote;
+	uint64_t length;
+	struct job job;
+} in = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+
+static void stop_inside(void *arg)
+{
+	(void)arg;
+	pthread_mutex_lock(&in.lock);
+	in.there = true;
+	pthread_cond_broadcast(&in.changed);
+	while (!in.go)
+		pthread_cond_wait(&in.changed, &in.lock);
+	pthread_mutex_unlock(&in.lock);
+}
+
+static void *inside_main(void *arg)
+{
+	(void)arg;
+	in.job = transfer(in.peer, MCI_OP_WRITE, in.remote, 0, mine, in.length);
+	return NULL;
+}
+
+static void go_inside(struct mci_peer *peer, struct mci_remote_region *remote, uint64_t length)
+{
+	must(transfer(peer, MCI_OP_READ, remote, 0, mine, 8), MC_DONE, 0);	/* known from here on */
+	me->transport->hooks.inside = stop_inside;
+	in.there = in.go = false;
+	in.peer = peer;
+	in.remote = remote;
+	in.length = length;
+	fill(mine, 0, length, 42);
+	assert_int_equal(pthread_create(&in.thread, NULL, inside_main, NULL), 0);
+	pthread_mutex_lock(&in.lock);
+	while (!in.there)
+		pthread_cond_wait(&in.changed, &in.lock);
+	pthread_mutex_unlock(&in.lock);
+}
+
+static void come_out(void)
+{
+	pthread_mutex_lock(&in.lock);
+	in.go = true;
+	pthread_cond_broadcast(&in.changed);
+	pthread_mutex_unlock(&in.lock);
+	pthread_join(in.thread, NULL);
+	me->transport->hooks.inside = NULL;
+}
+
+/* ---- the fence of unregister ---- */
+
+static void test_unregister_waits_for_those_inside_and_what_it_waited_for_is_done(void **state)
+{
+	static const char *const specs[] = { "memfd:16777216:3", "heap:16777216:3" };
+	static const uint64_t lengths[] = { 4096, 16 * MIB };
+
+	(void)state;
+	for (unsigned int i = 0; i < 2; i++) {
+		for (unsigned int k = 0; k < 2; k++) {
+			struct target *target = target_start(2, specs);
+			struct mci_peer *peer = open_peer(&target->remote);
+			struct pollfd answer = { .fd = fileno(target->from), .events = POLLIN };
+
+			go_inside(peer, &target->remote.regions[i], lengths[k]);
+			assert_int_equal(target_say(target, "remove %u 0", i), -EBUSY);
+			target_tell(target, "remove %u 10000", i);
+			assert_int_equal(poll(&answer, 1, 100), 0);
+			come_out();
+			must(in.job, MC_DONE, 0);
+			assert_int_equal(target_answer(target), 0);
+			assert_int_equal(target_say(target, "filled %u 42 0 %llu", i, (unsigned long long)lengths[k]), 1);
+			mci_transport_shm.peer_close(peer);
+			target_end(target);
+		}
+	}
+}
+
+static void test_a_write_that_unregister_gave_up_on_is_not_done(void **state)
+{
+	static const char *const specs[] = { "memfd:16777216:3", "heap:16777216:3" };
+
+	(void)state;
+	for (unsigned int i = 0; i < 2; i++) {
+		struct target *target = target_start(2, specs);
+		struct mci_peer *peer = open_peer(&target->remote);
+
+		go_inside(peer, &target->remote.regions[i], 4096);
+		assert_int_equal(target_say(target, "remove %u 100", i), -EBUSY);
+		assert_int_equal(target_say(target, "remove %u 0", i), -EBUSY);
+		come_out();
+		must(in.job, MC_FAILED, -ESTALE);
+		must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 4096), MC_FAILED, -ESTALE);
+		assert_int_equal(target_say(target, "remove %u 1000", i), 0);
+		mci_transport_shm.peer_close(peer);
+		target_end(target);
+	}
+}
+
+/* What the fence is for: without it a write lands in memory that its owner believes to be its own. */
+static void test_without_the_fence_a_write_lands_after_unregister(void **state)
+{
+	static const char *const specs[] = { "memfd:1048576:3", "heap:1048576:3" };
+
+	(void)state;
+	for (unsigned int i = 0; i < 2; i++) {
+		struct target *target = target_start(2, specs);
+		struct mci_peer *peer = open_peer(&target->remote);
+
+		target_say(target, "nofence");
+		go_inside(peer, &target->remote.regions[i], 4096);
+		assert_int_equal(target_say(target, "remove %u 100", i), 0);
+		come_out();
+		assert_int_equal(target_say(target, "changed %u", i), 1);
+		must(in.job, MC_FAILED, -ESTALE);
+		mci_transport_shm.peer_close(peer);
+		target_end(target);
+	}
+}
+
+struct writer {
+	struct mci_peer *peer;
+	struct mci_remote_region *regions;
+	unsigned int index;
+	_Atomic bool *stop;
+	unsigned int done, stale, other;
+};
+
+static void *writer_main(void *arg)
+{
+	struct writer *w = arg;
+	uint32_t seed = w->index + 1;
+
+	while (!atomic_load(w->stop) && !w->stale) {
+		uint64_t n = (seed >> 8) % 3 ? 64 + (seed >> 10) % 9000 : 700000, at = w->index * 2 * MIB + (seed >> 4) % (2 * MIB - n);
+		struct job job;
+
+		memset(mine + w->index * 8 * MIB, (int)seed, n);
+		job = transfer(w->peer, MCI_OP_WRITE, &w->regions[w->index & 1], at, mine + w->index * 8 * MIB, n);
+		seed = seed * 1664525u + 1013904223u;
+		w->done += job.state == MC_DONE;
+		w->stale += job.state == MC_FAILED && job.error == -ESTALE;
+		w->other += job.state != MC_DONE && !w->stale;
+	}
+	return NULL;
+}
+
+static void test_under_load_no_write_lands_after_unregister(void **state)
+{
+	static const char *const specs[] = { "memfd:8388608:3", "heap:8388608:3" };
+
+	(void)state;
+	for (unsigned int round = 0; round < 8; round++) {
+		struct target *target = target_start(2, specs);
+		struct mci_peer *peer = open_peer(&target->remote);
+		_Atomic bool stop = false;
+		struct writer w[4];
+		pthread_t t[4];
+
+		for (unsigned int i = 0; i < 4; i++) {
+			w[i] = (struct writer){ peer, target->remote.regions, i, &stop, 0, 0, 0 };
+			assert_int_equal(pthread_create(&t[i], NULL, writer_main, &w[i]), 0);
+		}
+		for (unsigned int i = 0; i < 10 + round; i++)
+			nanosleep(&moment, NULL);
+		for (unsigned int i = 0; i < 2; i++)
+			assert_int_equal(target_say(target, "remove %u 10000", i), 0);
+		for (unsigned int i = 0; i < 10; i++)
+			nanosleep(&moment, NULL);
+		atomic_store(&stop, true);
+		for (unsigned int i = 0; i < 4; i++) {
+			pthread_join(t[i], NULL);
+			assert_int_equal(w[i].other, 0);
+			assert_int_equal(w[i].stale, 1);
+		}
+		for (unsigned int i = 0; i < 2; i++)
+			assert_int_equal(target_say(target, "changed %u", i), 0);
+		mci_transport_shm.peer_close(peer);
+		target_end(target);
+	}
+}
+
+/* ---- an initiator in a process of its own ---- */
+
+struct child {
+	pid_t pid;
+	int out;
+};
+
+/* argv: uuid, transport JSON, then "id:generation:rights:length" each. Prints a line per region, then writes for ever. */
+static int initiator_main(int argc, char **argv)
+{
+	struct remote remote = { .count = (unsigned int)argc - 2 };
+	struct mci_remote_region regions[8];
+	struct mci_peer *peer;
+	struct fake *fake;
+	uint8_t *from = malloc(16 * MIB);
+	char text[128];
+	int ret;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getenv("TARGET_UID") && (setgid((gid_t)atoi(getenv("TARGET_UID"))) || setuid((uid_t)atoi(getenv("TARGET_UID")))))
+		abort();
+	fake = fake_open("child");
+	memset(regions, 0, sizeof(regions));
+	memset(from, 7, 16 * MIB);
+	mci_uuid_parse(argv[0], &remote.info.uuid);
+	remote.info.name = "parent";
+	remote.info.generation = 1;
+	remote.info.secret = fake->host.secret;
+	remote.info.transport = json_loads(argv[1], 0, NULL);
+	remote.regions = regions;
+	for (unsigned int i = 0; i < remote.count; i++) {
+		unsigned long long length;
+
+		if (sscanf(argv[2 + i], "%u:%u:%u:%llu", &regions[i].id, &regions[i].generation, &regions[i].rights,
+			   &length) != 4)
+			abort();
+		regions[i].length = length;
+	}
+	ret = try_peer(fake, &remote, &peer);
+	if (ret) {
+		printf("%d %s\n", ret, mc_errmsg());
+		fflush(stdout);
+		return 1;
+	}
+	for (unsigned int i = 0; i < remote.count; i++) {
+		mci_transport_shm.detail(peer, &regions[i], text, sizeof(text));
+		printf("%d %s\n", mci_transport_shm.region_usable(peer, &regions[i]), text);
+		fflush(stdout);
+	}
+	if (getenv("MAP_ONLY")) {
+		const void *addr;
+		void *view;
+
+		printf("%d\n", mci_transport_shm.map(peer, regions, 0, 4096, &addr, &view));
+		fflush(stdout);
+		for (;;)
+			pause();
+	}
+	for (;;) {
+		struct job job = transfer(peer, MCI_OP_WRITE, regions, 0, from, regions[0].length);
+
+		printf("%d %d\n", job.state, job.error);
+		fflush(stdout);
+		if (job.state != MC_DONE)
+			return 0;
+	}
+}
+
+static struct child initiator_start(struct fake *owner, struct mci_region **regions, unsigned int count)
+{
+	char uuid[MCI_UUID_TEXT], text[8][64], *argv[16] = { (char *)"self", (char *)"initiator" }, *json;
+	struct child child = { 0, -1 };
+	struct remote remote;
+	int out[2];
+
+	remote_of(owner, regions, count, &remote);
+	mci_uuid_text(&owner->self.uuid, uuid);
+	json = json_dumps(remote.info.transport, JSON_COMPACT);
+	argv[2] = uuid;
+	argv[3] = json;
+	for (unsigned int i = 0; i < count; i++) {
+		snprintf(text[i], sizeof(text[i]), "%u:%u:%u:%llu", regions[i]->id, regions[i]->generation, regions[i]->rights,
+			 (unsigned long long)regions[i]->length);
+		argv[4 + i] = text[i];
+	}
+	if (pipe2(out, O_CLOEXEC))
+		abort();
+	child.pid = fork();
+	if (!child.pid) {
+		dup2(out[1], 1);
+		execv("/proc/self/exe", argv);
+		_exit(127);
+	}
+	close(out[1]);
+	child.out = out[0];
+	free(json);
+	remote_free(&remote);
+	return child;
+}
+
+static void child_line(struct child *child, char *line, size_t size)
+{
+	size_t n = 0;
+
+	while (n + 1 < size && read(child->out, line + n, 1) == 1 && line[n] != '\n')
+		n++;
+	line[n] = 0;
+}
+
+static void child_end(struct child *child)
+{
+	kill(child->pid, SIGKILL);
+	waitpid(child->pid, NULL, 0);
+	close(child->out);
+}
+
+/* Stop the child at a moment when it is inside of region 0; false if that does not come. */
+static bool stop_child_inside(struct fake *owner, struct child *child, struct mci_region *region)
+{
+	for (int i = 0; i < 5000; i++) {
+		bool inside;
+
+		kill(child->pid, SIGSTOP);
+		waitpid(child->pid, NULL, WUNTRACED);
+		inside = mci_transport_shm.region_remove(owner->transport, region, 0) == -EBUSY;
+		if (inside)
+			return true;
+		/* it was removed: offer it again, which is another stamp to the child */
+		mci_transport_shm.region_add(owner->transport, region, NULL);
+		kill(child->pid, SIGCONT);
+		nanosleep(&moment, NULL);
+	}
+	return false;
+}
+
+static void test_a_stopped_initiator_makes_unregister_busy_at_its_deadline(void **state)
+{
+	struct mci_region *region = fake_region(me, "memfd", 16 * MIB, RW);
+	struct child child = initiator_start(me, &region, 1);
+	uint64_t start;
+	char line[200];
+
+	(void)state;
+	child_line(&child, line, sizeof(line));
+	assert_int_equal(atoi(line), 0);
+	child_line(&child, line, sizeof(line));
+	assert_string_equal(line, "1 0");
+	assert_true(stop_child_inside(me, &child, region));
+	start = mci_now_ns();
+	assert_int_equal(fake_unregister(me, region, start + 300 * MCI_NS_PER_MS), -EBUSY);
+	assert_true(mci_now_ns() - start >= 300 * MCI_NS_PER_MS);
+	assert_true(mci_now_ns() - start < 800 * MCI_NS_PER_MS);
+	assert_non_null(strstr(mc_errmsg(), "child"));
+	/* It goes on, finds out, and leaves. */
+	kill(child.pid, SIGCONT);
+	assert_int_equal(fake_unregister(me, region, mci_now_ns() + 5 * MCI_NS_PER_S), 0);
+	do
+		child_line(&child, line, sizeof(line));
+	while (!strcmp(line, "1 0"));
+	assert_string_equal(line, "2 -116");
+	child_end(&child);
+	fake_region_free(region);
+}
+
+static void test_a_killed_initiator_is_not_waited_for(void **state)
+{
+	struct mci_region *region = fake_region(me, "memfd", 16 * MIB, RW);
+	struct child child = initiator_start(me, &region, 1);
+	uint64_t start;
+	char line[200];
+
+	(void)state;
+	child_line(&child, line, sizeof(line));
+	child_line(&child, line, sizeof(line));
+	assert_string_equal(line, "1 0");
+	assert_true(stop_child_inside(me, &child, region));
+	child_end(&child);
+	start = mci_now_ns();
+	assert_int_equal(fake_unregister(me, region, start + 5 * MCI_NS_PER_S), 0);
+	assert_true(mci_now_ns() - start < MCI_NS_PER_S);
+	fake_region_free(region);
+}
+
+static void test_a_view_ends_with_its_holder(void **state)
+{
+	struct mci_region *region = fake_region(me, "memfd", MIB, RW);
+	struct child child;
+	char line[200];
+
+	(void)state;
+	setenv("MAP_ONLY", "1", 1);
+	child = initiator_start(me, &region, 1);
+	unsetenv("MAP_ONLY");
+	child_line(&child, line, sizeof(line));
+	child_line(&child, line, sizeof(line));
+	assert_string_equal(line, "0");
+	assert_int_equal(fake_unregister(me, region, mci_now_ns() + 50 * MCI_NS_PER_MS), -EBUSY);
+	child_end(&child);
+	assert_int_equal(fake_unregister(me, region, mci_now_ns() + 5 * MCI_NS_PER_S), 0);
+	fake_region_free(region);
+}
+
+/* Another user of this host: no access to our memory but what is handed out, and that in full only. */
+static void test_another_user_gets_whole_regions_only_and_read_only_means_it(void **state)
+{
+	struct mci_region *regions[5];
+	struct child child;
+	char line[200];
+	int fd;
+
+	(void)state;
+	if (geteuid())
+		skip();
+	regions[0] = fake_region(me, "memfd", MIB, RW);
+	regions[1] = fake_region(me, "heap", MIB, RW);
+	regions[2] = fake_region(me, "part", MIB, RW);
+	regions[3] = fake_region(me, "memfd", MIB, MC_REMOTE_READ);
+	regions[4] = fake_region(me, "memfd", MIB, MC_REMOTE_WRITE);
+	setenv("TARGET_UID", "65534", 1);
+	child = initiator_start(me, regions, 5);
+	unsetenv("TARGET_UID");
+	for (int i = 0; i < 5; i++) {
+		child_line(&child, line, sizeof(line));
+		assert_int_equal(atoi(line), i == 0 || i == 3 ? 0 : -EOPNOTSUPP);
+	}
+	child_line(&child, line, sizeof(line));
+	assert_string_equal(line, "1 0");
+	child_end(&child);
+	/* What was granted for reading cannot be made writable, not even by us. */
+	fd = mci_shm_file_open(regions[3]->memfd, MC_REMOTE_READ);
+	assert_true(fd >= 0);
+	assert_ptr_equal(mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);
+	close(fd);
+	fd = mci_shm_file_open(regions[3]->memfd, RW);
+	assert_true(fd >= 0);
+	assert_ptr_equal(mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);
+	assert_int_equal(pwrite(fd, "x", 1, 0), -1);
+	close(fd);
+	regions[3]->addr[5] = 1;	/* its owner still writes */
+	for (int i = 0; i < 5; i++) {
+		assert_int_equal(fake_unregister(me, regions[i], mci_now_ns() + 5 * MCI_NS_PER_S), 0);
+		fake_region_free(regions[i]);
+	}
+}
+
+/* ---- death of the target ---- */
+
+static void test_a_target_killed_during_a_copy_means_failed(void **state)
+{
+	static const char *const specs[] = { "memfd:16777216:3", "heap:16777216:3" };
+	static const uint64_t lengths[] = { 4096, 16 * MIB };
+
+	(void)state;
+	for (unsigned int i = 0; i < 2; i++) {
+		for (unsigned int k = 0; k < 2; k++) {
+			struct target *target = target_start(2, specs);
+			struct mci_peer *peer = open_peer(&target->remote);
+
+			go_inside(peer, &target->remote.regions[i], lengths[k]);
+			target_kill(target);
+			come_out();
+			must(in.job, MC_FAILED, -ECONNRESET);
+			must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 100), MC_FAILED, -ECONNRESET);
+			mci_transport_shm.peer_close(peer);
+			target_end(target);
+		}
+	}
+}
+
+/* Mapped memory outlives its owner: a copy into it works, and means nothing. */
+static void test_without_the_look_at_the_end_a_dead_target_would_be_done(void **state)
+{
+	static const char *const specs[] = { "memfd:16777216:3" };
+	struct target *target = target_start(1, specs);
+	struct mci_peer *peer = open_peer(&target->remote);
+
+	(void)state;
+	me->transport->hooks.no_liveness = true;
+	go_inside(peer, target->remote.regions, 4096);
+	target_kill(target);
+	come_out();
+	must(in.job, MC_DONE, 0);
+	me->transport->hooks.no_liveness = false;
+	mci_transport_shm.peer_close(peer);
+	target_end(target);
+}
+
+static void test_what_is_queued_fails_at_once_when_the_target_dies(void **state)
+{
+	static const char *const specs[] = { "memfd:67108864:3" };
+	static struct job jobs[64];
+	uint64_t start;
+
+	(void)state;
+	for (int round = 0; round < 6; round++) {
+		struct target *target = target_start(1, specs);
+		struct mci_peer *peer = open_peer(&target->remote);
+
+		for (unsigned int i = 0; i < 64; i++)
+			job_init(&jobs[i], MCI_OP_WRITE, target->remote.regions, 0, mine, MINE, 20000);
+		jobs_submit(peer, jobs, 64);
+		for (int i = 0; i < round * 3; i++)
+			mci_transport_shm.help(peer);
+		target_kill(target);
+		start = mci_now_ns();
+		jobs_wait(peer, jobs, 64, true);
+		assert_true(mci_now_ns() - start < MCI_NS_PER_S);
+		assert_int_equal(jobs[63].state, MC_FAILED);
+		for (unsigned int i = 0; i < 64; i++)
+			if (jobs[i].state != MC_DONE)
+				must(jobs[i], MC_FAILED, -ECONNRESET);
+		mci_transport_shm.peer_close(peer);
+		target_end(target);
+	}
+}
+
+static void test_after_a_restart_requests_are_stale(void **state)
+{
+	static const char *const specs[] = { "memfd:65536:3" };
+	struct target *target = target_start(1, specs);
+	struct mci_peer *peer = open_peer(&target->remote);
+	unsigned int before = atomic_load(&me->refreshes);
+	struct job job;
+
+	(void)state;
+	atomic_store(&me->refresh_error, -ESTALE);
+	target_kill(target);
+	for (int i = 0; i < 5000 && atomic_load(&me->refreshes) == before; i++)
+		nanosleep(&moment, NULL);
+	for (int i = 0; i < 5000; i++) {
+		job = transfer(peer, MCI_OP_WRITE, target->remote.regions, 0, mine, 100);
+		if (job.error == -ESTALE)
+			break;
+		must(job, MC_FAILED, -ECONNRESET);
+		nanosleep(&moment, NULL);
+	}
+	must(job, MC_FAILED, -ESTALE);
+	atomic_store(&me->refresh_error, -EAGAIN);
+	mci_transport_shm.peer_close(peer);
+	target_end(target);
+}
+
+static void test_a_peer_that_came_back_with_its_content_is_used_again(void **state)
+{
+	static const char *const specs[] = { "memfd:1048576:3" };
+	struct target *target = target_start(1, specs), *second;
+	struct mci_peer *peer = open_peer(&target->remote);
+	struct job job = { .error = 1 };
+	const void *addr;
+	void *view;
+
+	(void)state;
+	target_say(target, "fill 0 8");
+	assert_int_equal(mci_transport_shm.map(peer, target->remote.regions, 0, 4096, &addr, &view), 0);
+	second = target_start(1, specs);
+	me->info = second->remote.info;
+	target_kill(target);
+	atomic_store(&me->refresh_error, 0);
+	for (int i = 0; i < 5000 && job.error; i++) {
+		fill(mine, 0, MIB, 5);
+		job = transfer(peer, MCI_OP_WRITE, target->remote.regions, 0, mine, MIB);
+		if (job.error)
+			must(job, MC_FAILED, -ECONNRESET);
+		nanosleep(&moment, NULL);
+	}
+	must(job, MC_DONE, 0);
+	assert_int_equal(target_say(second, "filled 0 5 0 %llu", MIB), 1);
+	assert_true(filled(addr, 0, 4096, 8));	/* a view is a reference: it outlives the owner */
+	mci_transport_shm.unmap(view);
+	atomic_store(&me->refresh_error, -EAGAIN);
+	mci_transport_shm.peer_close(peer);
+	target_end(target);
+	target_end(second);
+}
+
+/* ---- liars ---- */
+
+/* A connection that speaks for itself; returns what the first answer to @type was, or -errno. */
+static int speak(uint16_t first, const void *body, uint32_t length)
+{
+	char name[64];
+	uint8_t params[4] = { MCI_SHM_VERSION };
+	struct mci_hello *hello = malloc(sizeof(*hello));
+	struct mci_sock sock;
+	uint64_t deadline = mci_now_ns() + 3 * MCI_NS_PER_S;
+	uint16_t type = 0;
+	int ret, fd;
+
+	mci_shm_socket_name(&me->self.uuid, name);
+	ret = mci_connect(&(struct mci_connect_attr){ .unix_name = name, .self = &me->self, .secret = &me->host.secret,
+						     .service = MCI_SERVICE_ENGINE, .role = MCI_ROLE_SHM, .params = params,
+						     .params_length = 4, .deadline_ns = deadline }, &sock, hello);
+	free(hello);
+	assert_int_equal(ret, 0);
+	ret = mci_frame_send(&sock, first, 0, body, length, deadline);
+	while (!ret) {
+		uint32_t id, n;
+		void *reply;
+
+		ret = mci_frame_recv(&sock, MCI_SHM_FRAME_LIMIT, &type, &id, &reply, &n, &fd, deadline);
+		if (ret)
+			break;
+		free(reply);
+		if (fd >= 0)
+			close(fd);
+		if (type != MCI_SHM_TABLE && type != MCI_SHM_USE)
+			break;
+	}
+	mci_sock_close(&sock);
+	return ret ? ret : type;
+}
+
+static void test_who_does_not_see_the_nonce_gets_nothing(void **state)
+{
+	struct mci_shm_prove_frame prove = { .probed = true };
+	uint8_t body[200];
+
+	(void)state;
+	assert_true(speak(MCI_SHM_PROVE, body, mci_shm_prove_encode(&prove, body)) < 0);
+	mci_shm_ask_encode(&(struct mci_shm_ask){ 0, 1 }, 0, body);
+	assert_true(speak(MCI_SHM_ASK, body, mci_shm_list_encode(1, 0, body) + MCI_SHM_ASK_SIZE) < 0);
+	assert_true(speak(77, "x", 1) < 0);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	me = fake_open("initiator");
+	mine = mmap(NULL, MINE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	return mine == MAP_FAILED;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	munmap(mine, MINE);
+	fake_close(me);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_unregister_waits_for_those_inside_and_what_it_waited_for_is_done),
+		cmocka_unit_test(test_a_write_that_unregister_gave_up_on_is_not_done),
+		cmocka_unit_test(test_without_the_fence_a_write_lands_after_unregister),
+		cmocka_unit_test(test_under_load_no_write_lands_after_unregister),
+		cmocka_unit_test(test_a_stopped_initiator_makes_unregister_busy_at_its_deadline),
+		cmocka_unit_test(test_a_killed_initiator_is_not_waited_for),
+		cmocka_unit_test(test_a_view_ends_with_its_holder),
+		cmocka_unit_test(test_another_user_gets_whole_regions_only_and_read_only_means_it),
+		cmocka_unit_test(test_a_target_killed_during_a_copy_means_failed),
+		cmocka_unit_test(test_without_the_look_at_the_end_a_dead_target_would_be_done),
+		cmocka_unit_test(test_what_is_queued_fails_at_once_when_the_target_dies),
+		cmocka_unit_test(test_after_a_restart_requests_are_stale),
+		cmocka_unit_test(test_a_peer_that_came_back_with_its_content_is_used_again),
+		cmocka_unit_test(test_who_does_not_see_the_nonce_gets_nothing),
+	};
+
+	if (argc > 1 && !strcmp(argv[1], "target"))
+		return target_main(argc - 2, argv + 2);
+	if (argc > 1 && !strcmp(argv[1], "initiator"))
+		return initiator_main(argc - 2, argv + 2);
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
