@@ -4,7 +4,9 @@
 B ?= build
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
-CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 SAN ?=
 
 # Components, as users of the classic build know them. 1 = build it if it is there.

@@ -5,6 +5,7 @@
  */
 #include "engine/engine.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -16,10 +17,16 @@
 #define FRAME_MAX (16u << 20)
 #define REQUEST_MAX 4096u
 
-/* Our side of one connection. */
-struct control {
+/* A peer asks and leaves; one that stays is sent away. */
+#define STAY_MS 10000
+
+/* Our side of one connection; listed in engine->controls under engine->lock from start to closed. */
+struct mci_control_conn {
 	struct mc_engine *engine;
 	struct mci_loop *loop;
+	struct mci_conn *conn;
+	struct mci_timer stay;
+	struct mci_control_conn *prev, *next;
 	bool same_user;			/* came over the unix socket: may have the token */
 };
 
@@ -37,19 +44,19 @@ static double cpu_seconds(void)
 	       ((double)usage.ru_utime.tv_usec + (double)usage.ru_stime.tv_usec) / 1e6;
 }
 
-static int send_description(struct control *control, struct mci_conn *conn, uint32_t id)
+static int send_description(struct mci_control_conn *control, struct mci_conn *conn, uint32_t id)
 {
 	struct mc_engine *engine = control->engine;
 	size_t length;
 	uint8_t *body;
 	int ret = -ENOMEM;
 
-	pthread_mutex_lock(&engine->publish_lock);
+	pthread_mutex_lock(&engine->lock);
 	length = strlen(engine->descriptor);
 	body = calloc(1, 17 + length);
 	if (body)
 		memcpy(body + 17, engine->descriptor, length);
-	pthread_mutex_unlock(&engine->publish_lock);
+	pthread_mutex_unlock(&engine->lock);
 	if (!body)
 		return ret;
 	if (control->same_user) {
@@ -64,7 +71,7 @@ static int send_description(struct control *control, struct mci_conn *conn, uint
 static void on_frame(struct mci_conn *conn, const struct mci_frame *frame, void *arg)
 {
 	static const char unknown[] = "unknown control request";
-	struct control *control = arg;
+	struct mci_control_conn *control = arg;
 	uint8_t seconds[8];
 	int ret;
 
@@ -87,29 +94,79 @@ static void on_frame(struct mci_conn *conn, const struct mci_frame *frame, void 
 
 static void on_closed(struct mci_conn *conn, int err, void *arg)
 {
+	struct mci_control_conn *control = arg;
+	struct mc_engine *engine = control->engine;
+
 	(void)conn;
 	(void)err;
-	free(arg);
+	mci_loop_timer_clear(control->loop, &control->stay);
+	pthread_mutex_lock(&engine->lock);
+	if (control->prev)
+		control->prev->next = control->next;
+	else
+		engine->controls = control->next;
+	if (control->next)
+		control->next->prev = control->prev;
+	pthread_mutex_unlock(&engine->lock);
+	free(control);
+}
+
+static void stayed(struct mci_timer *timer)
+{
+	struct mci_control_conn *control =
+		(struct mci_control_conn *)((char *)timer - offsetof(struct mci_control_conn, stay));
+
+	mci_conn_close(control->conn);
 }
 
 static void ready(void *arg, struct mci_sock sock, const struct mci_hello *hello, int error)
 {
 	static const struct mci_conn_ops ops = { .frame = on_frame, .closed = on_closed };
-	struct control *control = arg;
-	struct mci_conn *conn;
+	struct mci_control_conn *control = arg;
+	struct mc_engine *engine = control->engine;
 
 	(void)hello;
-	if (error) {
+	if (error || mci_conn_start(control->loop, sock, REQUEST_MAX, &ops, control, &control->conn)) {
 		free(control);
 		return;
 	}
-	if (mci_conn_start(control->loop, sock, REQUEST_MAX, &ops, control, &conn))
-		free(control);
+	control->stay.fn = stayed;
+	mci_loop_timer_set(control->loop, &control->stay, mci_now_ns() + STAY_MS * MCI_NS_PER_MS);
+	pthread_mutex_lock(&engine->lock);
+	control->next = engine->controls;
+	if (control->next)
+		control->next->prev = control;
+	engine->controls = control;
+	pthread_mutex_unlock(&engine->lock);
+}
+
+static void close_on_loop(void *arg)
+{
+	struct mc_engine *engine = arg;
+	struct mci_control_conn *control;
+
+	for (;;) {
+		pthread_mutex_lock(&engine->lock);
+		for (control = engine->controls; control && !mci_loop_inside(control->loop); control = control->next)
+			;
+		pthread_mutex_unlock(&engine->lock);
+		if (!control)
+			return;
+		mci_conn_close(control->conn);	/* unlists it */
+	}
+}
+
+void mci_control_stop(struct mc_engine *engine)
+{
+	unsigned int i;
+
+	for (i = 0; i < engine->loops.count; i++)
+		mci_loop_call(engine->loops.loop[i], close_on_loop, engine);
 }
 
 void mci_control_incoming(struct mc_engine *engine, struct mci_incoming *in)
 {
-	struct control *control = calloc(1, sizeof(*control));
+	struct mci_control_conn *control = calloc(1, sizeof(*control));
 
 	if (!control) {
 		mci_incoming_reject(in, -ENOMEM, "no memory for one more control connection");

@@ -74,11 +74,12 @@ struct mc_engine {
 
 	pthread_mutex_t publish_lock;		/* descriptor text, region list, publication */
 	struct mc_region *regions;
-	char *descriptor;			/* as published; also served to P2P peers */
+	char *descriptor;			/* as published, also served to P2P peers; changed under both locks */
 	bool published;
 	_Atomic bool lost;			/* another process took our name */
 
-	pthread_mutex_t lock;			/* segments */
+	pthread_mutex_t lock;			/* segments, control connections; held briefly */
+	struct mci_control_conn *controls;
 	struct mc_segment *segments;
 	unsigned int batches;			/* allocated ones; close refuses while there are any */
 	unsigned int open_regions;
@@ -156,12 +157,14 @@ void mci_resolved_release(struct mci_resolved *resolved);
 int mci_publish_start(struct mc_engine *engine);
 int mci_publish_update(struct mc_engine *engine);	/* publish_lock held */
 void mci_publish_stop(struct mc_engine *engine);
+char *mci_publish_text(struct mc_engine *engine);	/* copy of the descriptor, or NULL; never waits for the service */
 bool mci_metadata_is_remote(const struct mc_engine *engine);
 
 /* control.c: role CONTROL */
 enum mci_control { MCI_CONTROL_DESCRIBE = 1, MCI_CONTROL_STATS = 2, MCI_CONTROL_ERROR = 0xffff };
 #define MCI_CONTROL_REPLY 0x8000
 void mci_control_incoming(struct mc_engine *engine, struct mci_incoming *in);
+void mci_control_stop(struct mc_engine *engine);	/* the services are stopped */
 /* One question over a fresh connection; *body is malloc'd. */
 int mci_control_ask(struct mc_engine *engine, const struct mci_connect_attr *attr, enum mci_control what,
 		    void **body, uint32_t *length, struct mci_identity *peer);

@@ -188,15 +188,10 @@ static int classic_notify(void *arg, const char *name, const char *message, size
 static char *classic_descriptor(void *arg)
 {
 	struct mc_engine *engine = arg;
-	char *text = NULL;
 
 	if (engine->kind != MCI_METADATA_P2P)
 		return NULL;
-	pthread_mutex_lock(&engine->publish_lock);
-	if (engine->descriptor)
-		text = strdup(engine->descriptor);
-	pthread_mutex_unlock(&engine->publish_lock);
-	return text;
+	return mci_publish_text(engine);
 }
 
 static int on_classic(void *arg, enum mci_classic_type type, const char *json, size_t length, char **reply)
@@ -379,6 +374,7 @@ static void destroy(struct mc_engine *engine)
 		mci_service_stop(engine->service);
 	if (engine->local_service)
 		mci_service_stop(engine->local_service);
+	mci_control_stop(engine);
 	for (i = sizeof(transports) / sizeof(transports[0]); i--;)
 		if (engine->transport[transports[i]->id])
 			transports[i]->close(engine->transport[transports[i]->id]);

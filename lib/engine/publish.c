@@ -126,9 +126,21 @@ int mci_publish_update(struct mc_engine *engine)
 		free(text);
 		return ret;
 	}
+	pthread_mutex_lock(&engine->lock);
 	free(engine->descriptor);
 	engine->descriptor = text;
+	pthread_mutex_unlock(&engine->lock);
 	return 0;
+}
+
+char *mci_publish_text(struct mc_engine *engine)
+{
+	char *text;
+
+	pthread_mutex_lock(&engine->lock);
+	text = engine->descriptor ? strdup(engine->descriptor) : NULL;
+	pthread_mutex_unlock(&engine->lock);
+	return text;
 }
 
 /* Does the process that left this record still answer? 0: no; -EADDRINUSE: yes. */

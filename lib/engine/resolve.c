@@ -140,11 +140,11 @@ static int ask_classic(struct mc_engine *engine, const struct mci_hostport *at, 
 		       struct mci_resolved *out)
 {
 	const char *hosts[1] = { at->host };
-	char *reply = NULL;
+	char *mine = mci_publish_text(engine), *reply = NULL;
 	int ret;
 
-	ret = mci_classic_exchange(hosts, 1, at->port, MCI_CLASSIC_METADATA, engine->descriptor ? engine->descriptor : "{}",
-				   deadline_ns, &reply);
+	ret = mci_classic_exchange(hosts, 1, at->port, MCI_CLASSIC_METADATA, mine ? mine : "{}", deadline_ns, &reply);
+	free(mine);
 	if (ret)
 		return ret;
 	ret = decode(engine, reply, strlen(reply), out);
@@ -193,6 +193,10 @@ static int resolve_by_peer(struct mc_engine *engine, const char *name, uint64_t 
 	    ret != -EKEYREJECTED && ret != -ETIMEDOUT) {
 		if (!ask_classic(engine, &at, deadline_ns, out))
 			return 0;
+		/* Somebody may live there who wants a key: the hello over TCP says so. */
+		attr.unix_name = NULL;
+		if (mci_control_ask(engine, &attr, MCI_CONTROL_DESCRIBE, &body, &length, NULL) == -EKEYREJECTED)
+			return -EKEYREJECTED;
 		return mci_fail(ret, "no segment answers at %s; is the target running there, as the same user%s?", name,
 				attr.unix_name ? " on this host" : "");
 	}

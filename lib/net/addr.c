@@ -23,8 +23,10 @@ static int parse_port(const char *text, const char *whole, uint16_t *port)
 
 	for (c = text; isdigit((unsigned char)*c) && value <= 65535; c++)
 		value = value * 10 + (unsigned int)(*c - '0');
-	if (c == text || *c || !value || value > 65535)
-		return mci_fail(-EINVAL, "'%.300s' has no valid port behind the colon; a port is 1 to 65535", whole);
+	if (c == text || *c || value > 65535)
+		return mci_fail(-EINVAL,
+				"'%.300s' has no valid port behind the colon; a port is a number up to 65535",
+				whole);
 	*port = (uint16_t)value;
 	return 0;
 }
@@ -42,7 +44,7 @@ static bool name_ok(const char *host)
 int mci_hostport_parse(const char *text, struct mci_hostport *out)
 {
 	const char *colon = strchr(text, ':');
-	struct mci_hostport parsed = { .port = 0 };
+	struct mci_hostport parsed = {.port = 0};
 	struct mci_addr literal;
 	size_t length;
 	int ret;
@@ -52,7 +54,8 @@ int mci_hostport_parse(const char *text, struct mci_hostport *out)
 
 		length = close_bracket ? (size_t)(close_bracket - text) - 1 : 0;
 		if (!length || length >= sizeof(parsed.host))
-			return mci_fail(-EINVAL, "'%.300s' is no address: write IPv6 as [::1] or [::1]:12345", text);
+			return mci_fail(-EINVAL, "'%.300s' is no address: write IPv6 as [::1] or [::1]:12345",
+					text);
 		memcpy(parsed.host, text + 1, length);
 		if (!mci_addr_literal(parsed.host, 0, &literal) || literal.sa.ss_family != AF_INET6)
 			return mci_fail(-EINVAL, "'%.300s' has no IPv6 address between its brackets", text);
@@ -61,7 +64,9 @@ int mci_hostport_parse(const char *text, struct mci_hostport *out)
 			if (ret)
 				return ret;
 		} else if (close_bracket[1]) {
-			return mci_fail(-EINVAL, "'%.300s' has something other than a colon and a port behind ']'", text);
+			return mci_fail(-EINVAL,
+					"'%.300s' has something other than a colon and a port behind ']'",
+					text);
 		}
 		*out = parsed;
 		return 0;
@@ -69,7 +74,8 @@ int mci_hostport_parse(const char *text, struct mci_hostport *out)
 
 	if (colon && strchr(colon + 1, ':')) {
 		if (strlen(text) >= sizeof(parsed.host) || !mci_addr_literal(text, 0, &literal))
-			return mci_fail(-EINVAL, "'%.300s' is no address: write IPv6 as [::1] or [::1]:12345", text);
+			return mci_fail(-EINVAL, "'%.300s' is no address: write IPv6 as [::1] or [::1]:12345",
+					text);
 		strcpy(parsed.host, text);
 		*out = parsed;
 		return 0;
@@ -142,8 +148,8 @@ void mci_addr_host(const struct mci_addr *addr, char *text, size_t size)
 	if (addr->sa.ss_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr)) {
 		if (inet_ntop(AF_INET, &v6->sin6_addr.s6_addr[12], text, (socklen_t)size))
 			return;
-	} else if (!getnameinfo((const struct sockaddr *)&addr->sa, addr->length, text, (socklen_t)size, NULL, 0,
-				NI_NUMERICHOST)) {
+	} else if (!getnameinfo((const struct sockaddr *)&addr->sa, addr->length, text, (socklen_t)size, NULL,
+				0, NI_NUMERICHOST)) {
 		return;
 	}
 	snprintf(text, size, "?");
@@ -166,7 +172,8 @@ void mci_addr_text(const struct mci_addr *addr, char *text, size_t size)
 	case AF_UNIX:
 		if (addr->length > offsetof(struct sockaddr_un, sun_path) + 1)
 			snprintf(text, size, "unix @%.*s",
-				 (int)(addr->length - offsetof(struct sockaddr_un, sun_path) - 1), un->sun_path + 1);
+				 (int)(addr->length - offsetof(struct sockaddr_un, sun_path) - 1),
+				 un->sun_path + 1);
 		else
 			snprintf(text, size, "a unix socket");
 		return;
@@ -180,7 +187,7 @@ void mci_addr_text(const struct mci_addr *addr, char *text, size_t size)
 
 void mci_peer_text(int fd, char *text, size_t size)
 {
-	struct mci_addr addr = { .length = sizeof(addr.sa) };
+	struct mci_addr addr = {.length = sizeof(addr.sa)};
 
 	if (getpeername(fd, (struct sockaddr *)&addr.sa, &addr.length))
 		snprintf(text, size, "a closed peer");
@@ -198,7 +205,7 @@ int mci_local_address_to(const char *host, char *out, size_t size)
 	if (count < 0)
 		return count;
 	for (i = 0; i < count; i++) {
-		struct mci_addr local = { .length = sizeof(local.sa) };
+		struct mci_addr local = {.length = sizeof(local.sa)};
 		int fd = socket(addrs[i].sa.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 		if (fd < 0) {

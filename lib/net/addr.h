@@ -29,7 +29,8 @@ int mci_resolve_result(struct mci_resolve *resolve, struct mci_addr addrs[MCI_RE
 void mci_resolve_end(struct mci_resolve *resolve);
 
 /* Blocking: number of addresses (> 0) or -errno with a sentence. */
-int mci_resolve_host(const char *host, uint16_t port, uint64_t deadline_ns, struct mci_addr addrs[MCI_RESOLVE_MAX]);
+int mci_resolve_host(const char *host, uint16_t port, uint64_t deadline_ns,
+		     struct mci_addr addrs[MCI_RESOLVE_MAX]);
 bool mci_addr_literal(const char *host, uint16_t port, struct mci_addr *addr);
 bool mci_addr_is_loopback(const struct mci_addr *addr);
 /* Host alone, v4-mapped addresses as IPv4. */

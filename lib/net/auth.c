@@ -22,14 +22,14 @@
 #include "net/hello.h"
 
 /* Labels keep the proofs of one purpose from being used for another. */
-#define LABEL_SEGMENT	"mooncake segment"
-#define LABEL_CLIENT	"mooncake client proof 1"
-#define LABEL_SERVER	"mooncake server proof 1"
-#define LABEL_TO_SERVER	"mooncake session to server 1"
-#define LABEL_TO_CLIENT	"mooncake session to client 1"
-#define LABEL_TLS	"mooncake tls 1"
-#define LABEL_HTTP	"mooncake http"
-#define LABEL_KEY_ID	"mooncake key id"
+#define LABEL_SEGMENT "mooncake segment"
+#define LABEL_CLIENT "mooncake client proof 1"
+#define LABEL_SERVER "mooncake server proof 1"
+#define LABEL_TO_SERVER "mooncake session to server 1"
+#define LABEL_TO_CLIENT "mooncake session to client 1"
+#define LABEL_TLS "mooncake tls 1"
+#define LABEL_HTTP "mooncake http"
+#define LABEL_KEY_ID "mooncake key id"
 
 struct piece {
 	const void *p;
@@ -48,10 +48,11 @@ static void must(bool ok, const char *what)
 }
 
 /* HMAC over the pieces one behind the other. */
-static void hmac(const void *key, size_t key_length, const struct piece *pieces, size_t count, uint8_t mac[32])
+static void hmac(const void *key, size_t key_length, const struct piece *pieces, size_t count,
+		 uint8_t mac[32])
 {
-	OSSL_PARAM params[] = { OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, (char *)"SHA256", 0),
-				OSSL_PARAM_construct_end() };
+	OSSL_PARAM params[] = {OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, (char *)"SHA256", 0),
+			       OSSL_PARAM_construct_end()};
 	EVP_MAC *alg = EVP_MAC_fetch(NULL, "HMAC", NULL);
 	EVP_MAC_CTX *ctx = alg ? EVP_MAC_CTX_new(alg) : NULL;
 	size_t i, length = 0;
@@ -90,8 +91,8 @@ static void hkdf(const void *key, size_t key_length, const void *salt, size_t sa
 	EVP_KDF_free(alg);
 }
 
-void mci_handshake_key(const struct mci_secret *secret, enum mci_auth_mode mode, const struct mci_identity *server,
-		       uint8_t key[32])
+void mci_handshake_key(const struct mci_secret *secret, enum mci_auth_mode mode,
+		       const struct mci_identity *server, uint8_t key[32])
 {
 	uint8_t info[sizeof(LABEL_SEGMENT) - 1 + 16 + 8];
 	struct mci_writer w;
@@ -107,17 +108,18 @@ void mci_handshake_key(const struct mci_secret *secret, enum mci_auth_mode mode,
 }
 
 /* Every piece goes in with its length before it, so that no two transcripts read the same. */
-static void prove(const uint8_t key[32], const char *label, const struct mci_transcript *t, const uint8_t *more,
-		  size_t more_length, const uint8_t *accept, size_t accept_length, uint8_t mac[MCI_MAC])
+static void prove(const uint8_t key[32], const char *label, const struct mci_transcript *t,
+		  const uint8_t *more, size_t more_length, const uint8_t *accept, size_t accept_length,
+		  uint8_t mac[MCI_MAC])
 {
 	uint8_t lengths[6][4];
 	struct piece pieces[12] = {
-		{ lengths[0], 4 }, { label, strlen(label) },
-		{ lengths[1], 4 }, { t->hello, t->hello_length },
-		{ lengths[2], 4 }, { t->challenge, t->challenge_length },
-		{ lengths[3], 4 }, { t->exporter, t->exporter_length },
-		{ lengths[4], 4 }, { more, more_length },
-		{ lengths[5], 4 }, { accept, accept_length },
+		{lengths[0], 4}, {label, strlen(label)},
+		{lengths[1], 4}, {t->hello, t->hello_length},
+		{lengths[2], 4}, {t->challenge, t->challenge_length},
+		{lengths[3], 4}, {t->exporter, t->exporter_length},
+		{lengths[4], 4}, {more, more_length},
+		{lengths[5], 4}, {accept, accept_length},
 	};
 	size_t i;
 
@@ -131,15 +133,16 @@ void mci_client_proof(const uint8_t key[32], const struct mci_transcript *t, uin
 	prove(key, LABEL_CLIENT, t, NULL, 0, NULL, 0, mac);
 }
 
-void mci_server_proof(const uint8_t key[32], const struct mci_transcript *t, const uint8_t client_mac[MCI_MAC],
-		      const uint8_t *accept, size_t accept_length, uint8_t mac[MCI_MAC])
+void mci_server_proof(const uint8_t key[32], const struct mci_transcript *t,
+		      const uint8_t client_mac[MCI_MAC], const uint8_t *accept, size_t accept_length,
+		      uint8_t mac[MCI_MAC])
 {
 	prove(key, LABEL_SERVER, t, client_mac, MCI_MAC, accept, accept_length, mac);
 }
 
 /* The server's proof covers the whole exchange, fresh nonces of both sides included: it is the salt. */
-void mci_session_keys(const uint8_t key[32], const struct mci_transcript *t, const uint8_t server_mac[MCI_MAC],
-		      struct mci_hello *hello)
+void mci_session_keys(const uint8_t key[32], const struct mci_transcript *t,
+		      const uint8_t server_mac[MCI_MAC], struct mci_hello *hello)
 {
 	uint8_t salt[32];
 
@@ -164,10 +167,7 @@ bool mci_mac_equal(const uint8_t a[MCI_MAC], const uint8_t b[MCI_MAC])
 	return !CRYPTO_memcmp(a, b, MCI_MAC);
 }
 
-void mci_wipe(void *p, size_t n)
-{
-	OPENSSL_cleanse(p, n);
-}
+void mci_wipe(void *p, size_t n) { OPENSSL_cleanse(p, n); }
 
 void mci_key_bearer(const struct mci_secret *secret, const char *role, char text[65])
 {
@@ -184,7 +184,7 @@ void mci_key_bearer(const struct mci_secret *secret, const char *role, char text
 
 void mci_key_id(const struct mci_secret *secret, char text[17])
 {
-	struct piece piece = { LABEL_KEY_ID, sizeof(LABEL_KEY_ID) - 1 };
+	struct piece piece = {LABEL_KEY_ID, sizeof(LABEL_KEY_ID) - 1};
 	uint8_t mac[32];
 
 	hmac(secret->key, secret->key_length, &piece, 1, mac);
@@ -194,7 +194,7 @@ void mci_key_id(const struct mci_secret *secret, char text[17])
 void mci_key_mac(const struct mci_secret *secret, const char *label, const void *p, size_t n, uint8_t mac[32])
 {
 	uint8_t length[4];
-	struct piece pieces[3] = { { length, sizeof(length) }, { label, strlen(label) }, { p, n } };
+	struct piece pieces[3] = {{length, sizeof(length)}, {label, strlen(label)}, {p, n}};
 
 	mci_put32(length, (uint32_t)strlen(label));
 	hmac(secret->key, secret->key_length, pieces, 3, mac);
@@ -206,14 +206,14 @@ int mci_secret_check(const struct mci_secret *secret)
 	if (secret->mode > MCI_AUTH_CLUSTER || secret->key_length > sizeof(secret->key) ||
 	    (secret->mode == MCI_AUTH_TOKEN && secret->key_length < 16) ||
 	    (secret->mode == MCI_AUTH_CLUSTER && secret->key_length < 32))
-		return mci_fail(-EINVAL, "a %s of %u bytes is too short to prove anything", mci_mode_name(secret->mode),
-				secret->key_length);
+		return mci_fail(-EINVAL, "a %s of %u bytes is too short to prove anything",
+				mci_mode_name(secret->mode), secret->key_length);
 	return 0;
 }
 
 int mci_key_load(const char *path, struct mci_secret *secret)
 {
-	struct mci_secret loaded = { .mode = MCI_AUTH_CLUSTER };
+	struct mci_secret loaded = {.mode = MCI_AUTH_CLUSTER};
 	char text[256];
 	struct stat st;
 	ssize_t n;
@@ -230,8 +230,9 @@ int mci_key_load(const char *path, struct mci_secret *secret)
 		goto err_close;
 	}
 	if (st.st_mode & (S_IRWXG | S_IRWXO)) {
-		ret = mci_fail(-EPERM, "key file '%s' is open to others than its owner (mode %04o): chmod 600 '%s'", path,
-			       st.st_mode & 07777, path);
+		ret = mci_fail(-EPERM,
+			       "key file '%s' is open to others than its owner (mode %04o): chmod 600 '%s'",
+			       path, st.st_mode & 07777, path);
 		goto err_close;
 	}
 	n = read(fd, text, sizeof(text) - 1);
@@ -247,7 +248,9 @@ int mci_key_load(const char *path, struct mci_secret *secret)
 	text[n] = '\0';
 	if (n < 64 || n > 128 || n % 2 || mci_unhex(text, loaded.key, (size_t)n / 2)) {
 		mci_wipe(text, sizeof(text));
-		return mci_fail(-EINVAL, "key file '%s' holds no cluster key: one line of 64 to 128 hex digits; 'mooncake key new' writes one",
+		return mci_fail(-EINVAL,
+				"key file '%s' holds no cluster key: one line of 64 to 128 hex digits; "
+				"'mooncake key new' writes one",
 				path);
 	}
 	loaded.key_length = (uint8_t)(n / 2);

@@ -55,12 +55,16 @@ struct mci_secret {
 
 /* Read a cluster key file: 64 to 128 hex digits. Refuses files that others can read. */
 int mci_key_load(const char *path, struct mci_secret *secret);
-/* Bearer token text for HTTP ports: hex(HKDF(cluster key, "mooncake http" | role)); role "metrics", "metadata", "admin". */
+/*
+ * Bearer token text for HTTP ports: hex(HKDF(cluster key, "mooncake http" | role)); role "metrics",
+ * "metadata", "admin".
+ */
 void mci_key_bearer(const struct mci_secret *secret, const char *role, char text[65]);
 /* First 16 hex digits of HMAC(key, "mooncake key id"): to compare keys without showing them. */
 void mci_key_id(const struct mci_secret *secret, char text[17]);
 /* MAC over published bytes (the descriptor member), 32 bytes. */
-void mci_key_mac(const struct mci_secret *secret, const char *label, const void *p, size_t n, uint8_t mac[32]);
+void mci_key_mac(const struct mci_secret *secret, const char *label, const void *p, size_t n,
+		 uint8_t mac[32]);
 
 struct mci_hello {			/* what both sides know once a connection is open */
 	struct mci_identity peer;

@@ -22,7 +22,7 @@ int mci_incoming_classic(struct mci_incoming *in)
 	ret = mci_classic_read(in->in, in->in_length, &m);
 	if (ret)
 		return ret;
-	in->in[in->in_length] = '\0';	/* there is room for it */
+	in->in[in->in_length] = '\0'; /* there is room for it */
 	if (!m.old && m.type == MCI_CLASSIC_PROBE) {
 		text = probe_reply;
 	} else if (attr->classic_message) {

@@ -17,7 +17,7 @@
 
 #define QUEUE_MAX (1u << 20)
 #define FIRST_ROOM 4096
-#define BYTES_PER_TURN (1u << 20)	/* then other connections of the loop have theirs */
+#define BYTES_PER_TURN (1u << 20) /* then other connections of the loop have theirs */
 #define IOV_BATCH 16
 
 #define of(ptr, member) ((struct mci_conn *)((char *)(ptr) - offsetof(struct mci_conn, member)))
@@ -25,13 +25,13 @@
 struct outgoing {
 	struct outgoing *next;
 	size_t length, done;
-	int fd;			/* goes beside the first byte; -1 = none, or gone */
+	int fd; /* goes beside the first byte; -1 = none, or gone */
 	uint8_t bytes[];
 };
 
 struct mci_conn {
 	struct mci_watch watch;
-	struct mci_task turn;		/* go on reading, or end */
+	struct mci_task turn; /* go on reading, or end */
 	bool turn_posted, ending;
 	int err;
 	struct mci_loop *loop;
@@ -41,7 +41,7 @@ struct mci_conn {
 	void *arg;
 	uint8_t *in;
 	size_t in_length, in_size;
-	int in_fd;			/* received, its frame is not complete; -1 = none */
+	int in_fd; /* received, its frame is not complete; -1 = none */
 	struct outgoing *out, **out_last;
 	size_t out_bytes;
 };
@@ -91,7 +91,8 @@ static void flush(struct mci_conn *conn)
 		int count = 0;
 		ssize_t n;
 
-		/* A descriptor rides with the first byte of its frame: that frame begins a call of its own. */
+		/* A descriptor rides with the first byte of its frame: that frame begins a call of its own.
+		 */
 		for (out = conn->out; out && count < IOV_BATCH && (!count || out->fd < 0); out = out->next) {
 			iov[count].iov_base = out->bytes + out->done;
 			iov[count++].iov_len = out->length - out->done;
@@ -139,7 +140,8 @@ static int deliver(struct mci_conn *conn, size_t *need)
 			break;
 		if (frame.flags & MCI_FRAME_FD) {
 			if (conn->in_fd < 0) {
-				ret = -EPROTO;	/* promised, and lost on the way: our descriptors may be used up */
+				ret = -EPROTO; /* promised, and lost on the way: our descriptors may be used
+						  up */
 				break;
 			}
 			frame.fd = conn->in_fd;
@@ -213,7 +215,7 @@ static void on_event(struct mci_watch *watch, uint32_t events)
 {
 	struct mci_conn *conn = of(watch, watch);
 
-	(void)events;		/* with TLS either direction may wait for either event */
+	(void)events; /* with TLS either direction may wait for either event */
 	flush(conn);
 	pump(conn);
 }
@@ -232,8 +234,8 @@ static void on_turn(struct mci_task *task)
 	destroy(conn);
 }
 
-int mci_conn_start(struct mci_loop *loop, struct mci_sock sock, uint32_t limit, const struct mci_conn_ops *ops,
-		   void *arg, struct mci_conn **out)
+int mci_conn_start(struct mci_loop *loop, struct mci_sock sock, uint32_t limit,
+		   const struct mci_conn_ops *ops, void *arg, struct mci_conn **out)
 {
 	struct mci_conn *conn = calloc(1, sizeof(*conn));
 	int ret;
@@ -259,7 +261,8 @@ int mci_conn_start(struct mci_loop *loop, struct mci_sock sock, uint32_t limit, 
 	return 0;
 }
 
-int mci_conn_send(struct mci_conn *conn, uint16_t type, uint32_t id, const void *body, uint32_t length, int fd)
+int mci_conn_send(struct mci_conn *conn, uint16_t type, uint32_t id, const void *body, uint32_t length,
+		  int fd)
 {
 	struct outgoing *out;
 
@@ -282,7 +285,8 @@ int mci_conn_send(struct mci_conn *conn, uint16_t type, uint32_t id, const void 
 			int ret = -errno;
 
 			free(out);
-			return mci_fail(ret, "cannot duplicate descriptor %d to send it: %s", fd, strerror(-ret));
+			return mci_fail(ret, "cannot duplicate descriptor %d to send it: %s", fd,
+					strerror(-ret));
 		}
 	}
 	mci_frame_head(out->bytes, type, fd >= 0 ? MCI_FRAME_FD : 0, id, length);
@@ -295,7 +299,4 @@ int mci_conn_send(struct mci_conn *conn, uint16_t type, uint32_t id, const void 
 	return 0;
 }
 
-void mci_conn_close(struct mci_conn *conn)
-{
-	end(conn, 0);
-}
+void mci_conn_close(struct mci_conn *conn) { end(conn, 0); }

@@ -22,17 +22,19 @@ struct mci_frame {
 
 struct mci_conn_ops {
 	void (*frame)(struct mci_conn *conn, const struct mci_frame *frame, void *arg);	/* loop thread */
-	void (*closed)(struct mci_conn *conn, int err, void *arg);	/* loop thread, once; conn is freed after it */
+	/* loop thread, once; @err 0 = the peer ended between frames, or mci_conn_close(); conn is freed after it */
+	void (*closed)(struct mci_conn *conn, int err, void *arg);
 };
 
-/* Loop thread of @loop. Takes over @sock (on failure it stays the caller's). @limit: largest length of a frame. */
-int mci_conn_start(struct mci_loop *loop, struct mci_sock sock, uint32_t limit, const struct mci_conn_ops *ops,
-		   void *arg, struct mci_conn **conn);
+/* Loop thread of @loop. Takes over @sock (on failure it stays the caller's). @limit: largest frame length. */
+int mci_conn_start(struct mci_loop *loop, struct mci_sock sock, uint32_t limit,
+		   const struct mci_conn_ops *ops, void *arg, struct mci_conn **conn);
 /*
  * Loop thread. -EAGAIN when 1 MiB is queued. @fd is duplicated, -1 = none; a descriptor needs a unix
  * socket, else the connection ends with -EOPNOTSUPP.
  */
-int mci_conn_send(struct mci_conn *conn, uint16_t type, uint32_t id, const void *body, uint32_t length, int fd);
+int mci_conn_send(struct mci_conn *conn, uint16_t type, uint32_t id, const void *body, uint32_t length,
+		  int fd);
 /* Loop thread. What the socket has not taken yet is dropped; closed() follows, from the loop. */
 void mci_conn_close(struct mci_conn *conn);
 

@@ -41,17 +41,23 @@ static int receive(struct opening *o, const char *what)
 
 	o->length = 0;
 	while (need > (ssize_t)o->length) {
-		ret = mci_sock_recv_all(o->sock, o->buffer + o->length, (size_t)need - o->length, o->deadline_ns);
+		ret = mci_sock_recv_all(o->sock, o->buffer + o->length, (size_t)need - o->length,
+					o->deadline_ns);
 		if (ret == -ECONNRESET && !o->length)
-			return mci_fail(ret, "%s closed the connection instead of sending its %s; it is shutting down, overloaded, or a classic Mooncake that does not speak this protocol",
-					o->peer, what);
+			return mci_fail(
+				ret,
+				"%s closed the connection instead of sending its %s; it is shutting down, "
+				"overloaded, or a classic Mooncake that does not speak this protocol",
+				o->peer, what);
 		if (ret)
 			return ret;
 		o->length = (size_t)need;
 		need = mci_message_need(o->buffer, o->length);
 	}
 	if (need < 0)
-		return mci_fail(-EPROTO, "%s is no port of ours: its answer to the hello is none of our messages", o->peer);
+		return mci_fail(-EPROTO,
+				"%s is no port of ours: its answer to the hello is none of our messages",
+				o->peer);
 	if (o->buffer[0] != MCI_MSG_REJECT)
 		return 0;
 	if (mci_reject_read(o->buffer, o->length, &reject))
@@ -75,8 +81,8 @@ static int send_hello(struct opening *o)
 	ssize_t n;
 
 	if (attr->params_length > MCI_PARAMS_MAX)
-		return mci_fail(-EMSGSIZE, "%u bytes of parameters do not fit into a hello (%u at most)", attr->params_length,
-				MCI_PARAMS_MAX);
+		return mci_fail(-EMSGSIZE, "%u bytes of parameters do not fit into a hello (%u at most)",
+				attr->params_length, MCI_PARAMS_MAX);
 	mci_random(m.nonce, sizeof(m.nonce));
 	if (attr->wanted)
 		m.wanted = *attr->wanted;
@@ -84,7 +90,8 @@ static int send_hello(struct opening *o)
 		memcpy(m.params, attr->params, attr->params_length);
 	n = mci_hello_write(&m, o->t.hello, sizeof(o->t.hello));
 	if (n < 0)
-		return mci_fail((int)n, "the own name is too long for a hello (%d bytes at most)", MCI_NAME_MAX);
+		return mci_fail((int)n, "the own name is too long for a hello (%d bytes at most)",
+				MCI_NAME_MAX);
 	o->t.hello_length = (size_t)n;
 	return mci_sock_send_all(o->sock, o->t.hello, o->t.hello_length, o->deadline_ns);
 }
@@ -100,15 +107,20 @@ static int read_challenge(struct opening *o, struct mci_msg_challenge *m)
 		return ret;
 	ret = mci_challenge_read(o->buffer, o->length, m);
 	if (ret == -EPROTONOSUPPORT)
-		return mci_fail(-EPROTO, "%s speaks version %u of the protocol and this program version %u: install the same release on both sides",
+		return mci_fail(-EPROTO,
+				"%s speaks version %u of the protocol and this program version %u: install "
+				"the same release on both sides",
 				o->peer, m->version, MCI_PROTOCOL_VERSION);
 	if (ret)
 		return mci_fail(-EPROTO, "%s sent a malformed challenge", o->peer);
 	memcpy(o->t.challenge, o->buffer, o->length);
 	o->t.challenge_length = o->length;
 
-	if (o->attr->wanted && !mci_uuid_is_zero(o->attr->wanted) && !mci_uuid_equal(o->attr->wanted, &m->self.uuid))
-		return mci_fail(-ESTALE, "%s is another segment ('%s') than the one that was meant: it restarted, or the address went to somebody else",
+	if (o->attr->wanted && !mci_uuid_is_zero(o->attr->wanted) &&
+	    !mci_uuid_equal(o->attr->wanted, &m->self.uuid))
+		return mci_fail(-ESTALE,
+				"%s is another segment ('%s') than the one that was meant: it restarted, or "
+				"the address went to somebody else",
 				o->peer, m->self.name);
 	/* Whatever the peer says: who has a key never goes on without. */
 	if (mci_mode_mismatch(sentence, o->attr->secret->mode, m->mode))
@@ -116,8 +128,10 @@ static int read_challenge(struct opening *o, struct mci_msg_challenge *m)
 	lacking = o->required & ~m->features;
 	if (lacking) {
 		mci_feature_names(lacking, missing, sizeof(missing));
-		return mci_fail(-EPROTO, "%s does not offer what is asked for: %s; switch it on there, or do without it here",
-				o->peer, missing);
+		return mci_fail(
+			-EPROTO,
+			"%s does not offer what is asked for: %s; switch it on there, or do without it here",
+			o->peer, missing);
 	}
 	return 0;
 }
@@ -136,7 +150,9 @@ static int read_accept(struct opening *o, const uint8_t key[32], const uint8_t c
 		return mci_fail(-EPROTO, "%s sent a malformed accept", o->peer);
 	mci_server_proof(key, &o->t, client_mac, o->buffer, o->length - MCI_MAC, mac);
 	if (!mci_mac_equal(mac, m.mac))
-		return mci_fail(-EKEYREJECTED, "%s could not prove that it has the key of this cluster; somebody else may answer at that address",
+		return mci_fail(-EKEYREJECTED,
+				"%s could not prove that it has the key of this cluster; somebody else may "
+				"answer at that address",
 				o->peer);
 	if (m.features != (o->features & offered))
 		return mci_fail(-EPROTO, "%s agreed to other features than both sides offer", o->peer);
@@ -151,7 +167,7 @@ static int read_accept(struct opening *o, const uint8_t key[32], const uint8_t c
 static int open_stream(const struct mci_connect_attr *attr, struct mci_sock *sock, uint64_t deadline_ns,
 		       struct mci_hello *hello)
 {
-	struct opening o = { .attr = attr, .sock = sock, .deadline_ns = deadline_ns };
+	struct opening o = {.attr = attr, .sock = sock, .deadline_ns = deadline_ns};
 	uint8_t key[32], mac[MCI_MAC], proof[MCI_HEAD + MCI_MAC];
 	struct mci_msg_challenge challenge;
 	int ret;
@@ -247,7 +263,7 @@ static int connect_hosts(const struct mci_connect_attr *attr, struct mci_sock *s
 
 int mci_connect(const struct mci_connect_attr *attr, struct mci_sock *sock, struct mci_hello *hello)
 {
-	struct mci_sock made = { .fd = -1, .tls = NULL };
+	struct mci_sock made = {.fd = -1, .tls = NULL};
 	struct mci_hello known;
 	int ret;
 

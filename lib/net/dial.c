@@ -31,20 +31,20 @@
 
 struct attempt {
 	struct mci_addr addr;
-	int fd;			/* -1: not begun, or over */
-	int err;		/* positive errno once it failed; 0: not begun, in flight, or was handed out */
+	int fd;	 /* -1: not begun, or over */
+	int err; /* positive errno once it failed; 0: not begun, in flight, or was handed out */
 };
 
 struct mci_dial {
 	uint16_t port;
 	bool has_source;
 	struct mci_addr source;
-	struct mci_resolve *resolves[HOSTS_MAX];	/* NULL: finished */
+	struct mci_resolve *resolves[HOSTS_MAX]; /* NULL: finished */
 	unsigned int resolve_count;
 	struct attempt attempts[ATTEMPTS_MAX];
 	unsigned int count, begun;
 	uint64_t next_ns;
-	int name_err;			/* of a name that could not be looked up */
+	int name_err; /* of a name that could not be looked up */
 	char name_text[300];
 };
 
@@ -155,7 +155,8 @@ static void begin(struct mci_dial *dial, struct attempt *attempt)
 			goto err_close;
 		}
 	}
-	if (connect(fd, (const struct sockaddr *)&attempt->addr.sa, attempt->addr.length) && errno != EINPROGRESS) {
+	if (connect(fd, (const struct sockaddr *)&attempt->addr.sa, attempt->addr.length) &&
+	    errno != EINPROGRESS) {
 		attempt->err = errno;
 		goto err_close;
 	}
@@ -172,7 +173,7 @@ err_close:
  */
 static bool met_itself(int fd)
 {
-	struct mci_addr own = { .length = sizeof(own.sa) }, peer = { .length = sizeof(peer.sa) };
+	struct mci_addr own = {.length = sizeof(own.sa)}, peer = {.length = sizeof(peer.sa)};
 
 	return !getsockname(fd, (struct sockaddr *)&own.sa, &own.length) &&
 	       !getpeername(fd, (struct sockaddr *)&peer.sa, &peer.length) && own.length == peer.length &&
@@ -210,12 +211,13 @@ static int give_up(struct mci_dial *dial, bool timed_out)
 		struct attempt *attempt = &dial->attempts[i];
 
 		if (attempt->fd < 0 && !attempt->err)
-			continue;	/* was up, and handed out before */
+			continue; /* was up, and handed out before */
 		if (!timed_out && (!ret || attempt->err == ECONNREFUSED))
 			ret = -attempt->err;
 		mci_addr_host(&attempt->addr, host, sizeof(host));
 		if (used < sizeof(text))
-			used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%s: %s", used ? "; " : "", host,
+			used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%s: %s",
+						 used ? "; " : "", host,
 						 attempt->err ? strerror(attempt->err) : "no answer in time");
 	}
 	if (dial->name_err) {
@@ -226,10 +228,12 @@ static int give_up(struct mci_dial *dial, bool timed_out)
 						 dial->name_text);
 	}
 	if (!used)
-		snprintf(text, sizeof(text), timed_out ? "the deadline passed first" : "no address is left to be tried");
-	return mci_fail(ret ? ret : -EHOSTUNREACH,
-			"cannot connect to port %u (%s); is the peer running, and is the port open in firewalls?",
-			dial->port, text);
+		snprintf(text, sizeof(text),
+			 timed_out ? "the deadline passed first" : "no address is left to be tried");
+	return mci_fail(
+		ret ? ret : -EHOSTUNREACH,
+		"cannot connect to port %u (%s); is the peer running, and is the port open in firewalls?",
+		dial->port, text);
 }
 
 bool mci_dial_more(const struct mci_dial *dial)

@@ -14,7 +14,7 @@
 #include "net/addr.h"
 #include "net/tls.h"
 
-#define FDS_ROOM 16		/* received at once; the kernel closes what does not fit */
+#define FDS_ROOM 16 /* received at once; the kernel closes what does not fit */
 
 int mci_frame_parse(const uint8_t *p, size_t n, uint32_t limit, struct mci_frame *frame, size_t *used)
 {
@@ -55,9 +55,11 @@ ssize_t mci_frame_sendv(struct mci_sock *sock, const struct iovec *iov, int coun
 	union {
 		char bytes[CMSG_SPACE(sizeof(int))];
 		struct cmsghdr align;
-	} control = { .bytes = { 0 } };
-	struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)count,
-			      .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes) };
+	} control = {.bytes = {0}};
+	struct msghdr msg = {.msg_iov = (struct iovec *)iov,
+			     .msg_iovlen = (size_t)count,
+			     .msg_control = control.bytes,
+			     .msg_controllen = sizeof(control.bytes)};
 	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
 	int domain = 0;
 	socklen_t length = sizeof(domain);
@@ -105,8 +107,10 @@ ssize_t mci_frame_recvv(struct mci_sock *sock, const struct iovec *iov, int coun
 		char bytes[CMSG_SPACE(FDS_ROOM * sizeof(int))];
 		struct cmsghdr align;
 	} control;
-	struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)count,
-			      .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes) };
+	struct msghdr msg = {.msg_iov = (struct iovec *)iov,
+			     .msg_iovlen = (size_t)count,
+			     .msg_control = control.bytes,
+			     .msg_controllen = sizeof(control.bytes)};
 	ssize_t n;
 
 	if (sock->tls)
@@ -131,7 +135,8 @@ static int explain(struct mci_sock *sock, int err)
 	case -EPROTO:
 		return mci_fail(err, "%s sent a malformed frame, or one that is too long", peer);
 	case -EOPNOTSUPP:
-		return mci_fail(err, "descriptors can be sent over a plain unix socket only, not to %s", peer);
+		return mci_fail(err, "descriptors can be sent over a plain unix socket only, not to %s",
+				peer);
 	case -ENOMEM:
 		return mci_fail(err, "no memory for a frame from %s", peer);
 	default:
@@ -141,7 +146,7 @@ static int explain(struct mci_sock *sock, int err)
 
 static int wait_for(struct mci_sock *sock, short events, uint64_t deadline_ns)
 {
-	struct pollfd wait = { .fd = sock->fd, .events = sock->tls ? mci_tls_wants(sock) : events };
+	struct pollfd wait = {.fd = sock->fd, .events = sock->tls ? mci_tls_wants(sock) : events};
 	int left = mci_ms_left(deadline_ns);
 
 	if (!left)
@@ -154,7 +159,7 @@ int mci_frame_send(struct mci_sock *sock, uint16_t type, uint32_t id, const void
 		   uint64_t deadline_ns)
 {
 	uint8_t head[MCI_FRAME_HEAD];
-	struct iovec iov[2] = { { head, sizeof(head) }, { (void *)body, length } };
+	struct iovec iov[2] = {{head, sizeof(head)}, {(void *)body, length}};
 	struct iovec *at = iov;
 	int count = length ? 2 : 1, ret;
 
@@ -188,7 +193,7 @@ int mci_frame_send(struct mci_sock *sock, uint16_t type, uint32_t id, const void
 /* Exactly @n bytes. */
 static int receive(struct mci_sock *sock, void *p, size_t n, int *fd, uint64_t deadline_ns)
 {
-	struct iovec iov = { p, n };
+	struct iovec iov = {p, n};
 	int ret;
 
 	while (iov.iov_len) {
@@ -232,7 +237,7 @@ int mci_frame_recv(struct mci_sock *sock, uint32_t limit, uint16_t *type, uint32
 	if (ret)
 		goto err_free;
 	if (mci_get16(head + 6) & MCI_FRAME_FD && got < 0) {
-		ret = -EPROTO;	/* it was promised, and lost: our descriptors may be used up */
+		ret = -EPROTO; /* it was promised, and lost: our descriptors may be used up */
 		goto err_free;
 	}
 	p[n] = '\0';

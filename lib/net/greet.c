@@ -12,7 +12,7 @@
 #include "core/uuid.h"
 #include "net/incoming.h"
 
-#define OVERFLOW_UID 65534	/* stands for every user that our user namespace does not know: no identity */
+#define OVERFLOW_UID 65534 /* stands for every user that our user namespace does not know: no identity */
 
 static bool same_user(int fd)
 {
@@ -37,7 +37,8 @@ static int choose_mode(struct mci_incoming *in, unsigned int offered, char sente
 		if (same_user(in->sock.fd))
 			return MCI_AUTH_NONE;
 		snprintf(sentence, MCI_SENTENCE_MAX + 1,
-			 "this unix socket serves processes of the same user only; give both sides --key_file=... (or MOONCAKE_KEY_FILE), or run them as one user");
+			 "this unix socket serves processes of the same user only; give both sides "
+			 "--key_file=... (or MOONCAKE_KEY_FILE), or run them as one user");
 		return -EACCES;
 	}
 	return mci_mode_mismatch(sentence, offered, own) ? -EKEYREJECTED : (int)own;
@@ -62,7 +63,8 @@ int mci_greet_hello(struct mci_incoming *in, char sentence[MCI_SENTENCE_MAX + 1]
 	ret = mci_hello_read(in->in, in->in_length, &m);
 	if (ret == -EPROTONOSUPPORT) {
 		snprintf(sentence, MCI_SENTENCE_MAX + 1,
-			 "the client speaks version %u of the protocol and the server version %u: install the same release on both sides",
+			 "the client speaks version %u of the protocol and the server version %u: install "
+			 "the same release on both sides",
 			 m.version, MCI_PROTOCOL_VERSION);
 		return -EPROTO;
 	}
@@ -72,18 +74,20 @@ int mci_greet_hello(struct mci_incoming *in, char sentence[MCI_SENTENCE_MAX + 1]
 	}
 	if (m.service != attr->service) {
 		snprintf(sentence, MCI_SENTENCE_MAX + 1,
-			 "this port serves something else (service %u) than the client asks for (%u): check the address",
+			 "this port serves something else (service %u) than the client asks for (%u): check "
+			 "the address",
 			 attr->service, m.service);
 		return -EPROTO;
 	}
 
 	memset(&challenge, 0, sizeof(challenge));
 	pthread_mutex_lock(&in->service->lock);
-	challenge.self = in->service->self;
+	challenge.self = *in->service->self;
 	pthread_mutex_unlock(&in->service->lock);
 	if (!mci_uuid_is_zero(&m.wanted) && !mci_uuid_equal(&m.wanted, &challenge.self.uuid)) {
 		snprintf(sentence, MCI_SENTENCE_MAX + 1,
-			 "the segment that was meant is not here any more; '%.100s' is: it restarted, or took over the address",
+			 "the segment that was meant is not here any more; '%.100s' is: it restarted, or "
+			 "took over the address",
 			 challenge.self.name);
 		return -ESTALE;
 	}
@@ -97,7 +101,8 @@ int mci_greet_hello(struct mci_incoming *in, char sentence[MCI_SENTENCE_MAX + 1]
 	if (lacking) {
 		mci_feature_names(lacking, names, sizeof(names));
 		snprintf(sentence, MCI_SENTENCE_MAX + 1,
-			 "the client insists on what this server does not offer: %s; switch it on here, or do without it there",
+			 "the client insists on what this server does not offer: %s; switch it on here, or "
+			 "do without it there",
 			 names);
 		return -EPROTO;
 	}
@@ -138,8 +143,10 @@ int mci_greet_proof(struct mci_incoming *in, char sentence[MCI_SENTENCE_MAX + 1]
 	if (mci_mac_equal(expected, in->client_mac))
 		return 0;
 	snprintf(sentence, MCI_SENTENCE_MAX + 1, "%s",
-		 cluster ? "wrong key: the client's cluster key is not the one of this cluster ('mooncake key id' on both sides tells them apart)" :
-			   "wrong token: what the client read in the metadata service is not, or no longer, the token of this segment");
+		 cluster ? "wrong key: the client's cluster key is not the one of this cluster ('mooncake "
+			   "key id' on both sides tells them apart)"
+			 : "wrong token: what the client read in the metadata service is not, or no longer, "
+			   "the token of this segment");
 	return -EKEYREJECTED;
 }
 
@@ -149,7 +156,8 @@ void mci_greet_accept(struct mci_incoming *in)
 
 	in->accept.features = in->hello.features;
 	in->out = in->out_small;
-	n = (size_t)mci_accept_write(&in->accept, in->out, sizeof(in->out_small));	/* its length was checked */
+	n = (size_t)mci_accept_write(&in->accept, in->out,
+				     sizeof(in->out_small)); /* its length was checked */
 	mci_server_proof(in->key, &in->transcript, in->client_mac, in->out, n - MCI_MAC, in->accept.mac);
 	memcpy(in->out + n - MCI_MAC, in->accept.mac, MCI_MAC);
 	mci_session_keys(in->key, &in->transcript, in->accept.mac, &in->hello);

@@ -8,7 +8,7 @@
 
 #include "core/bytes.h"
 
-#define ERRNO_MAX 133			/* EHWPOISON, the last that Linux has */
+#define ERRNO_MAX 133 /* EHWPOISON, the last that Linux has */
 
 static void write_identity(struct mci_writer *w, const struct mci_identity *id)
 {
@@ -60,10 +60,7 @@ static int open_message(const uint8_t *p, size_t n, uint8_t type, struct mci_rea
 	return 0;
 }
 
-static int close_reader(const struct mci_reader *r)
-{
-	return r->bad || r->left ? -EPROTO : 0;
-}
+static int close_reader(const struct mci_reader *r) { return r->bad || r->left ? -EPROTO : 0; }
 
 ssize_t mci_hello_write(const struct mci_msg_hello *m, uint8_t *p, size_t size)
 {
@@ -259,10 +256,7 @@ ssize_t mci_message_need(const uint8_t *p, size_t n)
 	return (ssize_t)(MCI_HEAD + length);
 }
 
-bool mci_opening_is_hello(const uint8_t *p, size_t n)
-{
-	return n >= 8 && !memcmp(p, MCI_MAGIC, 8);
-}
+bool mci_opening_is_hello(const uint8_t *p, size_t n) { return n >= 8 && !memcmp(p, MCI_MAGIC, 8); }
 
 ssize_t mci_opening_need(const uint8_t *p, size_t n, bool classic)
 {
@@ -292,7 +286,8 @@ int mci_classic_read(const uint8_t *p, size_t n, struct mci_classic *m)
 {
 	if (n < 9 || mci_opening_is_hello(p, n) || mci_get64(p) != n - 8 || n - 8 > MCI_CLASSIC_MAX)
 		return -EPROTO;
-	/* Before v0.3 there was no type byte: what begins with none of the types is JSON of a connection request. */
+	/* Before v0.3 there was no type byte: what begins with none of the types is JSON of a connection
+	 * request. */
 	m->old = p[8] > 3;
 	m->type = m->old ? 0 : p[8];
 	m->json = (const char *)p + (m->old ? 8 : 9);
@@ -309,14 +304,14 @@ size_t mci_classic_head(uint8_t p[9], uint8_t type, bool old, size_t json_length
 
 const char *mci_mode_name(unsigned int mode)
 {
-	static const char *const names[] = { "none", "token", "cluster key" };
+	static const char *const names[] = {"none", "token", "cluster key"};
 
 	return mode < sizeof(names) / sizeof(names[0]) ? names[mode] : "unknown";
 }
 
 void mci_feature_names(uint64_t features, char *text, size_t size)
 {
-	static const char *const names[] = { "checksum", "integrity", "shm", "notify" };
+	static const char *const names[] = {"checksum", "integrity", "shm", "notify"};
 	size_t used = 0;
 	unsigned int bit;
 
@@ -325,7 +320,8 @@ void mci_feature_names(uint64_t features, char *text, size_t size)
 		if (!(features >> bit & 1))
 			continue;
 		if (bit < sizeof(names) / sizeof(names[0]))
-			used += (size_t)snprintf(text + used, size - used, "%s%s", used ? ", " : "", names[bit]);
+			used += (size_t)snprintf(text + used, size - used, "%s%s", used ? ", " : "",
+						 names[bit]);
 		else
 			used += (size_t)snprintf(text + used, size - used, "%sbit %u", used ? ", " : "", bit);
 	}
@@ -337,15 +333,21 @@ int mci_mode_mismatch(char sentence[MCI_SENTENCE_MAX + 1], unsigned int client, 
 		return 0;
 	if (server == MCI_AUTH_CLUSTER)
 		snprintf(sentence, MCI_SENTENCE_MAX + 1,
-			 "the server has a cluster key and the client has none: give the client --key_file=... (or MOONCAKE_KEY_FILE) with the key of this cluster");
+			 "the server has a cluster key and the client has none: give the client "
+			 "--key_file=... (or MOONCAKE_KEY_FILE) with the key of this cluster");
 	else if (client == MCI_AUTH_CLUSTER)
 		snprintf(sentence, MCI_SENTENCE_MAX + 1,
-			 "the client has a cluster key and the server has none: give the server --key_file=... (or MOONCAKE_KEY_FILE) with the key of this cluster, or run the client without a key");
+			 "the client has a cluster key and the server has none: give the server "
+			 "--key_file=... (or MOONCAKE_KEY_FILE) with the key of this cluster, or run the "
+			 "client without a key");
 	else if (server == MCI_AUTH_TOKEN)
 		snprintf(sentence, MCI_SENTENCE_MAX + 1,
-			 "the server asks for the access token of its segment, which the client does not have: let both use the same metadata service, or give both --key_file=... (or MOONCAKE_KEY_FILE)");
+			 "the server asks for the access token of its segment, which the client does not "
+			 "have: let both use the same metadata service, or give both --key_file=... (or "
+			 "MOONCAKE_KEY_FILE)");
 	else
 		snprintf(sentence, MCI_SENTENCE_MAX + 1,
-			 "the client has an access token and the server has none: let both use the same metadata service, or give both --key_file=... (or MOONCAKE_KEY_FILE)");
+			 "the client has an access token and the server has none: let both use the same "
+			 "metadata service, or give both --key_file=... (or MOONCAKE_KEY_FILE)");
 	return -EKEYREJECTED;
 }

@@ -115,14 +115,15 @@ struct mci_transcript {
 };
 
 /* Key of the handshake with the server that called itself @server. */
-void mci_handshake_key(const struct mci_secret *secret, enum mci_auth_mode mode, const struct mci_identity *server,
-		       uint8_t key[32]);
+void mci_handshake_key(const struct mci_secret *secret, enum mci_auth_mode mode,
+		       const struct mci_identity *server, uint8_t key[32]);
 void mci_client_proof(const uint8_t key[32], const struct mci_transcript *t, uint8_t mac[MCI_MAC]);
 /* Over @accept, the ACCEPT message without its MAC, too. */
-void mci_server_proof(const uint8_t key[32], const struct mci_transcript *t, const uint8_t client_mac[MCI_MAC],
-		      const uint8_t *accept, size_t accept_length, uint8_t mac[MCI_MAC]);
-void mci_session_keys(const uint8_t key[32], const struct mci_transcript *t, const uint8_t server_mac[MCI_MAC],
-		      struct mci_hello *hello);
+void mci_server_proof(const uint8_t key[32], const struct mci_transcript *t,
+		      const uint8_t client_mac[MCI_MAC], const uint8_t *accept, size_t accept_length,
+		      uint8_t mac[MCI_MAC]);
+void mci_session_keys(const uint8_t key[32], const struct mci_transcript *t,
+		      const uint8_t server_mac[MCI_MAC], struct mci_hello *hello);
 /* Key of the TLS that follows where integrity was agreed. */
 void mci_tls_key(const struct mci_hello *hello, uint8_t key[32]);
 bool mci_mac_equal(const uint8_t a[MCI_MAC], const uint8_t b[MCI_MAC]);	/* in constant time */

@@ -87,9 +87,9 @@ static void drop(struct mci_incoming *in)
 /* After the decision the handler hears of every end; before, nobody has to. */
 static void fail(struct mci_incoming *in, int err)
 {
-	struct mci_sock none = { .fd = -1, .tls = NULL };
+	struct mci_sock none = {.fd = -1, .tls = NULL};
 
-	unwatch(in);		/* before the close: the number may be another's right after */
+	unwatch(in); /* before the close: the number may be another's right after */
 	mci_sock_close(&in->sock);
 	if (in->ready)
 		in->ready(in->ready_arg, none, &in->hello, err);
@@ -158,7 +158,7 @@ static void take_proof(struct mci_incoming *in)
 		return;
 	}
 	if (!leave_unproved(in)) {
-		in->state = INCOMING_CLOSED;	/* the evict task does the rest */
+		in->state = INCOMING_CLOSED; /* the evict task does the rest */
 		unwatch(in);
 		return;
 	}
@@ -200,17 +200,18 @@ err_uncount:
 static int read_message(struct mci_incoming *in)
 {
 	for (;;) {
-		ssize_t need = in->state == INCOMING_OPENING ?
-				       mci_opening_need(in->in, in->in_length, in->service->attr.classic) :
-				       mci_message_need(in->in, in->in_length);
+		ssize_t need = in->state == INCOMING_OPENING
+				       ? mci_opening_need(in->in, in->in_length, in->service->attr.classic)
+				       : mci_message_need(in->in, in->in_length);
 		struct iovec iov;
 		ssize_t n;
 
 		if (need == (ssize_t)in->in_length)
 			return 0;
 		if (need < 0) {
-			refuse(in, need == -EACCES ? "a classic message, and classic peers are not served here (--classic)" :
-						     "these are no messages of ours");
+			refuse(in, need == -EACCES ? "a classic message, and classic peers are not served "
+						     "here (--classic)"
+						   : "these are no messages of ours");
 			goto err_drop;
 		}
 		if (make_room(in, (size_t)need)) {
@@ -242,7 +243,7 @@ err_drop:
 static int write_out(struct mci_incoming *in)
 {
 	while (in->out_done < in->out_length) {
-		struct iovec iov = { in->out + in->out_done, in->out_length - in->out_done };
+		struct iovec iov = {in->out + in->out_done, in->out_length - in->out_done};
 		ssize_t n = mci_sock_sendv(&in->sock, &iov, 1);
 
 		if (n == -EAGAIN)
@@ -262,7 +263,7 @@ static int linger(struct mci_incoming *in)
 	uint8_t waste[4096];
 
 	for (;;) {
-		struct iovec iov = { waste, sizeof(waste) };
+		struct iovec iov = {waste, sizeof(waste)};
 		ssize_t n = mci_sock_recvv(&in->sock, &iov, 1);
 
 		if (n == -EAGAIN)
@@ -402,7 +403,7 @@ static void decide(struct mci_task *task)
 {
 	struct mci_incoming *in = of(task, decide);
 
-	if (in->state == INCOMING_CLOSED) {	/* the service stopped meanwhile */
+	if (in->state == INCOMING_CLOSED) { /* the service stopped meanwhile */
 		if (in->accepted)
 			fail(in, -ECANCELED);
 		else
@@ -449,14 +450,11 @@ void mci_incoming_prepare(struct mci_incoming *in)
 	in->decide.fn = decide;
 }
 
-void mci_incoming_begin(struct mci_incoming *in)
-{
-	watch(in, in->until_ns);
-}
+void mci_incoming_begin(struct mci_incoming *in) { watch(in, in->until_ns); }
 
 void mci_incoming_abort(struct mci_incoming *in)
 {
-	if (in->state == INCOMING_WAITING) {	/* the handler has it: its decision will free it */
+	if (in->state == INCOMING_WAITING) { /* the handler has it: its decision will free it */
 		mci_sock_close(&in->sock);
 		in->state = INCOMING_CLOSED;
 	} else if (in->state != INCOMING_CLOSED) {
@@ -464,23 +462,15 @@ void mci_incoming_abort(struct mci_incoming *in)
 	}
 }
 
-const struct mci_hello *mci_incoming_hello(const struct mci_incoming *in)
-{
-	return &in->hello;
-}
+const struct mci_hello *mci_incoming_hello(const struct mci_incoming *in) { return &in->hello; }
 
-bool mci_incoming_is_unix(const struct mci_incoming *in)
-{
-	return in->is_unix;
-}
+bool mci_incoming_is_unix(const struct mci_incoming *in) { return in->is_unix; }
 
-struct mci_loop *mci_incoming_loop(const struct mci_incoming *in)
-{
-	return in->loop;
-}
+struct mci_loop *mci_incoming_loop(const struct mci_incoming *in) { return in->loop; }
 
 void mci_incoming_accept(struct mci_incoming *in, const void *params, uint16_t length,
-			 void (*ready)(void *arg, struct mci_sock sock, const struct mci_hello *hello, int error),
+			 void (*ready)(void *arg, struct mci_sock sock, const struct mci_hello *hello,
+				       int error),
 			 void *arg)
 {
 	in->accepted = true;

@@ -25,7 +25,7 @@ struct listener {
 
 struct mci_service {
 	struct mci_service_attr attr;
-	struct mci_identity self;	/* under lock */
+	const struct mci_identity *self;	/* the pointer is under lock */
 	struct mci_loop *loop;		/* of the listeners */
 	struct listener tcp, local;
 	struct mci_timer pause;		/* no descriptors: accept again later */

@@ -49,13 +49,19 @@ static int explain(int ret, const char *bind_text, uint16_t port)
 {
 	switch (ret) {
 	case -EADDRINUSE:
-		return mci_fail(ret, "port %u is in use by another program (ss -ltnp 'sport = :%u' shows which); choose another port, or none for a free one",
+		return mci_fail(ret,
+				"port %u is in use by another program (ss -ltnp 'sport = :%u' shows which); "
+				"choose another port, or none for a free one",
 				port, port);
 	case -EADDRNOTAVAIL:
-		return mci_fail(ret, "cannot listen on '%s': no interface of this host has that address (ip address shows them)",
+		return mci_fail(ret,
+				"cannot listen on '%s': no interface of this host has that address (ip "
+				"address shows them)",
 				bind_text);
 	case -EACCES:
-		return mci_fail(ret, "cannot listen on port %u: ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one",
+		return mci_fail(ret,
+				"cannot listen on port %u: ports below 1024 need CAP_NET_BIND_SERVICE; "
+				"choose a higher one",
 				port);
 	default:
 		return mci_fail(ret, "cannot listen on '%s' port %u: %s", bind_text, port, strerror(-ret));
@@ -80,7 +86,7 @@ static int listen_in_range(struct mci_addr *addr, uint16_t low, uint16_t high, u
 
 static int listen_addr(struct mci_addr *addr, uint16_t want, uint16_t low, uint16_t high, uint16_t *port)
 {
-	struct mci_addr bound = { .length = sizeof(bound.sa) };
+	struct mci_addr bound = {.length = sizeof(bound.sa)};
 	int fd;
 
 	*port = want;
@@ -89,8 +95,8 @@ static int listen_addr(struct mci_addr *addr, uint16_t want, uint16_t low, uint1
 	fd = listen_on(addr, want);
 	if (fd >= 0 && !want) {
 		getsockname(fd, (struct sockaddr *)&bound.sa, &bound.length);
-		*port = ntohs(bound.sa.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound.sa)->sin6_port :
-							       ((struct sockaddr_in *)&bound.sa)->sin_port);
+		*port = ntohs(bound.sa.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound.sa)->sin6_port
+							     : ((struct sockaddr_in *)&bound.sa)->sin_port);
 	}
 	return fd;
 }
@@ -102,8 +108,9 @@ int mci_listen(const char *bind_text, uint16_t *port, uint16_t low, uint16_t hig
 	int count, i, fd = -EADDRNOTAVAIL;
 
 	if (!*port && low > high)
-		return mci_fail(-EINVAL, "port range %u-%u is empty: the first number must not be above the second", low,
-				high);
+		return mci_fail(-EINVAL,
+				"port range %u-%u is empty: the first number must not be above the second",
+				low, high);
 	if (bind_text && bind_text[0]) {
 		count = mci_resolve_host(bind_text, 0, mci_now_ns() + 3 * MCI_NS_PER_S, addrs);
 		if (count < 0)
@@ -121,7 +128,8 @@ int mci_listen(const char *bind_text, uint16_t *port, uint16_t low, uint16_t hig
 			break;
 	}
 	if (fd == -EADDRINUSE && !*port && low)
-		return mci_fail(fd, "all ports from %u to %u are in use; widen the port range or give a port", low, high);
+		return mci_fail(fd, "all ports from %u to %u are in use; widen the port range or give a port",
+				low, high);
 	if (fd < 0)
 		return explain(fd, bind_text, *port ? *port : taken);
 	*port = taken;
@@ -138,8 +146,8 @@ static int unix_address(const char *name, struct mci_addr *addr)
 		name++;
 	length = strlen(name);
 	if (!length || length > sizeof(un->sun_path) - 1)
-		return mci_fail(-EINVAL, "'%.200s' is no name for a unix socket: it takes 1 to %zu bytes", name,
-				sizeof(un->sun_path) - 1);
+		return mci_fail(-EINVAL, "'%.200s' is no name for a unix socket: it takes 1 to %zu bytes",
+				name, sizeof(un->sun_path) - 1);
 	memset(addr, 0, sizeof(*addr));
 	un->sun_family = AF_UNIX;
 	memcpy(un->sun_path + 1, name, length);
@@ -178,9 +186,10 @@ int mci_unix_connect(const char *name, uint64_t deadline_ns, int *out)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return mci_fail(-errno, "cannot create a unix socket: %s", strerror(errno));
-	/* A unix connect is done at once, or its backlog is full (EAGAIN), which no poll() tells the end of. */
+	/* A unix connect is done at once, or its backlog is full (EAGAIN), which no poll() tells the end of.
+	 */
 	while (connect(fd, (struct sockaddr *)&addr.sa, addr.length)) {
-		static const struct timespec pause = { .tv_nsec = 2 * MCI_NS_PER_MS };
+		static const struct timespec pause = {.tv_nsec = 2 * MCI_NS_PER_MS};
 
 		ret = -errno;
 		if (ret == -EINTR)
@@ -192,7 +201,9 @@ int mci_unix_connect(const char *name, uint64_t deadline_ns, int *out)
 		close(fd);
 		if (ret == -EAGAIN)
 			ret = -ETIMEDOUT;
-		return mci_fail(ret, "cannot connect to unix socket '%s': %s; is the peer running on this host, in this network namespace?",
+		return mci_fail(ret,
+				"cannot connect to unix socket '%s': %s; is the peer running on this host, "
+				"in this network namespace?",
 				name, strerror(-ret));
 	}
 	*out = fd;

@@ -26,24 +26,21 @@ struct mci_loop {
 	pthread_t thread;
 
 	pthread_mutex_t lock;
-	struct mci_task *first, **last;	/* posted, in order */
+	struct mci_task *first, **last; /* posted, in order */
 	bool sleeping;			/* in epoll_wait(), or about to be: a post must wake it */
 	bool stopping;
 
 	/* loop thread only */
-	struct mci_timer *timers;	/* sorted by time, first is next */
+	struct mci_timer *timers; /* sorted by time, first is next */
 	struct mci_timer *timers_last;
-	uint64_t timers_now;		/* while timers run: their "now"; else 0 */
+	uint64_t timers_now; /* while timers run: their "now"; else 0 */
 	struct epoll_event events[EVENTS_PER_WAIT];
-	int event_next, event_count;	/* fetched, not yet handed out */
+	int event_next, event_count; /* fetched, not yet handed out */
 };
 
 static _Thread_local struct mci_loop *current_loop;
 
-bool mci_loop_inside(const struct mci_loop *loop)
-{
-	return current_loop == loop;
-}
+bool mci_loop_inside(const struct mci_loop *loop) { return current_loop == loop; }
 
 /* Tasks posted before this call, in order; what they post comes in the next round, after I/O. */
 static void run_tasks(struct mci_loop *loop)
@@ -58,7 +55,7 @@ static void run_tasks(struct mci_loop *loop)
 	pthread_mutex_unlock(&loop->lock);
 
 	for (; task; task = next) {
-		next = task->next;	/* once fn has begun the task may be posted anew, or be gone */
+		next = task->next; /* once fn has begun the task may be posted anew, or be gone */
 		task->next = NULL;
 		task->fn(task);
 	}
@@ -88,7 +85,7 @@ static void run_events(struct mci_loop *loop)
 		if (watch)
 			watch->fn(watch, event->events);
 		else if (event->events && read(loop->wake_fd, &count, sizeof(count)) < 0)
-			continue;	/* EAGAIN: somebody's wake-up was counted before */
+			continue; /* EAGAIN: somebody's wake-up was counted before */
 	}
 	loop->event_next = 0;
 	loop->event_count = 0;
@@ -114,7 +111,7 @@ static void *loop_main(void *arg)
 
 		n = epoll_wait(loop->epoll_fd, loop->events, EVENTS_PER_WAIT, idle ? timeout : 0);
 		loop->event_next = 0;
-		loop->event_count = n > 0 ? n : 0;	/* n < 0 is EINTR only */
+		loop->event_count = n > 0 ? n : 0; /* n < 0 is EINTR only */
 		run_tasks(loop);
 		run_events(loop);
 		run_timers(loop);
@@ -123,7 +120,7 @@ static void *loop_main(void *arg)
 
 int mci_loop_start(const char *name, struct mci_loop **out)
 {
-	struct epoll_event wake = { .events = EPOLLIN, .data.ptr = NULL };
+	struct epoll_event wake = {.events = EPOLLIN, .data.ptr = NULL};
 	sigset_t all, before;
 	struct mci_loop *loop;
 	char short_name[16];
@@ -147,7 +144,8 @@ int mci_loop_start(const char *name, struct mci_loop **out)
 		goto err_close_epoll;
 	}
 	if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->wake_fd, &wake) < 0) {
-		ret = mci_fail(-errno, "cannot watch the eventfd of event loop '%s': %s", name, strerror(errno));
+		ret = mci_fail(-errno, "cannot watch the eventfd of event loop '%s': %s", name,
+			       strerror(errno));
 		goto err_close_wake;
 	}
 
@@ -184,7 +182,7 @@ static void wake(struct mci_loop *loop)
 		return;
 	loop->sleeping = false;
 	if (write(loop->wake_fd, &one, sizeof(one)) < 0)
-		return;		/* EAGAIN: 2^64-1 wake-ups are pending, that is enough */
+		return; /* EAGAIN: 2^64-1 wake-ups are pending, that is enough */
 }
 
 static void finish(struct mci_loop *loop)
@@ -214,7 +212,7 @@ void mci_loop_stop(struct mci_loop *loop)
 
 static int control(struct mci_loop *loop, int op, struct mci_watch *watch, uint32_t events)
 {
-	struct epoll_event event = { .events = events, .data.ptr = watch };
+	struct epoll_event event = {.events = events, .data.ptr = watch};
 
 	if (epoll_ctl(loop->epoll_fd, op, watch->fd, &event) < 0)
 		return mci_fail(-errno, "cannot watch descriptor %d: %s", watch->fd, strerror(errno));
@@ -233,7 +231,7 @@ int mci_loop_modify(struct mci_loop *loop, struct mci_watch *watch, uint32_t eve
 
 void mci_loop_del(struct mci_loop *loop, struct mci_watch *watch)
 {
-	struct epoll_event unused = { 0 };
+	struct epoll_event unused = {0};
 	int i;
 
 	if (watch->fd >= 0)
@@ -278,7 +276,7 @@ static void run_call(struct mci_task *task)
 
 void mci_loop_call(struct mci_loop *loop, void (*fn)(void *arg), void *arg)
 {
-	struct call call = { .task.fn = run_call, .fn = fn, .arg = arg };
+	struct call call = {.task.fn = run_call, .fn = fn, .arg = arg};
 
 	if (mci_loop_inside(loop)) {
 		fn(arg);
@@ -339,7 +337,7 @@ void mci_loop_timer_clear(struct mci_loop *loop, struct mci_timer *timer)
 
 int mci_loops_start(const char *name, unsigned int count, struct mci_loops *loops)
 {
-	struct mci_loops made = { .count = 0 };
+	struct mci_loops made = {.count = 0};
 	char full[64];
 	int ret;
 
@@ -377,7 +375,4 @@ void mci_loops_stop(struct mci_loops *loops)
 	loops->loop = NULL;
 }
 
-struct mci_loop *mci_loops_next(struct mci_loops *loops)
-{
-	return loops->loop[loops->turn++ % loops->count];
-}
+struct mci_loop *mci_loops_next(struct mci_loops *loops) { return loops->loop[loops->turn++ % loops->count]; }

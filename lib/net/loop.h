@@ -38,7 +38,8 @@ int mci_loop_modify(struct mci_loop *loop, struct mci_watch *watch, uint32_t eve
 /* Loop thread only: after it returns @fn is not called again, not even for events already fetched. */
 void mci_loop_del(struct mci_loop *loop, struct mci_watch *watch);
 
-void mci_loop_post(struct mci_loop *loop, struct mci_task *task);	/* any thread, never fails, no allocation */
+/* Any thread, never fails, no allocation. */
+void mci_loop_post(struct mci_loop *loop, struct mci_task *task);
 /* Post @fn(arg) and wait until it ran; called inside the loop it runs at once. */
 void mci_loop_call(struct mci_loop *loop, void (*fn)(void *arg), void *arg);
 

@@ -24,16 +24,16 @@
 #include "core/errors.h"
 #include "net/sock.h"
 
-#define LOOKUPS_MAX 64		/* threads waiting for name servers, in the whole process */
+#define LOOKUPS_MAX 64 /* threads waiting for name servers, in the whole process */
 
 struct mci_resolve {
 	char host[MCI_HOST_MAX];
 	uint16_t port;
-	int fd;			/* -1: was a literal */
+	int fd; /* -1: was a literal */
 	pthread_mutex_t lock;
 	unsigned int users;
 	bool done;
-	int code;		/* of getaddrinfo() */
+	int code; /* of getaddrinfo() */
 	int count;
 	struct mci_addr addrs[MCI_RESOLVE_MAX];
 };
@@ -89,7 +89,7 @@ bool mci_addr_literal(const char *host, uint16_t port, struct mci_addr *addr)
 
 static void *look_up(void *arg)
 {
-	struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM };
+	struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
 	struct mci_resolve *resolve = arg;
 	struct addrinfo *list = NULL, *item;
 	static const uint64_t one = 1;
@@ -115,7 +115,7 @@ static void *look_up(void *arg)
 	if (!code)
 		freeaddrinfo(list);
 	if (write(resolve->fd, &one, sizeof(one)) < 0)
-		code = 0;	/* cannot happen on a fresh eventfd; the waiter has its deadline */
+		code = 0; /* cannot happen on a fresh eventfd; the waiter has its deadline */
 	put(resolve);
 	atomic_fetch_sub(&lookups, 1);
 	return NULL;
@@ -147,8 +147,9 @@ int mci_resolve_start(const char *host, uint16_t port, struct mci_resolve **out)
 	}
 
 	if (atomic_fetch_add(&lookups, 1) >= LOOKUPS_MAX) {
-		ret = mci_fail(-EAGAIN, "cannot look up host '%s': %d look-ups wait for the name server already",
-			       host, LOOKUPS_MAX);
+		ret = mci_fail(-EAGAIN,
+			       "cannot look up host '%s': %d look-ups wait for the name server already", host,
+			       LOOKUPS_MAX);
 		goto err_uncount;
 	}
 	resolve->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -178,10 +179,7 @@ err_uncount:
 	return ret;
 }
 
-int mci_resolve_fd(const struct mci_resolve *resolve)
-{
-	return resolve->fd;
-}
+int mci_resolve_fd(const struct mci_resolve *resolve) { return resolve->fd; }
 
 static int explain(const char *host, int code)
 {
@@ -190,9 +188,11 @@ static int explain(const char *host, int code)
 #if EAI_NODATA != EAI_NONAME
 	case EAI_NODATA:
 #endif
-		return mci_fail(-EHOSTUNREACH, "host '%s' is not known: check the spelling, /etc/hosts and DNS", host);
+		return mci_fail(-EHOSTUNREACH,
+				"host '%s' is not known: check the spelling, /etc/hosts and DNS", host);
 	case EAI_AGAIN:
-		return mci_fail(-EHOSTUNREACH, "cannot look up host '%s': the name server does not answer", host);
+		return mci_fail(-EHOSTUNREACH, "cannot look up host '%s': the name server does not answer",
+				host);
 	case EAI_MEMORY:
 		return mci_fail(-ENOMEM, "no memory to look up host '%s'", host);
 	default:
@@ -226,7 +226,8 @@ void mci_resolve_end(struct mci_resolve *resolve)
 		put(resolve);
 }
 
-int mci_resolve_host(const char *host, uint16_t port, uint64_t deadline_ns, struct mci_addr addrs[MCI_RESOLVE_MAX])
+int mci_resolve_host(const char *host, uint16_t port, uint64_t deadline_ns,
+		     struct mci_addr addrs[MCI_RESOLVE_MAX])
 {
 	struct mci_resolve *resolve;
 	struct pollfd wait;
@@ -241,7 +242,8 @@ int mci_resolve_host(const char *host, uint16_t port, uint64_t deadline_ns, stru
 		int left = mci_ms_left(deadline_ns);
 
 		if (!left) {
-			ret = mci_fail(-ETIMEDOUT, "cannot look up host '%s': the name server did not answer in time",
+			ret = mci_fail(-ETIMEDOUT,
+				       "cannot look up host '%s': the name server did not answer in time",
 				       host);
 			break;
 		}

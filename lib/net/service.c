@@ -21,7 +21,7 @@
 #define PAUSE_NS (100 * MCI_NS_PER_MS)
 #define WARN_EVERY_NS (10 * MCI_NS_PER_S)
 
-#define of(type, ptr, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define of(type, ptr, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 void mci_service_put(struct mci_service *service)
 {
@@ -69,10 +69,7 @@ static void evict_oldest(struct mci_service *service)
 	mci_loop_post(oldest->loop, &oldest->evict);
 }
 
-static void on_start(struct mci_task *task)
-{
-	mci_incoming_begin(of(struct mci_incoming, task, start));
-}
+static void on_start(struct mci_task *task) { mci_incoming_begin(of(struct mci_incoming, task, start)); }
 
 static void admit(struct mci_service *service, int fd, bool is_unix)
 {
@@ -114,6 +111,14 @@ static void admit(struct mci_service *service, int fd, bool is_unix)
 	pthread_mutex_unlock(&service->lock);
 }
 
+static void listen_for(struct mci_service *service, uint32_t events)
+{
+	if (service->tcp.watch.fd >= 0)
+		mci_loop_modify(service->loop, &service->tcp.watch, events);
+	if (service->local.watch.fd >= 0)
+		mci_loop_modify(service->loop, &service->local.watch, events);
+}
+
 /* Out of descriptors or memory: a level-triggered listener would spin. Rest, and give one back. */
 static void rest(struct mci_service *service, int err)
 {
@@ -127,9 +132,7 @@ static void rest(struct mci_service *service, int err)
 	pthread_mutex_lock(&service->lock);
 	evict_oldest(service);
 	pthread_mutex_unlock(&service->lock);
-	mci_loop_modify(service->loop, &service->tcp.watch, 0);
-	if (service->local.watch.fd >= 0)
-		mci_loop_modify(service->loop, &service->local.watch, 0);
+	listen_for(service, 0);
 	mci_loop_timer_set(service->loop, &service->pause, now + PAUSE_NS);
 }
 
@@ -137,9 +140,7 @@ static void on_pause_over(struct mci_timer *timer)
 {
 	struct mci_service *service = of(struct mci_service, timer, pause);
 
-	mci_loop_modify(service->loop, &service->tcp.watch, EPOLLIN);
-	if (service->local.watch.fd >= 0)
-		mci_loop_modify(service->loop, &service->local.watch, EPOLLIN);
+	listen_for(service, EPOLLIN);
 }
 
 static void on_accept(struct mci_watch *watch, uint32_t events)
@@ -170,7 +171,8 @@ static void on_accept(struct mci_watch *watch, uint32_t events)
 			rest(listener->service, errno);
 			return;
 		default:
-			/* Linux also hands network errors of the new socket to accept(): go on with the next. */
+			/* Linux also hands network errors of the new socket to accept(): go on with the next.
+			 */
 			mci_debug("accept: %s", strerror(errno));
 			continue;
 		}
@@ -199,6 +201,8 @@ int mci_service_start(const struct mci_service_attr *attr, struct mci_service **
 	struct mci_service *service;
 	int ret;
 
+	if (attr->unix_only && !attr->unix_name)
+		return mci_fail(-EINVAL, "a service on a unix socket only, and no name for the socket");
 	ret = mci_secret_check(&attr->secret);
 	if (ret)
 		return ret;
@@ -206,28 +210,33 @@ int mci_service_start(const struct mci_service_attr *attr, struct mci_service **
 	if (!service)
 		return mci_fail(-ENOMEM, "no memory for a service");
 	service->attr = *attr;
-	service->self = *attr->self;
+	service->self = attr->self;
 	service->users = 1;
 	service->loop = mci_loops_next(attr->loops);
 	service->pause.fn = on_pause_over;
-	service->port = attr->port;
-	service->tcp = (struct listener){ .watch = { .fd = -1, .fn = on_accept }, .service = service };
-	service->local = (struct listener){ .watch = { .fd = -1, .fn = on_accept }, .service = service, .is_unix = true };
+	service->tcp = (struct listener){.watch = {.fd = -1, .fn = on_accept}, .service = service};
+	service->local =
+		(struct listener){.watch = {.fd = -1, .fn = on_accept}, .service = service, .is_unix = true};
 	pthread_mutex_init(&service->lock, NULL);
 
-	ret = mci_listen(attr->bind, &service->port, attr->port_low, attr->port_high, &service->tcp.watch.fd);
-	if (ret)
-		goto err_free;
+	if (!attr->unix_only) {
+		service->port = attr->port;
+		ret = mci_listen(attr->bind, &service->port, attr->port_low, attr->port_high,
+				 &service->tcp.watch.fd);
+		if (ret)
+			goto err_free;
+		ret = mci_loop_add(service->loop, &service->tcp.watch, EPOLLIN);
+		if (ret)
+			goto err_stop;
+	}
 	if (attr->unix_name) {
 		ret = mci_unix_listen(attr->unix_name, &service->local.watch.fd);
 		if (ret)
-			goto err_close;
-	}
-	ret = mci_loop_add(service->loop, &service->tcp.watch, EPOLLIN);
-	if (!ret && attr->unix_name)
+			goto err_stop;
 		ret = mci_loop_add(service->loop, &service->local.watch, EPOLLIN);
-	if (ret)
-		goto err_stop;
+		if (ret)
+			goto err_stop;
+	}
 	/* The strings of the caller were used; nothing of it is kept. */
 	service->attr.bind = NULL;
 	service->attr.unix_name = NULL;
@@ -237,8 +246,6 @@ int mci_service_start(const struct mci_service_attr *attr, struct mci_service **
 err_stop:
 	mci_service_stop(service);
 	return ret;
-err_close:
-	close(service->tcp.watch.fd);
 err_free:
 	mci_service_put(service);
 	return ret;
@@ -271,7 +278,7 @@ static void sweep(void *arg)
 
 void mci_service_stop(struct mci_service *service)
 {
-	struct sweep s = { .service = service };
+	struct sweep s = {.service = service};
 	unsigned int i;
 
 	if (!service)
@@ -285,19 +292,13 @@ void mci_service_stop(struct mci_service *service)
 	mci_service_put(service);
 }
 
-uint16_t mci_service_port(const struct mci_service *service)
-{
-	return service->port;
-}
+uint16_t mci_service_port(const struct mci_service *service) { return service->port; }
 
-uint64_t mci_service_refused(const struct mci_service *service)
-{
-	return atomic_load(&service->refused);
-}
+uint64_t mci_service_refused(const struct mci_service *service) { return atomic_load(&service->refused); }
 
 void mci_service_identity(struct mci_service *service, const struct mci_identity *self)
 {
 	pthread_mutex_lock(&service->lock);
-	service->self = *self;
+	service->self = self;
 	pthread_mutex_unlock(&service->lock);
 }

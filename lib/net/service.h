@@ -16,7 +16,12 @@ struct mci_service;
 struct mci_incoming;		/* a proved connection waiting for accept or reject */
 
 /* Types of classic messages. */
-enum mci_classic_type { MCI_CLASSIC_CONNECTION = 0, MCI_CLASSIC_METADATA = 1, MCI_CLASSIC_NOTIFY = 2, MCI_CLASSIC_PROBE = 3 };
+enum mci_classic_type {
+	MCI_CLASSIC_CONNECTION = 0,
+	MCI_CLASSIC_METADATA = 1,
+	MCI_CLASSIC_NOTIFY = 2,
+	MCI_CLASSIC_PROBE = 3,
+};
 
 struct mci_service_attr {
 	const char *bind;
@@ -38,10 +43,12 @@ struct mci_service_attr {
 	 */
 	void (*connection)(void *arg, struct mci_incoming *in);
 	/*
-	 * A classic message (probe included, never called for it: answered here). Loop thread; must not block.
+	 * A classic message other than the probe, which is answered here. Loop thread; must not block. @json
+	 * has a NUL behind it. Without a handler the answer is "null\n".
 	 * Set *reply (malloc'd, with its "\n") or leave NULL for "null\n". Negative = close without a reply.
 	 */
-	int (*classic_message)(void *arg, enum mci_classic_type type, const char *json, size_t length, char **reply);
+	int (*classic_message)(void *arg, enum mci_classic_type type, const char *json, size_t length,
+			       char **reply);
 	void *arg;
 };
 
@@ -54,7 +61,7 @@ int mci_service_start(const struct mci_service_attr *attr, struct mci_service **
 void mci_service_stop(struct mci_service *service);
 uint16_t mci_service_port(const struct mci_service *service);
 uint64_t mci_service_refused(const struct mci_service *service);
-/* Any thread; for hellos from now on. */
+/* Any thread; for hellos from now on. @self outlives the service. */
 void mci_service_identity(struct mci_service *service, const struct mci_identity *self);
 
 const struct mci_hello *mci_incoming_hello(const struct mci_incoming *in);
@@ -63,11 +70,13 @@ bool mci_incoming_is_unix(const struct mci_incoming *in);
 struct mci_loop *mci_incoming_loop(const struct mci_incoming *in);
 /*
  * Send ACCEPT with @params and hand the stream over: @ready runs in the loop thread once ACCEPT is on
- * its way (and TLS, where agreed, is up): it owns @sock (not watched by anything). @error < 0: it failed, sock is closed.
+ * its way (and TLS, where agreed, is up): it owns @sock (not watched by anything). @error < 0: it failed,
+ * sock is closed.
  * Accepted bytes that the client sent behind its PROOF stay unread in the socket.
  */
 void mci_incoming_accept(struct mci_incoming *in, const void *params, uint16_t length,
-			 void (*ready)(void *arg, struct mci_sock sock, const struct mci_hello *hello, int error),
+			 void (*ready)(void *arg, struct mci_sock sock, const struct mci_hello *hello,
+				       int error),
 			 void *arg);
 void mci_incoming_reject(struct mci_incoming *in, int err, const char *sentence);
 

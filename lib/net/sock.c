@@ -17,7 +17,8 @@
 
 ssize_t mci_sock_sendv(struct mci_sock *sock, const struct iovec *iov, int count)
 {
-	struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)(count > IOV_MAX ? IOV_MAX : count) };
+	struct msghdr msg = {.msg_iov = (struct iovec *)iov,
+			     .msg_iovlen = (size_t)(count > IOV_MAX ? IOV_MAX : count)};
 	ssize_t n;
 
 	if (sock->tls)
@@ -30,7 +31,8 @@ ssize_t mci_sock_sendv(struct mci_sock *sock, const struct iovec *iov, int count
 
 ssize_t mci_sock_recvv(struct mci_sock *sock, const struct iovec *iov, int count)
 {
-	struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)(count > IOV_MAX ? IOV_MAX : count) };
+	struct msghdr msg = {.msg_iov = (struct iovec *)iov,
+			     .msg_iovlen = (size_t)(count > IOV_MAX ? IOV_MAX : count)};
 	ssize_t n;
 
 	if (sock->tls)
@@ -44,7 +46,7 @@ ssize_t mci_sock_recvv(struct mci_sock *sock, const struct iovec *iov, int count
 /* 0, or -ETIMEDOUT with a sentence. */
 static int wait_for(struct mci_sock *sock, short events, uint64_t deadline_ns)
 {
-	struct pollfd wait = { .fd = sock->fd, .events = sock->tls ? mci_tls_wants(sock) : events };
+	struct pollfd wait = {.fd = sock->fd, .events = sock->tls ? mci_tls_wants(sock) : events};
 	char peer[MCI_ADDR_TEXT + 64];
 	int left = mci_ms_left(deadline_ns);
 
@@ -53,7 +55,8 @@ static int wait_for(struct mci_sock *sock, short events, uint64_t deadline_ns)
 	if (mci_ms_left(deadline_ns))
 		return 0;
 	mci_peer_text(sock->fd, peer, sizeof(peer));
-	return mci_fail(-ETIMEDOUT, "%s did not %s in time", peer, events == POLLIN ? "answer" : "take what was sent");
+	return mci_fail(-ETIMEDOUT, "%s did not %s in time", peer,
+			events == POLLIN ? "answer" : "take what was sent");
 }
 
 static int explain(struct mci_sock *sock, int err)
@@ -66,7 +69,7 @@ static int explain(struct mci_sock *sock, int err)
 
 int mci_sock_send_all(struct mci_sock *sock, const void *p, size_t n, uint64_t deadline_ns)
 {
-	struct iovec iov = { .iov_base = (void *)p, .iov_len = n };
+	struct iovec iov = {.iov_base = (void *)p, .iov_len = n};
 
 	while (iov.iov_len) {
 		ssize_t done = mci_sock_sendv(sock, &iov, 1);
@@ -88,7 +91,7 @@ int mci_sock_send_all(struct mci_sock *sock, const void *p, size_t n, uint64_t d
 
 int mci_sock_recv_all(struct mci_sock *sock, void *p, size_t n, uint64_t deadline_ns)
 {
-	struct iovec iov = { .iov_base = p, .iov_len = n };
+	struct iovec iov = {.iov_base = p, .iov_len = n};
 
 	while (iov.iov_len) {
 		ssize_t done = mci_sock_recvv(sock, &iov, 1);
@@ -142,17 +145,18 @@ static bool is_own_address(const struct mci_addr *addr)
 
 /*
  * TCP_NODELAY: requests and replies are small and awaited. Keep-alive: a peer whose host vanished
- * is noticed within 3 + 3 * 1 s also on an idle connection, or 5 s after data was not acknowledged. Congestion control: bbr paces by the
- * bandwidth and round-trip time it has measured, and on a path inside one host, where the round trip is
- * a few microseconds and varies with scheduling, that holds the rate far below what memory carries;
- * so where bbr is the default and the peer is this host (loopback or one of our own addresses),
- * cubic is chosen. Peers on a network keep what the administrator chose. All of it is best effort.
+ * is noticed within 3 + 3 * 1 s also on an idle connection, or 5 s after data was not acknowledged.
+ * Congestion control: bbr paces by the bandwidth and round-trip time it has measured, and on a path inside
+ * one host, where the round trip is a few microseconds and varies with scheduling, that holds the rate below
+ * what cubic reaches there; so where bbr is the default and the peer is this host (loopback or one of our own
+ * addresses), cubic is chosen. Peers on a network keep what the administrator chose. All of it is best
+ * effort.
  */
 void mci_sock_tune(int fd)
 {
 	static const int on = 1, idle_s = 3, interval_s = 1, probes = 3;
 	static const unsigned int unacked_ms = 5000;
-	struct mci_addr peer = { .length = sizeof(peer.sa) };
+	struct mci_addr peer = {.length = sizeof(peer.sa)};
 	char name[16] = "";
 	socklen_t length = sizeof(name) - 1;
 

@@ -11,7 +11,7 @@
 
 #define MCI_HOST_MAX 256
 
-/* "host", "host:port", "[v6]", "[v6]:port", bare v6. Port 0 = none given. -EINVAL with a sentence. */
+/* "host", "host:port", "[v6]", "[v6]:port", bare v6. Port 0 = none given (":0" too). -EINVAL with a sentence. */
 struct mci_hostport {
 	char host[MCI_HOST_MAX];
 	uint16_t port;
@@ -59,7 +59,7 @@ int mci_connect_any(const char *const *hosts, unsigned int count, uint16_t port,
 int mci_unix_listen(const char *name, int *fd);
 int mci_unix_connect(const char *name, uint64_t deadline_ns, int *fd);
 
-/* Choose cubic where the default is bbr and the peer is on this host or in this rack (see docs/protocol.md). */
+/* TCP_NODELAY, keep-alive; cubic where the default is bbr and the peer is this host (see sock.c). */
 void mci_sock_tune(int fd);
 
 #endif

@@ -27,10 +27,10 @@ struct tls {
 	pthread_mutex_t lock;
 	SSL *ssl;
 	int fd;
-	short wants;			/* of the last EAGAIN */
-	bool eof;			/* the socket ended, whatever TLS said */
-	int err;			/* positive errno of the socket, once it broke */
-	size_t retry;			/* bytes of a record that is half out: must be given again */
+	short wants;  /* of the last EAGAIN */
+	bool eof;     /* the socket ended, whatever TLS said */
+	int err;      /* positive errno of the socket, once it broke */
+	size_t retry; /* bytes of a record that is half out: must be given again */
 	uint8_t key[MCI_TLS_KEY];
 };
 
@@ -91,23 +91,25 @@ static long bio_ctrl(BIO *bio, int command, long number, void *pointer)
 /* The session both sides pretend to resume: cipher and key are fixed by what they share. */
 static SSL_SESSION *make_session(SSL *ssl)
 {
-	static const unsigned char aes_128_gcm_sha256[2] = { 0x13, 0x01 };
+	static const unsigned char aes_128_gcm_sha256[2] = {0x13, 0x01};
 	const struct tls *tls = SSL_get_app_data(ssl);
 	const SSL_CIPHER *cipher = SSL_CIPHER_find(ssl, aes_128_gcm_sha256);
 	SSL_SESSION *session = SSL_SESSION_new();
 
 	if (session && cipher && SSL_SESSION_set1_master_key(session, tls->key, sizeof(tls->key)) &&
-	    SSL_SESSION_set_cipher(session, cipher) && SSL_SESSION_set_protocol_version(session, TLS1_3_VERSION))
+	    SSL_SESSION_set_cipher(session, cipher) &&
+	    SSL_SESSION_set_protocol_version(session, TLS1_3_VERSION))
 		return session;
 	SSL_SESSION_free(session);
 	return NULL;
 }
 
-static int use_session(SSL *ssl, const EVP_MD *md, const unsigned char **id, size_t *id_length, SSL_SESSION **session)
+static int use_session(SSL *ssl, const EVP_MD *md, const unsigned char **id, size_t *id_length,
+		       SSL_SESSION **session)
 {
 	*session = NULL;
 	if (md && EVP_MD_get_type(md) != NID_sha256)
-		return 1;	/* a retry with another hash: we have no session for it */
+		return 1; /* a retry with another hash: we have no session for it */
 	*session = make_session(ssl);
 	*id = (const unsigned char *)IDENTITY;
 	*id_length = strlen(IDENTITY);
@@ -136,7 +138,8 @@ static SSL_CTX *make_ctx(const SSL_METHOD *kind)
 
 	if (!ctx)
 		return NULL;
-	if (!SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) || !SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION) ||
+	if (!SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) ||
+	    !SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION) ||
 	    !SSL_CTX_set_ciphersuites(ctx, "TLS_AES_128_GCM_SHA256") || !SSL_CTX_set_num_tickets(ctx, 0)) {
 		SSL_CTX_free(ctx);
 		return NULL;
@@ -172,7 +175,8 @@ int mci_tls_start(struct mci_sock *sock, bool server, const uint8_t key[MCI_TLS_
 
 	pthread_once(&once, set_up);
 	if (!client_ctx || !server_ctx)
-		return mci_fail(-EOPNOTSUPP, "OpenSSL on this machine cannot do TLS 1.3 with AES-128-GCM, which integrity on the path needs");
+		return mci_fail(-EOPNOTSUPP, "OpenSSL on this machine cannot do TLS 1.3 with AES-128-GCM, "
+					     "which integrity on the path needs");
 	tls = calloc(1, sizeof(*tls));
 	if (!tls)
 		return mci_fail(-ENOMEM, "no memory for a TLS session");
@@ -247,8 +251,10 @@ int mci_tls_handshake(struct mci_sock *sock)
 		return ret;
 	mci_peer_text(sock->fd, peer, sizeof(peer));
 	if (!ret && !by_key)
-		return mci_fail(-EKEYREJECTED, "TLS with %s came up without the shared key; somebody on the path answers for it",
-				peer);
+		return mci_fail(
+			-EKEYREJECTED,
+			"TLS with %s came up without the shared key; somebody on the path answers for it",
+			peer);
 	if (!ret)
 		return 0;
 	if (error)
@@ -259,7 +265,7 @@ int mci_tls_handshake(struct mci_sock *sock)
 int mci_tls_handshake_wait(struct mci_sock *sock, uint64_t deadline_ns)
 {
 	char peer[MCI_ADDR_TEXT + 64];
-	struct pollfd wait = { .fd = sock->fd };
+	struct pollfd wait = {.fd = sock->fd};
 	int ret;
 
 	while ((ret = mci_tls_handshake(sock)) == -EAGAIN) {
@@ -286,7 +292,8 @@ short mci_tls_wants(const struct mci_sock *sock)
 	return wants;
 }
 
-/* What the next record is made of: bytes [skip, ...) of @iov; gathered into @buffer where pieces are small. */
+/* What the next record is made of: bytes [skip, ...) of @iov; gathered into @buffer where pieces are small.
+ */
 static size_t next_record(const struct iovec *iov, int count, size_t skip, size_t want, uint8_t *buffer,
 			  const uint8_t **record)
 {
@@ -328,13 +335,14 @@ ssize_t mci_tls_sendv(struct mci_sock *sock, const struct iovec *iov, int count)
 
 	pthread_mutex_lock(&tls->lock);
 	for (;;) {
-		size_t n = next_record(iov, count, sent, tls->retry ? tls->retry : RECORD_MAX, buffer, &record);
+		size_t n =
+			next_record(iov, count, sent, tls->retry ? tls->retry : RECORD_MAX, buffer, &record);
 		int code;
 
 		if (!n)
 			break;
 		if (n < tls->retry) {
-			ret = -EINVAL;	/* less than what was begun: the caller changed its mind */
+			ret = -EINVAL; /* less than what was begun: the caller changed its mind */
 			break;
 		}
 		ERR_clear_error();
@@ -373,7 +381,8 @@ ssize_t mci_tls_recvv(struct mci_sock *sock, const struct iovec *iov, int count)
 			continue;
 		}
 		ERR_clear_error();
-		code = SSL_read(tls->ssl, (char *)iov->iov_base + at, room > INT32_MAX ? INT32_MAX : (int)room);
+		code = SSL_read(tls->ssl, (char *)iov->iov_base + at,
+				room > INT32_MAX ? INT32_MAX : (int)room);
 		if (code <= 0) {
 			ret = classify(tls, code);
 			break;

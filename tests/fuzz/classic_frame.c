@@ -46,7 +46,7 @@ static void serve(const uint8_t *p, size_t n, bool classic)
 	head_length = mci_classic_head(head, m.type, m.old, m.length);
 	must(head_length == have - m.length && !memcmp(head, p, head_length));
 	if (have < n)
-		must(mci_classic_read(p, n, &m) == -EPROTO);	/* not one byte more */
+		must(mci_classic_read(p, n, &m) == -EPROTO); /* not one byte more */
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -26,7 +26,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memcpy(p, data, size);
 	while (!(ret = mci_frame_parse(p + at, size - at, LIMIT, &frame, &used))) {
 		must(used >= MCI_FRAME_HEAD && used <= 4 + LIMIT && used <= size - at);
-		must(frame.body == p + at + MCI_FRAME_HEAD && frame.length == used - MCI_FRAME_HEAD && frame.fd == -1);
+		must(frame.body == p + at + MCI_FRAME_HEAD && frame.length == used - MCI_FRAME_HEAD &&
+		     frame.fd == -1);
 		mci_frame_head(head, frame.type, frame.flags, frame.id, frame.length);
 		must(!memcmp(head, p + at, sizeof(head)));
 		/* Told from its head alone, and from one byte less: what is still to come. */

@@ -49,12 +49,13 @@ static void read_opening(const uint8_t *p, size_t n)
 	if (ret)
 		return;
 	must(need == (ssize_t)n);
-	must(m.version == MCI_PROTOCOL_VERSION && m.mode <= MCI_AUTH_CLUSTER && m.params_length <= MCI_PARAMS_MAX);
+	must(m.version == MCI_PROTOCOL_VERSION && m.mode <= MCI_AUTH_CLUSTER &&
+	     m.params_length <= MCI_PARAMS_MAX);
 	must_be_text(m.self.name, sizeof(m.self.name));
 	if (strlen(m.self.name) == p[MCI_HELLO_HEAD + 6 + 16 + MCI_NONCE])
 		must_equal(p, n, again, mci_hello_write(&m, again, sizeof(again)));
 	else
-		abort();	/* a NUL within a name */
+		abort(); /* a NUL within a name */
 }
 
 static void read_later(const uint8_t *p, size_t n)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* The sidecar of a named memory: any bytes are refused, or mean something possible and encode to the same bytes. */
+/* The sidecar of a named memory: bytes are refused, or mean something possible and encode to the same. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

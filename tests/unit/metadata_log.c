@@ -445,6 +445,59 @@ static void test_a_file_of_mostly_garbage_is_written_anew_while_in_use(void **st
 	mci_keystore_close(store);
 }
 
+static struct mci_keylog_record record_of(const char *key, const char *value)
+{
+	return (struct mci_keylog_record){
+		.type = value ? MCI_KEYLOG_PUT : MCI_KEYLOG_DELETE,
+		.version = 1,
+		.key = key,
+		.key_length = (uint16_t)strlen(key),
+		.value = value,
+		.value_length = value ? (uint32_t)strlen(value) : 0,
+	};
+}
+
+static int join(void *arg, const struct mci_keylog_record *record)
+{
+	char *seen = arg;
+
+	sprintf(seen + strlen(seen), "%.*s=%.*s;", record->key_length, record->key, (int)record->value_length,
+		record->value);
+	return 0;
+}
+
+static void test_changes_during_a_compaction_are_in_the_new_file_and_in_the_old(void **state)
+{
+	const struct mci_keylog_record a = record_of("a", "1"), b = record_of("b", "2"),
+				       no_a = record_of("a", NULL);
+	struct mci_keylog_report report;
+	struct mci_keylog *log;
+	char seen[200] = "";
+	unsigned int finish;
+
+	(void)state;
+	for (finish = 0; finish < 2; finish++) {
+		fresh(NULL);
+		assert_int_equal(mci_keylog_open(path, join, seen, &log, &report), 0);
+		assert_int_equal(mci_keylog_append(log, &a), 0);
+		assert_int_equal(mci_keylog_append(log, &a), 0);
+		assert_int_equal(mci_keylog_compact_begin(log), 0);
+		assert_int_equal(mci_keylog_rewrite(log, &a), 0);
+		assert_int_equal(mci_keylog_append(log, &b), 0);
+		assert_int_equal(mci_keylog_append(log, &no_a), 0);
+		assert_int_equal(mci_keylog_compact_presync(log), 0);
+		if (finish)
+			assert_int_equal(mci_keylog_compact_finish(log), 0);
+		assert_int_equal(mci_keylog_append(log, &b), 0);
+		assert_int_equal(mci_keylog_sync(log), 0);
+		mci_keylog_close(log);
+		seen[0] = 0;
+		assert_int_equal(mci_keylog_open(path, join, seen, &log, &report), 0);
+		assert_string_equal(seen, finish ? "a=1;b=2;a=;b=2;" : "a=1;a=1;b=2;a=;b=2;");
+		mci_keylog_close(log);
+	}
+}
+
 static void test_a_full_disk_refuses_changes_and_keeps_what_is_there(void **state)
 {
 	struct mci_keystore *store = open_store();
@@ -578,6 +631,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup(test_another_file_is_refused_and_left_alone, fresh),
 		cmocka_unit_test_setup(test_a_held_file_is_refused_naming_the_pid, fresh),
 		cmocka_unit_test_setup(test_a_file_of_mostly_garbage_is_written_anew_while_in_use, fresh),
+		cmocka_unit_test_setup(test_changes_during_a_compaction_are_in_the_new_file_and_in_the_old,
+				       fresh),
 		cmocka_unit_test_setup(test_a_full_disk_refuses_changes_and_keeps_what_is_there, fresh),
 		cmocka_unit_test_setup(test_what_was_acknowledged_survives_kill_9, fresh),
 	};

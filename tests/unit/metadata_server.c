@@ -536,6 +536,8 @@ static void test_with_a_cluster_key_only_its_token_opens(void **state)
 	expect(ask_with("GET", "/metadata?key=k", NULL, 0, header, NULL), 401, NULL);
 	snprintf(header, sizeof(header), "Basic %s", token);
 	expect(ask_with("GET", "/metadata?key=k", NULL, 0, header, NULL), 401, NULL);
+	snprintf(header, sizeof(header), "Bearer %s0", token);
+	expect(ask_with("GET", "/metadata?key=k", NULL, 0, header, NULL), 401, NULL);
 	snprintf(header, sizeof(header), "Bearer %.63s", token);
 	expect(ask_with("GET", "/metadata?key=k", NULL, 0, header, NULL), 401, NULL);
 	snprintf(header, sizeof(header), "Bearer %s", token);

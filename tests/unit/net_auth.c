@@ -21,7 +21,7 @@ static void assert_says(const char *words)
 
 static void check_open(struct mci_secret own, struct mci_secret theirs)
 {
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_connect_attr attr;
 	struct mci_hello hello;
 
@@ -79,7 +79,7 @@ static void test_none_opens_where_both_allow_it(void **state)
 static void test_session_keys_are_new_each_time(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_CLUSTER, 1);
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_connect_attr attr;
 	struct mci_hello first, second;
 
@@ -94,7 +94,7 @@ static void test_session_keys_are_new_each_time(void **state)
 
 static void check_refused(struct mci_secret own, struct mci_secret theirs, int err, const char *words)
 {
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_connect_attr attr;
 
 	assert_int_equal(peer_start(&peer, own), 0);
@@ -122,7 +122,8 @@ static void test_a_client_without_the_cluster_key_is_told_how_to_get_in(void **s
 {
 	(void)state;
 	check_refused(secret(MCI_AUTH_CLUSTER, 1), secret(MCI_AUTH_NONE, 0), -EKEYREJECTED, "--key_file=");
-	check_refused(secret(MCI_AUTH_CLUSTER, 1), secret(MCI_AUTH_TOKEN, 1), -EKEYREJECTED, "MOONCAKE_KEY_FILE");
+	check_refused(secret(MCI_AUTH_CLUSTER, 1), secret(MCI_AUTH_TOKEN, 1), -EKEYREJECTED,
+		      "MOONCAKE_KEY_FILE");
 }
 
 static void test_a_client_with_a_cluster_key_never_goes_without(void **state)
@@ -143,12 +144,12 @@ static void test_another_uuid_is_stale(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_TOKEN, 1), old = secret(MCI_AUTH_TOKEN, 9);
 	struct mci_identity gone = identity("gone");
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_connect_attr attr;
 
 	(void)state;
 	assert_int_equal(peer_start(&peer, own), 0);
-	attr = client_attr(&peer, &old);	/* the old token too: a restarted peer has another */
+	attr = client_attr(&peer, &old); /* the old token too: a restarted peer has another */
 	attr.wanted = &gone.uuid;
 	assert_int_equal(try_hello(&attr, NULL), -ESTALE);
 	assert_says("restarted");
@@ -159,7 +160,7 @@ static void test_a_changed_identity_counts_from_then_on(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_CLUSTER, 1);
 	struct mci_identity next = identity("next");
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_connect_attr attr;
 	struct mci_hello hello;
 
@@ -178,7 +179,7 @@ static void test_a_changed_identity_counts_from_then_on(void **state)
 static void test_a_feature_that_is_required_and_not_offered_is_named(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_CLUSTER, 1);
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_connect_attr attr;
 
 	(void)state;
@@ -195,7 +196,7 @@ static void test_a_feature_that_is_required_and_not_offered_is_named(void **stat
 static void test_another_service_is_refused(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_CLUSTER, 1);
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_connect_attr attr;
 
 	(void)state;
@@ -210,21 +211,21 @@ static void test_another_service_is_refused(void **state)
 static void test_the_handler_may_refuse_with_its_own_words(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_CLUSTER, 1);
-	struct peer peer = { .refuse = "no \x1b[31mroom\n for you", .refuse_errno = -EUSERS };
+	struct peer peer = {.refuse = "no \x1b[31mroom\n for you", .refuse_errno = -EUSERS};
 	struct mci_connect_attr attr;
 
 	(void)state;
 	assert_int_equal(peer_start(&peer, own), 0);
 	attr = client_attr(&peer, &own);
 	assert_int_equal(try_hello(&attr, NULL), -EUSERS);
-	assert_says("no ?[31mroom? for you");	/* nothing that a terminal would obey */
+	assert_says("no ?[31mroom? for you"); /* nothing that a terminal would obey */
 	peer_stop(&peer);
 }
 
 static void test_a_weak_secret_is_refused_on_either_side(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_CLUSTER, 1), weak = secret(MCI_AUTH_CLUSTER, 1);
-	struct peer peer = { 0 }, weak_peer = { 0 };
+	struct peer peer = {0}, weak_peer = {0};
 	struct mci_connect_attr attr;
 
 	(void)state;
@@ -245,19 +246,21 @@ struct liar {
 	struct mci_secret secret;
 	struct mci_identity self;
 	uint8_t mode;
-	uint16_t version;		/* 0 = ours */
+	uint16_t version; /* 0 = ours */
 	bool wrong_mac, other_features, close_early, garbage, silent;
-	uint64_t demand;		/* features that the client requires of it */
-	const char *tamper;		/* "hello": proves over a hello that was changed on the way */
+	uint64_t demand;    /* features that the client requires of it */
+	const char *tamper; /* "hello": proves over a hello that was changed on the way */
 };
 
 static void lie(struct liar *liar, struct mci_sock *sock)
 {
 	uint8_t buffer[MCI_HELLO_MAX], key[32], mac[MCI_MAC], client_mac[MCI_MAC];
-	struct mci_msg_challenge challenge = { .version = liar->version ? liar->version : 1, .mode = liar->mode,
-					       .features = MCI_FEATURE_NOTIFY, .self = liar->self };
-	struct mci_msg_accept accept = { .features = liar->other_features ? MCI_FEATURE_SHM : 0 };
-	struct mci_transcript t = { 0 };
+	struct mci_msg_challenge challenge = {.version = liar->version ? liar->version : 1,
+					      .mode = liar->mode,
+					      .features = MCI_FEATURE_NOTIFY,
+					      .self = liar->self};
+	struct mci_msg_accept accept = {.features = liar->other_features ? MCI_FEATURE_SHM : 0};
+	struct mci_transcript t = {0};
 	ssize_t n;
 
 	if (mci_sock_recv_all(sock, t.hello, MCI_HELLO_HEAD, soon(5000)))
@@ -300,7 +303,7 @@ static void lie(struct liar *liar, struct mci_sock *sock)
 static void *liar_main(void *arg)
 {
 	struct liar *liar = arg;
-	struct mci_sock sock = { .fd = -1 };
+	struct mci_sock sock = {.fd = -1};
 
 	fcntl(liar->listener, F_SETFL, 0);
 	sock.fd = accept4(liar->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -311,7 +314,7 @@ static void *liar_main(void *arg)
 
 static int meet(struct liar *liar, struct mci_secret own, const struct mc_uuid *wanted)
 {
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_connect_attr attr;
 	int ret;
 
@@ -331,7 +334,7 @@ static int meet(struct liar *liar, struct mci_secret own, const struct mc_uuid *
 
 static void test_the_test_server_is_accepted_when_it_does_not_lie(void **state)
 {
-	struct liar liar = { .secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER };
+	struct liar liar = {.secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER};
 
 	(void)state;
 	assert_int_equal(meet(&liar, secret(MCI_AUTH_CLUSTER, 1), NULL), 0);
@@ -339,8 +342,9 @@ static void test_the_test_server_is_accepted_when_it_does_not_lie(void **state)
 
 static void test_a_server_that_cannot_prove_itself_is_refused(void **state)
 {
-	struct liar liar = { .secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER, .wrong_mac = true };
-	struct liar other = { .secret = secret(MCI_AUTH_CLUSTER, 2), .mode = MCI_AUTH_CLUSTER };
+	struct liar liar = {
+		.secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER, .wrong_mac = true};
+	struct liar other = {.secret = secret(MCI_AUTH_CLUSTER, 2), .mode = MCI_AUTH_CLUSTER};
 
 	(void)state;
 	assert_int_equal(meet(&liar, secret(MCI_AUTH_CLUSTER, 1), NULL), -EKEYREJECTED);
@@ -350,7 +354,8 @@ static void test_a_server_that_cannot_prove_itself_is_refused(void **state)
 
 static void test_a_hello_changed_on_the_way_is_noticed(void **state)
 {
-	struct liar liar = { .secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER, .tamper = "hello" };
+	struct liar liar = {
+		.secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER, .tamper = "hello"};
 
 	(void)state;
 	assert_int_equal(meet(&liar, secret(MCI_AUTH_CLUSTER, 1), NULL), -EKEYREJECTED);
@@ -358,8 +363,8 @@ static void test_a_hello_changed_on_the_way_is_noticed(void **state)
 
 static void test_a_server_that_offers_to_go_without_a_key_is_refused(void **state)
 {
-	struct liar liar = { .mode = MCI_AUTH_NONE };
-	struct liar again = { .mode = MCI_AUTH_NONE };
+	struct liar liar = {.mode = MCI_AUTH_NONE};
+	struct liar again = {.mode = MCI_AUTH_NONE};
 
 	(void)state;
 	assert_int_equal(meet(&liar, secret(MCI_AUTH_CLUSTER, 1), NULL), -EKEYREJECTED);
@@ -369,7 +374,7 @@ static void test_a_server_that_offers_to_go_without_a_key_is_refused(void **stat
 
 static void test_the_client_itself_checks_the_uuid(void **state)
 {
-	struct liar liar = { .secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER };
+	struct liar liar = {.secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER};
 	struct mci_identity wanted = identity("wanted");
 
 	(void)state;
@@ -378,7 +383,7 @@ static void test_the_client_itself_checks_the_uuid(void **state)
 
 static void test_a_server_of_another_version_is_refused_with_both_numbers(void **state)
 {
-	struct liar liar = { .secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER, .version = 77 };
+	struct liar liar = {.secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER, .version = 77};
 
 	(void)state;
 	assert_int_equal(meet(&liar, secret(MCI_AUTH_CLUSTER, 1), NULL), -EPROTO);
@@ -388,7 +393,8 @@ static void test_a_server_of_another_version_is_refused_with_both_numbers(void *
 
 static void test_features_that_were_not_offered_are_refused(void **state)
 {
-	struct liar liar = { .secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER, .other_features = true };
+	struct liar liar = {
+		.secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER, .other_features = true};
 
 	(void)state;
 	assert_int_equal(meet(&liar, secret(MCI_AUTH_CLUSTER, 1), NULL), -EPROTO);
@@ -396,7 +402,8 @@ static void test_features_that_were_not_offered_are_refused(void **state)
 
 static void test_the_client_itself_checks_for_what_it_requires(void **state)
 {
-	struct liar liar = { .secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER, .demand = MCI_FEATURE_SHM };
+	struct liar liar = {
+		.secret = secret(MCI_AUTH_CLUSTER, 1), .mode = MCI_AUTH_CLUSTER, .demand = MCI_FEATURE_SHM};
 
 	(void)state;
 	assert_int_equal(meet(&liar, secret(MCI_AUTH_CLUSTER, 1), NULL), -EPROTO);
@@ -405,7 +412,7 @@ static void test_the_client_itself_checks_for_what_it_requires(void **state)
 
 static void test_servers_of_other_programs_are_refused(void **state)
 {
-	struct liar garbage = { .garbage = true }, closes = { .close_early = true }, silent = { .silent = true };
+	struct liar garbage = {.garbage = true}, closes = {.close_early = true}, silent = {.silent = true};
 	uint64_t before;
 
 	(void)state;
@@ -422,7 +429,7 @@ static ssize_t send_hello_and_read(struct peer *peer, struct mci_msg_hello *m, u
 				   void (*change)(uint8_t *hello, size_t *n))
 {
 	uint8_t hello[MCI_HELLO_MAX + 64];
-	struct mci_sock sock = { .fd = bare(peer) };
+	struct mci_sock sock = {.fd = bare(peer)};
 	size_t n = (size_t)mci_hello_write(m, hello, sizeof(hello));
 	ssize_t got;
 
@@ -448,9 +455,12 @@ static void add_a_byte(uint8_t *hello, size_t *n)
 
 static void test_a_client_of_another_version_gets_a_sentence(void **state)
 {
-	struct mci_msg_hello m = { .version = 1, .mode = MCI_AUTH_CLUSTER, .service = MCI_SERVICE_ENGINE,
-				   .role = MCI_ROLE_DATA, .self = identity("x") };
-	struct peer peer = { 0 };
+	struct mci_msg_hello m = {.version = 1,
+				  .mode = MCI_AUTH_CLUSTER,
+				  .service = MCI_SERVICE_ENGINE,
+				  .role = MCI_ROLE_DATA,
+				  .self = identity("x")};
+	struct peer peer = {0};
 	struct mci_msg_reject reject;
 	uint8_t answer[2048];
 	ssize_t n;
@@ -475,18 +485,22 @@ static void test_a_client_of_another_version_gets_a_sentence(void **state)
 /* The client checks most of this too; a client that does not must not get in. */
 static void test_the_server_itself_refuses_what_is_wrong_in_a_hello(void **state)
 {
-	struct mci_msg_hello good = { .version = 1, .mode = MCI_AUTH_CLUSTER, .service = MCI_SERVICE_ENGINE,
-				      .role = MCI_ROLE_DATA, .self = identity("x") };
+	struct mci_msg_hello good = {.version = 1,
+				     .mode = MCI_AUTH_CLUSTER,
+				     .service = MCI_SERVICE_ENGINE,
+				     .role = MCI_ROLE_DATA,
+				     .self = identity("x")};
 	struct mci_identity other = identity("other");
 	struct mci_msg_reject reject;
-	struct peer peer = { .attr.features = MCI_FEATURE_NOTIFY };
+	struct peer peer = {.attr.features = MCI_FEATURE_NOTIFY};
 	uint8_t answer[2048];
 	int i;
 
 	(void)state;
 	assert_int_equal(peer_start(&peer, secret(MCI_AUTH_CLUSTER, 1)), 0);
 	for (i = 0; i < 6; i++) {
-		static const int errors[6] = { -ESTALE, -EKEYREJECTED, -EKEYREJECTED, -EPROTO, -EPROTO, -EPROTO };
+		static const int errors[6] = {-ESTALE, -EKEYREJECTED, -EKEYREJECTED,
+					      -EPROTO, -EPROTO,	      -EPROTO};
 		struct mci_msg_hello m = good;
 		ssize_t n;
 
@@ -515,11 +529,14 @@ static void test_the_server_itself_refuses_what_is_wrong_in_a_hello(void **state
 
 static void test_a_recorded_opening_cannot_be_played_again(void **state)
 {
-	struct mci_msg_hello m = { .version = 1, .mode = MCI_AUTH_TOKEN, .service = MCI_SERVICE_ENGINE,
-				   .role = MCI_ROLE_DATA, .self = identity("x") };
+	struct mci_msg_hello m = {.version = 1,
+				  .mode = MCI_AUTH_TOKEN,
+				  .service = MCI_SERVICE_ENGINE,
+				  .role = MCI_ROLE_DATA,
+				  .self = identity("x")};
 	struct mci_secret own = secret(MCI_AUTH_TOKEN, 1);
-	struct peer peer = { 0 };
-	struct mci_transcript t = { 0 };
+	struct peer peer = {0};
+	struct mci_transcript t = {0};
 	uint8_t key[32], mac[MCI_MAC], proof[MCI_HEAD + MCI_MAC], answer[MCI_MESSAGE_MAX];
 	int round;
 
@@ -527,14 +544,15 @@ static void test_a_recorded_opening_cannot_be_played_again(void **state)
 	assert_int_equal(peer_start(&peer, own), 0);
 	t.hello_length = (size_t)mci_hello_write(&m, t.hello, sizeof(t.hello));
 	for (round = 0; round < 2; round++) {
-		struct mci_sock sock = { .fd = bare(&peer) };
+		struct mci_sock sock = {.fd = bare(&peer)};
 		struct mci_msg_challenge challenge;
 		ssize_t n = MCI_HEAD;
 
 		assert_int_equal(mci_sock_send_all(&sock, t.hello, t.hello_length, soon(1000)), 0);
 		assert_int_equal(mci_sock_recv_all(&sock, answer, MCI_HEAD, soon(1000)), 0);
 		n = mci_message_need(answer, MCI_HEAD);
-		assert_int_equal(mci_sock_recv_all(&sock, answer + MCI_HEAD, (size_t)n - MCI_HEAD, soon(1000)), 0);
+		assert_int_equal(
+			mci_sock_recv_all(&sock, answer + MCI_HEAD, (size_t)n - MCI_HEAD, soon(1000)), 0);
 		if (!round) {
 			memcpy(t.challenge, answer, (size_t)n);
 			t.challenge_length = (size_t)n;
@@ -553,8 +571,9 @@ static void test_a_recorded_opening_cannot_be_played_again(void **state)
 
 static void test_on_a_unix_socket_the_same_user_needs_no_token(void **state)
 {
-	struct mci_secret none = secret(MCI_AUTH_NONE, 0), token = secret(MCI_AUTH_TOKEN, 1), wrong = secret(MCI_AUTH_TOKEN, 2);
-	struct peer peer = { 0 };
+	struct mci_secret none = secret(MCI_AUTH_NONE, 0), token = secret(MCI_AUTH_TOKEN, 1),
+			  wrong = secret(MCI_AUTH_TOKEN, 2);
+	struct peer peer = {0};
 	struct mci_connect_attr attr;
 	char name[64];
 
@@ -564,20 +583,42 @@ static void test_on_a_unix_socket_the_same_user_needs_no_token(void **state)
 	peer.attr.unix_same_user = true;
 	assert_int_equal(peer_start(&peer, token), 0);
 	attr = client_attr(&peer, &none);
-	assert_int_equal(try_hello(&attr, NULL), -EKEYREJECTED);	/* over TCP it does */
+	assert_int_equal(try_hello(&attr, NULL), -EKEYREJECTED); /* over TCP it does */
 	attr.unix_name = name;
 	assert_int_equal(try_hello(&attr, NULL), 0);
-	attr.secret = &token;						/* who has the token proves it */
+	attr.secret = &token; /* who has the token proves it */
 	assert_int_equal(try_hello(&attr, NULL), 0);
 	attr.secret = &wrong;
 	assert_int_equal(try_hello(&attr, NULL), -EKEYREJECTED);
 	peer_stop(&peer);
 }
 
+static void test_a_service_may_listen_on_a_unix_socket_only(void **state)
+{
+	struct mci_secret none = secret(MCI_AUTH_NONE, 0);
+	struct peer peer = {0}, nameless = {0};
+	struct mci_connect_attr attr;
+	char name[64];
+
+	(void)state;
+	snprintf(name, sizeof(name), "mooncake-test-auth-%d", getpid());
+	nameless.attr.unix_only = true;
+	assert_int_equal(peer_start(&nameless, none), -EINVAL);
+	peer.attr.unix_name = name;
+	peer.attr.unix_only = true;
+	peer.attr.unix_same_user = true;
+	assert_int_equal(peer_start(&peer, none), 0);
+	assert_int_equal(peer.port, 0);
+	attr = client_attr(&peer, &none);
+	attr.unix_name = name;
+	assert_int_equal(try_hello(&attr, NULL), 0);
+	peer_stop(&peer);
+}
+
 static void test_on_a_unix_socket_a_cluster_key_is_still_asked_for(void **state)
 {
 	struct mci_secret none = secret(MCI_AUTH_NONE, 0), cluster = secret(MCI_AUTH_CLUSTER, 1);
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_connect_attr attr;
 	char name[64];
 
@@ -597,7 +638,7 @@ static void test_on_a_unix_socket_a_cluster_key_is_still_asked_for(void **state)
 static void test_on_a_unix_socket_another_user_is_refused(void **state)
 {
 	struct mci_secret none = secret(MCI_AUTH_NONE, 0);
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_connect_attr attr;
 	int status = -1;
 	char name[64];
@@ -639,7 +680,7 @@ static void write_key(const char *path, const char *text, mode_t mode)
 static void test_key_files_are_checked(void **state)
 {
 	static const char hex[] = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF\n";
-	struct mci_secret s = { .mode = MCI_AUTH_NONE };
+	struct mci_secret s = {.mode = MCI_AUTH_NONE};
 	char path[] = "/tmp/mooncake-test-key-XXXXXX", longer[300];
 	int fd = mkstemp(path);
 
@@ -678,7 +719,7 @@ static void test_key_files_are_checked(void **state)
 	unlink(path);
 	assert_int_equal(mci_key_load(path, &s), -ENOENT);
 	assert_int_equal(mci_key_load("/dev", &s), -EINVAL);
-	assert_int_equal(s.mode, MCI_AUTH_NONE);	/* set on success only */
+	assert_int_equal(s.mode, MCI_AUTH_NONE); /* set on success only */
 }
 
 static void test_keys_of_different_purposes_differ(void **state)
@@ -709,8 +750,9 @@ static void test_keys_of_different_purposes_differ(void **state)
 static void test_the_proofs_of_version_1_stay_what_they_are(void **state)
 {
 	struct mci_secret s = secret(MCI_AUTH_CLUSTER, 0x42);
-	struct mci_identity server = { .name = "s", .generation = 5 };
-	struct mci_transcript t = { .hello = "hello", .hello_length = 5, .challenge = "challenge", .challenge_length = 9 };
+	struct mci_identity server = {.name = "s", .generation = 5};
+	struct mci_transcript t = {
+		.hello = "hello", .hello_length = 5, .challenge = "challenge", .challenge_length = 9};
 	uint8_t key[32], mac[MCI_MAC];
 	char text[65];
 
@@ -755,6 +797,7 @@ int main(void)
 		cmocka_unit_test(test_the_server_itself_refuses_what_is_wrong_in_a_hello),
 		cmocka_unit_test(test_a_recorded_opening_cannot_be_played_again),
 		cmocka_unit_test(test_on_a_unix_socket_the_same_user_needs_no_token),
+		cmocka_unit_test(test_a_service_may_listen_on_a_unix_socket_only),
 		cmocka_unit_test(test_on_a_unix_socket_a_cluster_key_is_still_asked_for),
 		cmocka_unit_test(test_on_a_unix_socket_another_user_is_refused),
 		cmocka_unit_test(test_key_files_are_checked),

@@ -41,7 +41,8 @@ static void on_frame(struct mci_conn *conn, const struct mci_frame *frame, void 
 		end->sum += ((const uint8_t *)frame->body)[i];
 	memcpy(end->body, frame->body, frame->length < sizeof(end->body) ? frame->length : sizeof(end->body));
 	if (end->echo)
-		mci_conn_send(conn, (uint16_t)(frame->type + 1), frame->id, frame->body, frame->length, frame->fd);
+		mci_conn_send(conn, (uint16_t)(frame->type + 1), frame->id, frame->body, frame->length,
+			      frame->fd);
 	if (frame->fd >= 0) {
 		close(frame->fd);
 		atomic_fetch_add(&end->fds, 1);
@@ -60,7 +61,7 @@ static void on_closed(struct mci_conn *conn, int err, void *arg)
 	atomic_fetch_add(&end->closed, 1);
 }
 
-static const struct mci_conn_ops ops = { on_frame, on_closed };
+static const struct mci_conn_ops ops = {on_frame, on_closed};
 
 static void start(void *arg)
 {
@@ -76,18 +77,15 @@ static struct mci_sock begin(struct end *end)
 
 	assert_int_equal(mci_loop_start("test", &end->loop), 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds), 0);
-	end->sock = (struct mci_sock){ .fd = fds[0] };
+	end->sock = (struct mci_sock){.fd = fds[0]};
 	if (!end->limit)
 		end->limit = LIMIT;
 	mci_loop_call(end->loop, start, end);
 	assert_int_equal(end->start_ret, 0);
-	return (struct mci_sock){ .fd = fds[1] };
+	return (struct mci_sock){.fd = fds[1]};
 }
 
-static void do_close(void *arg)
-{
-	mci_conn_close(((struct end *)arg)->conn);
-}
+static void do_close(void *arg) { mci_conn_close(((struct end *)arg)->conn); }
 
 static void finish(struct end *end, struct mci_sock *other)
 {
@@ -101,7 +99,7 @@ static void finish(struct end *end, struct mci_sock *other)
 
 static void test_a_frame_goes_out_and_comes_back(void **state)
 {
-	struct end end = { .echo = true };
+	struct end end = {.echo = true};
 	struct mci_sock other = begin(&end);
 	uint32_t id, length;
 	uint16_t type;
@@ -137,7 +135,7 @@ static void test_the_layout_of_a_frame_is_fixed(void **state)
 
 static void test_many_frames_of_all_sizes_arrive_in_order(void **state)
 {
-	struct end end = { .limit = 300000 };
+	struct end end = {.limit = 300000};
 	struct mci_sock other = begin(&end);
 	uint8_t *body = malloc(300000);
 	uint64_t sum = 0;
@@ -163,9 +161,9 @@ static void test_many_frames_of_all_sizes_arrive_in_order(void **state)
 static void test_a_frame_may_come_byte_after_byte(void **state)
 {
 	static const uint8_t bytes[] = "\x0a\0\0\0\x05\0\0\0\x09\0\0\0hi";
-	struct end end = { 0 };
+	struct end end = {0};
 	struct mci_sock other = begin(&end);
-	struct timespec pause = { .tv_nsec = 1000000 };
+	struct timespec pause = {.tv_nsec = 1000000};
 	size_t i;
 
 	(void)state;
@@ -183,7 +181,7 @@ static void test_a_frame_may_come_byte_after_byte(void **state)
 
 static void check_malformed(const void *p, size_t n)
 {
-	struct end end = { 0 };
+	struct end end = {0};
 	struct mci_sock other = begin(&end);
 
 	assert_int_equal(mci_sock_send_all(&other, p, n, soon(1000)), 0);
@@ -198,18 +196,18 @@ static void test_malformed_frames_end_the_connection(void **state)
 	uint8_t head[MCI_FRAME_HEAD];
 
 	(void)state;
-	check_malformed("\x07\0\0\0", 4);		/* shorter than its head */
+	check_malformed("\x07\0\0\0", 4); /* shorter than its head */
 	mci_frame_head(head, 1, 0, 1, LIMIT - MCI_FRAME_REST + 1);
-	check_malformed(head, 4);			/* one too long: known from its length alone */
+	check_malformed(head, 4); /* one too long: known from its length alone */
 	mci_frame_head(head, 1, 2, 1, 0);
-	check_malformed(head, sizeof(head));		/* a flag that nobody knows */
+	check_malformed(head, sizeof(head)); /* a flag that nobody knows */
 	mci_frame_head(head, 1, MCI_FRAME_FD, 1, 0);
-	check_malformed(head, sizeof(head));		/* a descriptor is promised and none came */
+	check_malformed(head, sizeof(head)); /* a descriptor is promised and none came */
 }
 
 static void test_an_end_within_a_frame_is_an_error_and_between_frames_is_not(void **state)
 {
-	struct end half = { 0 }, whole = { 0 };
+	struct end half = {0}, whole = {0};
 	struct mci_sock other = begin(&half);
 
 	(void)state;
@@ -230,7 +228,7 @@ static void test_an_end_within_a_frame_is_an_error_and_between_frames_is_not(voi
 
 static void test_closing_inside_a_frame_ends_delivery(void **state)
 {
-	struct end end = { .close_on_frame = true };
+	struct end end = {.close_on_frame = true};
 	struct mci_sock other = begin(&end);
 	uint8_t three[3 * MCI_FRAME_HEAD];
 	int i;
@@ -246,11 +244,11 @@ static void test_closing_inside_a_frame_ends_delivery(void **state)
 
 static void test_a_descriptor_rides_along_and_is_the_same_file(void **state)
 {
-	struct end end = { .echo = true };
+	struct end end = {.echo = true};
 	int before = open_descriptors();
 	struct mci_sock other = begin(&end);
 	uint8_t head[MCI_FRAME_HEAD];
-	struct iovec iov = { head, sizeof(head) };
+	struct iovec iov = {head, sizeof(head)};
 	struct stat sent, came;
 	uint32_t id, length;
 	uint16_t type;
@@ -266,7 +264,8 @@ static void test_a_descriptor_rides_along_and_is_the_same_file(void **state)
 		assert_int_equal(mci_frame_send(&other, 1, 4, "x", 1, soon(1000)), 0);
 	}
 	for (i = 0; i < 40; i++) {
-		assert_int_equal(mci_frame_recv(&other, LIMIT, &type, &id, &body, &length, &fd, soon(3000)), 0);
+		assert_int_equal(mci_frame_recv(&other, LIMIT, &type, &id, &body, &length, &fd, soon(3000)),
+				 0);
 		free(body);
 		assert_int_equal(id, 3 + i % 2);
 		if (i % 2) {
@@ -291,10 +290,12 @@ static void send_fds(int sock, const void *p, size_t n, int fd, int count)
 	union {
 		char bytes[CMSG_SPACE(64 * sizeof(int))];
 		struct cmsghdr align;
-	} control = { .bytes = { 0 } };
-	struct iovec iov = { (void *)p, n };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes,
-			      .msg_controllen = CMSG_SPACE((size_t)count * sizeof(int)) };
+	} control = {.bytes = {0}};
+	struct iovec iov = {(void *)p, n};
+	struct msghdr msg = {.msg_iov = &iov,
+			     .msg_iovlen = 1,
+			     .msg_control = control.bytes,
+			     .msg_controllen = CMSG_SPACE((size_t)count * sizeof(int))};
 	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
 	int i;
 
@@ -308,7 +309,7 @@ static void send_fds(int sock, const void *p, size_t n, int fd, int count)
 
 static void test_surplus_descriptors_are_closed(void **state)
 {
-	struct end end = { 0 };
+	struct end end = {0};
 	int before = open_descriptors();
 	struct mci_sock other = begin(&end);
 	uint8_t head[MCI_FRAME_HEAD];
@@ -318,7 +319,7 @@ static void test_surplus_descriptors_are_closed(void **state)
 	for (i = 0; i < 100; i++) {
 		mci_frame_head(head, 1, MCI_FRAME_FD, 3, 0);
 		send_fds(other.fd, head, sizeof(head), file, 64);
-		mci_frame_head(head, 1, 0, 3, 0);	/* and where no frame speaks of them */
+		mci_frame_head(head, 1, 0, 3, 0); /* and where no frame speaks of them */
 		send_fds(other.fd, head, sizeof(head), file, 5);
 		assert_true(wait_for_value(&end.frames, 2 * i + 2));
 	}
@@ -339,7 +340,7 @@ static void test_a_descriptor_that_the_receiver_does_not_want_is_closed(void **s
 
 	(void)state;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds), 0);
-	sock = (struct mci_sock){ .fd = fds[0] };
+	sock = (struct mci_sock){.fd = fds[0]};
 	mci_frame_head(head, 1, MCI_FRAME_FD, 3, 0);
 	send_fds(fds[1], head, sizeof(head), file, 3);
 	assert_int_equal(mci_frame_recv(&sock, LIMIT, &type, &id, &body, &length, NULL, soon(1000)), 0);
@@ -373,9 +374,9 @@ static void flood(void *arg)
 
 static void test_the_queue_is_bounded_and_drains(void **state)
 {
-	struct end end = { 0 };
+	struct end end = {0};
 	struct mci_sock other = begin(&end);
-	struct flood f = { .end = &end, .fd = -1, .length = 65536 };
+	struct flood f = {.end = &end, .fd = -1, .length = 65536};
 	uint32_t id, length;
 	uint16_t type;
 	void *body;
@@ -387,7 +388,8 @@ static void test_the_queue_is_bounded_and_drains(void **state)
 	/* A mebibyte of ours, and what the socket took. */
 	assert_true(f.sent >= 16 && f.sent < 64);
 	for (i = 0; i < f.sent; i++) {
-		assert_int_equal(mci_frame_recv(&other, LIMIT, &type, &id, &body, &length, NULL, soon(3000)), 0);
+		assert_int_equal(mci_frame_recv(&other, LIMIT, &type, &id, &body, &length, NULL, soon(3000)),
+				 0);
 		assert_int_equal(id, i);
 		free(body);
 	}
@@ -398,10 +400,10 @@ static void test_the_queue_is_bounded_and_drains(void **state)
 
 static void test_descriptors_queued_at_the_end_are_closed(void **state)
 {
-	struct end end = { 0 };
+	struct end end = {0};
 	int before = open_descriptors();
 	struct mci_sock other = begin(&end);
-	struct flood f = { .end = &end, .fd = open("/dev/null", O_RDONLY | O_CLOEXEC), .length = 65536 };
+	struct flood f = {.end = &end, .fd = open("/dev/null", O_RDONLY | O_CLOEXEC), .length = 65536};
 
 	(void)state;
 	mci_loop_call(end.loop, flood, &f);
@@ -413,10 +415,10 @@ static void test_descriptors_queued_at_the_end_are_closed(void **state)
 
 static void test_queued_frames_keep_their_own_descriptors(void **state)
 {
-	struct end end = { 0 };
+	struct end end = {0};
 	int before = open_descriptors();
 	struct mci_sock other = begin(&end);
-	struct flood f = { .end = &end, .fd = open("/dev/null", O_RDONLY | O_CLOEXEC), .length = 10000 };
+	struct flood f = {.end = &end, .fd = open("/dev/null", O_RDONLY | O_CLOEXEC), .length = 10000};
 	uint32_t id, length;
 	uint16_t type;
 	void *body;
@@ -426,7 +428,8 @@ static void test_queued_frames_keep_their_own_descriptors(void **state)
 	mci_loop_call(end.loop, flood, &f);
 	assert_int_equal(f.ret, -EAGAIN);
 	for (i = 0; i < f.sent; i++) {
-		assert_int_equal(mci_frame_recv(&other, LIMIT, &type, &id, &body, &length, &fd, soon(3000)), 0);
+		assert_int_equal(mci_frame_recv(&other, LIMIT, &type, &id, &body, &length, &fd, soon(3000)),
+				 0);
 		assert_int_equal(id, i);
 		assert_true(fd >= 0);
 		close(fd);
@@ -440,8 +443,8 @@ static void test_queued_frames_keep_their_own_descriptors(void **state)
 static void test_a_descriptor_over_tcp_is_refused(void **state)
 {
 	uint8_t head[MCI_FRAME_HEAD];
-	struct iovec iov = { head, sizeof(head) };
-	struct mci_sock sock = { .fd = -1 };
+	struct iovec iov = {head, sizeof(head)};
+	struct mci_sock sock = {.fd = -1};
 	uint16_t port = 0;
 	int listener;
 
@@ -464,12 +467,14 @@ static void test_receiving_a_frame_ends_at_the_deadline(void **state)
 
 	(void)state;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds), 0);
-	sock = (struct mci_sock){ .fd = fds[0] };
+	sock = (struct mci_sock){.fd = fds[0]};
 	assert_int_equal(write(fds[1], "\x0a\0\0\0\x05\0\0\0\x09\0\0\0h", 13), 13);
-	assert_int_equal(mci_frame_recv(&sock, LIMIT, &type, &id, &body, &length, NULL, soon(100)), -ETIMEDOUT);
+	assert_int_equal(mci_frame_recv(&sock, LIMIT, &type, &id, &body, &length, NULL, soon(100)),
+			 -ETIMEDOUT);
 	assert_null(body);
 	close(fds[1]);
-	assert_int_equal(mci_frame_recv(&sock, LIMIT, &type, &id, &body, &length, NULL, soon(1000)), -ECONNRESET);
+	assert_int_equal(mci_frame_recv(&sock, LIMIT, &type, &id, &body, &length, NULL, soon(1000)),
+			 -ECONNRESET);
 	close(fds[0]);
 }
 

@@ -31,7 +31,7 @@ static void ring(int fd)
 static bool wait_until(atomic_int *value, int at_least)
 {
 	uint64_t deadline = mci_now_ns() + 10 * MCI_NS_PER_S;
-	struct timespec pause = { .tv_nsec = 1000000 };
+	struct timespec pause = {.tv_nsec = 1000000};
 
 	while (atomic_load(value) < at_least) {
 		if (mci_now_ns() > deadline)
@@ -64,7 +64,7 @@ static void count(struct mci_task *task)
 
 static void test_tasks_run_in_order_inside_the_loop(void **state)
 {
-	struct counter counters[100] = { 0 };
+	struct counter counters[100] = {0};
 	struct mci_loop *loop;
 	atomic_int ran = 0;
 	int i, next = 0;
@@ -73,7 +73,8 @@ static void test_tasks_run_in_order_inside_the_loop(void **state)
 	assert_int_equal(mci_loop_start("test", &loop), 0);
 	assert_false(mci_loop_inside(loop));
 	for (i = 0; i < 100; i++) {
-		counters[i] = (struct counter){ .task.fn = count, .loop = loop, .ran = &ran, .order = i, .next_order = &next };
+		counters[i] = (struct counter){
+			.task.fn = count, .loop = loop, .ran = &ran, .order = i, .next_order = &next};
 		mci_loop_post(loop, &counters[i].task);
 	}
 	assert_true(wait_until(&ran, 100));
@@ -128,7 +129,7 @@ static void test_no_task_of_many_threads_is_lost(void **state)
 
 static void test_a_task_may_post_itself_again(void **state)
 {
-	struct counter counter = { .again = 9 };
+	struct counter counter = {.again = 9};
 	struct mci_loop *loop;
 	atomic_int ran = 0;
 
@@ -145,7 +146,7 @@ static void test_a_task_may_post_itself_again(void **state)
 
 static void test_stop_runs_what_was_posted(void **state)
 {
-	struct counter counters[200] = { 0 };
+	struct counter counters[200] = {0};
 	struct mci_loop *loop;
 	atomic_int ran = 0;
 	int i;
@@ -153,7 +154,7 @@ static void test_stop_runs_what_was_posted(void **state)
 	(void)state;
 	assert_int_equal(mci_loop_start("test", &loop), 0);
 	for (i = 0; i < 200; i++) {
-		counters[i] = (struct counter){ .task.fn = count, .loop = loop, .ran = &ran, .again = 1 };
+		counters[i] = (struct counter){.task.fn = count, .loop = loop, .ran = &ran, .again = 1};
 		mci_loop_post(loop, &counters[i].task);
 	}
 	mci_loop_stop(loop);
@@ -177,7 +178,7 @@ static void go_deeper(void *arg)
 
 static void test_call_waits_and_nests(void **state)
 {
-	struct nested nested = { 0 };
+	struct nested nested = {0};
 
 	(void)state;
 	assert_int_equal(mci_loop_start("test", &nested.loop), 0);
@@ -216,10 +217,7 @@ static void add_both(void *arg)
 		assert_int_equal(mci_loop_add(pairs[i].loop, &pairs[i].watch, EPOLLIN), 0);
 }
 
-static void nothing(void *arg)
-{
-	(void)arg;
-}
+static void nothing(void *arg) { (void)arg; }
 
 static void test_a_deleted_watch_is_not_called_for_events_already_fetched(void **state)
 {
@@ -232,7 +230,7 @@ static void test_a_deleted_watch_is_not_called_for_events_already_fetched(void *
 	assert_int_equal(mci_loop_start("test", &loop), 0);
 	for (round = 1; round <= 20; round++) {
 		for (i = 0; i < 2; i++) {
-			pairs[i] = (struct pair){ .other = &pairs[1 - i], .loop = loop, .calls = &calls };
+			pairs[i] = (struct pair){.other = &pairs[1 - i], .loop = loop, .calls = &calls};
 			pairs[i].watch.fd = eventfd(0, EFD_CLOEXEC);
 			pairs[i].watch.fn = delete_other;
 		}
@@ -263,7 +261,7 @@ static void on_bell(struct mci_watch *watch, uint32_t events)
 
 static void test_events_can_be_switched_off_and_on(void **state)
 {
-	struct bell bell = { .watch.fn = on_bell };
+	struct bell bell = {.watch.fn = on_bell};
 	struct mci_loop *loop;
 
 	(void)state;
@@ -285,7 +283,7 @@ static void test_events_can_be_switched_off_and_on(void **state)
 
 static void test_a_bad_descriptor_is_refused_with_a_sentence(void **state)
 {
-	struct mci_watch watch = { .fd = 1 << 20 };
+	struct mci_watch watch = {.fd = 1 << 20};
 	struct mci_loop *loop;
 
 	(void)state;
@@ -335,8 +333,8 @@ static void set_alarms(void *arg)
 
 static void test_timers_ring_in_time_order_and_not_early(void **state)
 {
-	static const int delays_ms[5] = { 40, 10, 30, 20, 10 };
-	struct alarm alarms[5] = { 0 };
+	static const int delays_ms[5] = {40, 10, 30, 20, 10};
+	struct alarm alarms[5] = {0};
 	uint64_t at[5], now = mci_now_ns();
 	struct mci_loop *loop;
 	atomic_int rang = 0;
@@ -345,10 +343,11 @@ static void test_timers_ring_in_time_order_and_not_early(void **state)
 	(void)state;
 	assert_int_equal(mci_loop_start("test", &loop), 0);
 	for (i = 0; i < 5; i++) {
-		alarms[i] = (struct alarm){ .timer.fn = on_alarm, .loop = loop, .next_order = &next, .rang = &rang };
+		alarms[i] = (struct alarm){
+			.timer.fn = on_alarm, .loop = loop, .next_order = &next, .rang = &rang};
 		at[i] = now + (uint64_t)delays_ms[i] * MCI_NS_PER_MS;
 	}
-	mci_loop_call(loop, set_alarms, &(struct setting){ loop, alarms, at, 5 });
+	mci_loop_call(loop, set_alarms, &(struct setting){loop, alarms, at, 5});
 	assert_true(wait_until(&rang, 5));
 	mci_loop_stop(loop);
 	for (i = 0; i < 5; i++)
@@ -362,8 +361,8 @@ static void test_timers_ring_in_time_order_and_not_early(void **state)
 
 static void test_a_timer_can_clear_another_that_is_due(void **state)
 {
-	struct alarm alarms[3] = { 0 };
-	uint64_t at[3] = { 1, 2, 3 };
+	struct alarm alarms[3] = {0};
+	uint64_t at[3] = {1, 2, 3};
 	struct mci_loop *loop;
 	atomic_int rang = 0;
 	int i, next = 0;
@@ -371,9 +370,10 @@ static void test_a_timer_can_clear_another_that_is_due(void **state)
 	(void)state;
 	assert_int_equal(mci_loop_start("test", &loop), 0);
 	for (i = 0; i < 3; i++)
-		alarms[i] = (struct alarm){ .timer.fn = on_alarm, .loop = loop, .next_order = &next, .rang = &rang };
+		alarms[i] = (struct alarm){
+			.timer.fn = on_alarm, .loop = loop, .next_order = &next, .rang = &rang};
 	alarms[0].victim = &alarms[1];
-	mci_loop_call(loop, set_alarms, &(struct setting){ loop, alarms, at, 3 });
+	mci_loop_call(loop, set_alarms, &(struct setting){loop, alarms, at, 3});
 	assert_true(wait_until(&rang, 2));
 	mci_loop_call(loop, nothing, NULL);
 	mci_loop_stop(loop);
@@ -383,7 +383,7 @@ static void test_a_timer_can_clear_another_that_is_due(void **state)
 
 static void test_a_timer_set_to_the_past_again_and_again_starves_nobody(void **state)
 {
-	struct alarm alarm = { .timer.fn = on_alarm, .rounds = 1 << 30, .again_ns = 1 };
+	struct alarm alarm = {.timer.fn = on_alarm, .rounds = 1 << 30, .again_ns = 1};
 	uint64_t at = 1;
 	struct mci_loop *loop;
 	atomic_int rang = 0;
@@ -394,9 +394,9 @@ static void test_a_timer_set_to_the_past_again_and_again_starves_nobody(void **s
 	alarm.loop = loop;
 	alarm.next_order = &next;
 	alarm.rang = &rang;
-	mci_loop_call(loop, set_alarms, &(struct setting){ loop, &alarm, &at, 1 });
+	mci_loop_call(loop, set_alarms, &(struct setting){loop, &alarm, &at, 1});
 	assert_true(wait_until(&rang, 10));
-	mci_loop_call(loop, nothing, NULL);	/* comes through */
+	mci_loop_call(loop, nothing, NULL); /* comes through */
 	mci_loop_stop(loop);
 }
 

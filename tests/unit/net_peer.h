@@ -31,27 +31,24 @@ struct peer {
 	struct mci_service *service;
 	uint16_t port;
 	/* what the handler does */
-	bool keep;			/* do not decide: leave it in @kept */
+	bool keep; /* do not decide: leave it in @kept */
 	const char *refuse;
 	int refuse_errno;
-	bool read_behind;		/* take 4 bytes that came behind the PROOF, send them back */
+	bool read_behind; /* take 4 bytes that came behind the PROOF, send them back */
 	_Atomic(struct mci_incoming *) kept;
 	/* what it saw */
 	atomic_int connections, ready, failed, last_error, classic;
-	struct mci_hello hello;		/* of the last connection; read it after ready */
+	struct mci_hello hello; /* of the last connection; read it after ready */
 	bool was_inside;
 	uint8_t got[4];
 };
 
-static inline uint64_t soon(unsigned int ms)
-{
-	return mci_now_ns() + ms * MCI_NS_PER_MS;
-}
+static inline uint64_t soon(unsigned int ms) { return mci_now_ns() + ms * MCI_NS_PER_MS; }
 
 static inline bool wait_for_value(atomic_int *value, int at_least)
 {
 	uint64_t deadline = soon(10000);
-	struct timespec pause = { .tv_nsec = 1000000 };
+	struct timespec pause = {.tv_nsec = 1000000};
 
 	while (atomic_load(value) < at_least) {
 		if (mci_now_ns() > deadline)
@@ -64,7 +61,7 @@ static inline bool wait_for_value(atomic_int *value, int at_least)
 static inline bool wait_for_refused(struct mci_service *service, uint64_t at_least)
 {
 	uint64_t deadline = soon(10000);
-	struct timespec pause = { .tv_nsec = 1000000 };
+	struct timespec pause = {.tv_nsec = 1000000};
 
 	while (mci_service_refused(service) < at_least) {
 		if (mci_now_ns() > deadline)
@@ -77,7 +74,7 @@ static inline bool wait_for_refused(struct mci_service *service, uint64_t at_lea
 static inline int open_descriptors(void)
 {
 	DIR *dir = opendir("/proc/self/fd");
-	int n = -3;		/* ".", ".." and the directory itself */
+	int n = -3; /* ".", ".." and the directory itself */
 
 	while (readdir(dir))
 		n++;
@@ -88,7 +85,7 @@ static inline int open_descriptors(void)
 static inline bool wait_for_descriptors(int at_most)
 {
 	uint64_t deadline = soon(10000);
-	struct timespec pause = { .tv_nsec = 1000000 };
+	struct timespec pause = {.tv_nsec = 1000000};
 
 	while (open_descriptors() > at_most) {
 		if (mci_now_ns() > deadline)
@@ -100,7 +97,7 @@ static inline bool wait_for_descriptors(int at_most)
 
 static inline struct mci_identity identity(const char *name)
 {
-	struct mci_identity id = { .generation = 7 };
+	struct mci_identity id = {.generation = 7};
 
 	snprintf(id.name, sizeof(id.name), "%s", name);
 	mci_uuid_new(&id.uuid);
@@ -109,7 +106,10 @@ static inline struct mci_identity identity(const char *name)
 
 static inline struct mci_secret secret(enum mci_auth_mode mode, uint8_t fill)
 {
-	struct mci_secret s = { .mode = mode, .key_length = mode == MCI_AUTH_CLUSTER ? 32 : mode == MCI_AUTH_TOKEN ? 16 : 0 };
+	struct mci_secret s = {.mode = mode,
+			       .key_length = mode == MCI_AUTH_CLUSTER ? 32
+					     : mode == MCI_AUTH_TOKEN ? 16
+								      : 0};
 
 	memset(s.key, fill, s.key_length);
 	return s;
@@ -150,7 +150,8 @@ static inline void peer_connection(void *arg, struct mci_incoming *in)
 		mci_incoming_accept(in, "pong", 4, peer_ready, peer);
 }
 
-static inline int peer_classic(void *arg, enum mci_classic_type type, const char *json, size_t length, char **reply)
+static inline int peer_classic(void *arg, enum mci_classic_type type, const char *json, size_t length,
+			       char **reply)
 {
 	struct peer *peer = arg;
 
@@ -197,14 +198,21 @@ static inline void peer_stop(struct peer *peer)
 	mci_loops_stop(&peer->loops);
 }
 
-static const char *const loopback_hosts[] = { "127.0.0.1" };
+static const char *const loopback_hosts[] = {"127.0.0.1"};
 static struct mci_identity client_self;
 
 static inline struct mci_connect_attr client_attr(const struct peer *peer, const struct mci_secret *own)
 {
 	struct mci_connect_attr attr = {
-		.hosts = loopback_hosts, .host_count = 1, .port = peer->port, .self = &client_self, .secret = own,
-		.service = MCI_SERVICE_ENGINE, .role = MCI_ROLE_CONTROL, .params = "ping", .params_length = 4,
+		.hosts = loopback_hosts,
+		.host_count = 1,
+		.port = peer->port,
+		.self = &client_self,
+		.secret = own,
+		.service = MCI_SERVICE_ENGINE,
+		.role = MCI_ROLE_CONTROL,
+		.params = "ping",
+		.params_length = 4,
 		.deadline_ns = soon(5000),
 	};
 
@@ -249,16 +257,20 @@ static inline int open_by_hand(const struct peer *peer, const struct mci_secret 
 			       const char *more, struct mci_sock *sock)
 {
 	struct mci_msg_hello m = {
-		.version = 1, .mode = (uint8_t)own->mode, .service = MCI_SERVICE_ENGINE, .role = MCI_ROLE_DATA,
-		.features = features, .self = identity("by hand"),
+		.version = 1,
+		.mode = (uint8_t)own->mode,
+		.service = MCI_SERVICE_ENGINE,
+		.role = MCI_ROLE_DATA,
+		.features = features,
+		.self = identity("by hand"),
 	};
 	uint8_t key[32], mac[MCI_MAC], out[MCI_HEAD + MCI_MAC + 64], in[MCI_MESSAGE_MAX];
 	struct mci_msg_challenge challenge;
-	struct mci_transcript t = { 0 };
+	struct mci_transcript t = {0};
 	size_t n;
 	int ret;
 
-	*sock = (struct mci_sock){ .fd = bare(peer) };
+	*sock = (struct mci_sock){.fd = bare(peer)};
 	t.hello_length = (size_t)mci_hello_write(&m, t.hello, sizeof(t.hello));
 	ret = mci_sock_send_all(sock, t.hello, t.hello_length, soon(3000));
 	if (!ret)
@@ -290,13 +302,13 @@ static inline int open_by_hand(const struct peer *peer, const struct mci_secret 
 /* What the peer sends until it closes; -errno if it does not within 5 s. */
 static inline ssize_t read_to_end(int fd, uint8_t *p, size_t size)
 {
-	struct mci_sock sock = { .fd = fd };
+	struct mci_sock sock = {.fd = fd};
 	uint64_t deadline = soon(5000);
-	struct timespec pause = { .tv_nsec = 1000000 };
+	struct timespec pause = {.tv_nsec = 1000000};
 	size_t used = 0;
 
 	for (;;) {
-		struct iovec iov = { p + used, size - used };
+		struct iovec iov = {p + used, size - used};
 		ssize_t n = mci_sock_recvv(&sock, &iov, 1);
 
 		if (n == -ECONNRESET || n == 0)

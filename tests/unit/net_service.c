@@ -20,14 +20,14 @@ static const uint8_t probe_reply[] = "\x16\0\0\0\0\0\0\0\x03{\"status\":\"succes
 
 static ssize_t ask(struct peer *peer, const void *p, size_t n, uint8_t *answer, size_t size)
 {
-	struct mci_sock sock = { .fd = bare(peer) };
+	struct mci_sock sock = {.fd = bare(peer)};
 	uint64_t begin = mci_now_ns();
 	ssize_t got;
 
 	assert_true(sock.fd >= 0);
 	assert_int_equal(mci_sock_send_all(&sock, p, n, soon(2000)), 0);
 	got = read_to_end(sock.fd, answer, size);
-	assert_true(mci_now_ns() - begin < 2 * MCI_NS_PER_S);	/* it ends with the answer, not with the 3 s */
+	assert_true(mci_now_ns() - begin < 2 * MCI_NS_PER_S); /* it ends with the answer, not with the 3 s */
 	mci_sock_close(&sock);
 	return got;
 }
@@ -45,7 +45,7 @@ static size_t classic_message(uint8_t *p, int type, const char *json)
 static void test_the_probe_is_answered_byte_by_byte(void **state)
 {
 	uint8_t answer[256];
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	int i;
 
 	(void)state;
@@ -60,15 +60,15 @@ static void test_the_probe_is_answered_byte_by_byte(void **state)
 
 static void test_the_probe_may_come_byte_after_byte(void **state)
 {
-	struct timespec pause = { .tv_nsec = 2000000 };
+	struct timespec pause = {.tv_nsec = 2000000};
 	uint8_t answer[256];
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_sock sock;
 	size_t i;
 
 	(void)state;
 	assert_int_equal(peer_start(&peer, secret(MCI_AUTH_CLUSTER, 1)), 0);
-	sock = (struct mci_sock){ .fd = bare(&peer) };
+	sock = (struct mci_sock){.fd = bare(&peer)};
 	for (i = 0; i < 12; i++) {
 		assert_int_equal(mci_sock_send_all(&sock, probe_request + i, 1, soon(1000)), 0);
 		nanosleep(&pause, NULL);
@@ -82,7 +82,7 @@ static void test_the_probe_may_come_byte_after_byte(void **state)
 static void test_without_classic_nothing_but_the_probe_is_answered(void **state)
 {
 	uint8_t message[256], answer[256];
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	size_t n;
 
 	(void)state;
@@ -93,7 +93,7 @@ static void test_without_classic_nothing_but_the_probe_is_answered(void **state)
 	assert_int_equal(ask(&peer, message, n, answer, sizeof(answer)), 0);
 	n = classic_message(message, -1, "{\"local_nic_path\":\"\"}\n");
 	assert_int_equal(ask(&peer, message, n, answer, sizeof(answer)), 0);
-	mci_put64(message, MCI_PROBE_MAX);	/* a probe, but a long one: closed at its ninth byte */
+	mci_put64(message, MCI_PROBE_MAX); /* a probe, but a long one: closed at its ninth byte */
 	message[8] = 3;
 	assert_int_equal(ask(&peer, message, 9, answer, sizeof(answer)), 0);
 	assert_int_equal(atomic_load(&peer.classic), 0);
@@ -105,7 +105,7 @@ static void test_under_classic_each_type_is_answered_in_its_own_form(void **stat
 {
 	static const char notified[] = "{\"name\":\"\",\"notify_msg\":\"success\"}\n";
 	uint8_t message[256], answer[256];
-	struct peer peer = { .attr.classic = true };
+	struct peer peer = {.attr.classic = true};
 	size_t n;
 
 	(void)state;
@@ -140,7 +140,7 @@ static void test_a_long_classic_message_is_read_whole(void **state)
 	size_t length = MCI_CLASSIC_MAX - 1, n;
 	uint8_t *message = malloc(MCI_CLASSIC_MAX + 16), answer[64];
 	char *json = malloc(length + 1);
-	struct peer peer = { .attr.classic = true };
+	struct peer peer = {.attr.classic = true};
 
 	(void)state;
 	memset(json, ' ', length);
@@ -161,7 +161,7 @@ static void test_a_long_classic_message_is_read_whole(void **state)
 
 static void test_a_client_that_does_not_close_after_the_reply_is_closed(void **state)
 {
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_sock sock;
 	uint8_t answer[64];
 	int before;
@@ -169,10 +169,10 @@ static void test_a_client_that_does_not_close_after_the_reply_is_closed(void **s
 	(void)state;
 	assert_int_equal(peer_start(&peer, secret(MCI_AUTH_CLUSTER, 1)), 0);
 	before = open_descriptors();
-	sock = (struct mci_sock){ .fd = bare(&peer) };
+	sock = (struct mci_sock){.fd = bare(&peer)};
 	assert_int_equal(mci_sock_send_all(&sock, probe_request, 12, soon(1000)), 0);
 	assert_int_equal(read_to_end(sock.fd, answer, sizeof(answer)), 30);
-	assert_true(wait_for_descriptors(before + 1));	/* ours alone is left */
+	assert_true(wait_for_descriptors(before + 1)); /* ours alone is left */
 	assert_int_equal(mci_service_refused(peer.service), 0);
 	mci_sock_close(&sock);
 	peer_stop(&peer);
@@ -182,15 +182,15 @@ static void test_garbage_is_closed_and_counted(void **state)
 {
 	static const char http[] = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 	static const uint8_t tls[] = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
-	uint8_t answer[64], zeros[64] = { 0 }, hello[16] = MCI_MAGIC;
-	struct peer peer = { .attr.classic = true };
+	uint8_t answer[64], zeros[64] = {0}, hello[16] = MCI_MAGIC;
+	struct peer peer = {.attr.classic = true};
 
 	(void)state;
 	assert_int_equal(peer_start(&peer, secret(MCI_AUTH_CLUSTER, 1)), 0);
 	assert_int_equal(ask(&peer, http, sizeof(http) - 1, answer, sizeof(answer)), 0);
 	assert_int_equal(ask(&peer, tls, sizeof(tls) - 1, answer, sizeof(answer)), 0);
 	assert_int_equal(ask(&peer, zeros, sizeof(zeros), answer, sizeof(answer)), 0);
-	mci_put32(hello + 8, MCI_HELLO_MAX);	/* with its head it would be longer than a hello may be */
+	mci_put32(hello + 8, MCI_HELLO_MAX); /* with its head it would be longer than a hello may be */
 	assert_int_equal(ask(&peer, hello, 12, answer, sizeof(answer)), 0);
 	assert_int_equal(mci_service_refused(peer.service), 4);
 	peer_stop(&peer);
@@ -198,7 +198,7 @@ static void test_garbage_is_closed_and_counted(void **state)
 
 static void test_a_silent_client_is_closed_after_three_seconds(void **state)
 {
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_sock silent, half, slow;
 	uint8_t answer[64], byte = 0;
 	uint64_t begin;
@@ -207,13 +207,13 @@ static void test_a_silent_client_is_closed_after_three_seconds(void **state)
 	(void)state;
 	assert_int_equal(peer_start(&peer, secret(MCI_AUTH_CLUSTER, 1)), 0);
 	begin = mci_now_ns();
-	silent = (struct mci_sock){ .fd = bare(&peer) };
-	half = (struct mci_sock){ .fd = bare(&peer) };
-	slow = (struct mci_sock){ .fd = bare(&peer) };
+	silent = (struct mci_sock){.fd = bare(&peer)};
+	half = (struct mci_sock){.fd = bare(&peer)};
+	slow = (struct mci_sock){.fd = bare(&peer)};
 	assert_int_equal(mci_sock_send_all(&half, MCI_MAGIC, 8, soon(1000)), 0);
 	/* A byte now and then does not buy more time. */
 	for (i = 0; i < 7; i++) {
-		struct timespec pause = { .tv_nsec = 400000000 };
+		struct timespec pause = {.tv_nsec = 400000000};
 
 		mci_sock_send_all(&slow, &byte, 1, soon(1000));
 		nanosleep(&pause, NULL);
@@ -232,14 +232,14 @@ static void test_a_silent_client_is_closed_after_three_seconds(void **state)
 
 static void test_who_connects_and_leaves_is_not_counted(void **state)
 {
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_sock sock;
 	int before;
 
 	(void)state;
 	assert_int_equal(peer_start(&peer, secret(MCI_AUTH_CLUSTER, 1)), 0);
 	before = open_descriptors();
-	sock = (struct mci_sock){ .fd = bare(&peer) };
+	sock = (struct mci_sock){.fd = bare(&peer)};
 	mci_sock_close(&sock);
 	assert_true(wait_for_descriptors(before));
 	assert_int_equal(mci_service_refused(peer.service), 0);
@@ -250,13 +250,13 @@ static void test_who_connects_and_leaves_is_not_counted(void **state)
 static int bother(struct peer *peer, int i)
 {
 	static const uint8_t half_classic[] = "\xff\xff\0\0\0\0\0\0\x01{";
-	struct mci_sock sock = { .fd = bare(peer) };
+	struct mci_sock sock = {.fd = bare(peer)};
 	uint8_t noise[64];
 
 	if (sock.fd < 0)
 		return -1;
 	switch (i % 5) {
-	case 0:				/* silent */
+	case 0: /* silent */
 		break;
 	case 1:
 		mci_random(noise, sizeof(noise));
@@ -279,7 +279,7 @@ static int bother(struct peer *peer, int i)
 static void test_a_thousand_strangers_do_not_keep_a_friend_out(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_CLUSTER, 1);
-	struct peer peer = { .attr.classic = true };
+	struct peer peer = {.attr.classic = true};
 	struct mci_connect_attr attr;
 	struct rlimit limit;
 	int fds[1000], i, most = 0, before;
@@ -326,10 +326,10 @@ static void test_a_thousand_strangers_do_not_keep_a_friend_out(void **state)
 static void test_running_out_of_descriptors_does_not_end_the_service(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_CLUSTER, 1);
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_connect_attr attr;
 	struct rlimit limit, tight;
-	struct timespec used[2], pause = { .tv_nsec = 500000000 };
+	struct timespec used[2], pause = {.tv_nsec = 500000000};
 	int waiting[8], fillers[64], i, count = 0;
 	double cpu;
 
@@ -347,8 +347,9 @@ static void test_running_out_of_descriptors_does_not_end_the_service(void **stat
 	while (count < 64 && (fillers[count] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0)
 		count++;
 	for (i = 0; i < 8; i++) {
-		struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htobe16(peer.port),
-					  .sin_addr.s_addr = htobe32(0x7f000001) };
+		struct sockaddr_in to = {.sin_family = AF_INET,
+					 .sin_port = htobe16(peer.port),
+					 .sin_addr.s_addr = htobe32(0x7f000001)};
 
 		connect(waiting[i], (struct sockaddr *)&to, sizeof(to));
 	}
@@ -359,7 +360,7 @@ static void test_running_out_of_descriptors_does_not_end_the_service(void **stat
 	while (count)
 		close(fillers[--count]);
 	cpu = (double)(used[1].tv_sec - used[0].tv_sec) + (double)(used[1].tv_nsec - used[0].tv_nsec) / 1e9;
-	assert_true(cpu < 0.25);	/* of 0.5 s: it rests, it does not spin */
+	assert_true(cpu < 0.04); /* of 0.5 s: it rests, it does not spin, even on a busy machine */
 	attr = client_attr(&peer, &own);
 	assert_int_equal(try_hello(&attr, NULL), 0);
 	for (i = 0; i < 8; i++)
@@ -370,7 +371,7 @@ static void test_running_out_of_descriptors_does_not_end_the_service(void **stat
 static void test_bytes_behind_the_proof_stay_in_the_socket(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_CLUSTER, 1);
-	struct peer peer = { .read_behind = true };
+	struct peer peer = {.read_behind = true};
 	struct mci_sock sock;
 	char in[4];
 
@@ -409,7 +410,7 @@ static struct mci_incoming *wait_for_kept(struct peer *peer)
 static void test_a_decision_may_come_later_and_from_another_thread(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_TOKEN, 1);
-	struct peer peer = { .keep = true };
+	struct peer peer = {.keep = true};
 	struct mci_incoming *in;
 	struct late late;
 
@@ -431,7 +432,7 @@ static void test_parameters_that_are_too_long_fail_the_accept(void **state)
 {
 	static const uint8_t params[MCI_PARAMS_MAX + 1];
 	struct mci_secret own = secret(MCI_AUTH_TOKEN, 1);
-	struct peer peer = { .keep = true };
+	struct peer peer = {.keep = true};
 	struct late late;
 
 	(void)state;
@@ -449,7 +450,7 @@ static void test_parameters_that_are_too_long_fail_the_accept(void **state)
 static void test_stop_ends_what_waits_for_a_decision(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_TOKEN, 1);
-	struct peer peer = { .keep = true };
+	struct peer peer = {.keep = true};
 	struct mci_incoming *in;
 	struct late late;
 	int before;
@@ -463,7 +464,7 @@ static void test_stop_ends_what_waits_for_a_decision(void **state)
 	mci_service_stop(peer.service);
 	pthread_join(late.thread, NULL);
 	assert_int_equal(late.ret, -ECONNRESET);
-	mci_incoming_accept(in, NULL, 0, peer_ready, &peer);	/* too late: it hears so */
+	mci_incoming_accept(in, NULL, 0, peer_ready, &peer); /* too late: it hears so */
 	assert_true(wait_for_value(&peer.failed, 1));
 	assert_int_equal(atomic_load(&peer.last_error), -ECANCELED);
 	mci_loops_stop(&peer.loops);
@@ -477,7 +478,7 @@ static void test_stop_under_fire_leaves_nothing_behind(void **state)
 
 	(void)state;
 	for (round = 0; round < 5; round++) {
-		struct peer peer = { .attr.classic = true };
+		struct peer peer = {.attr.classic = true};
 
 		assert_int_equal(peer_start(&peer, own), 0);
 		for (i = 0; i < 300; i++)
@@ -491,7 +492,7 @@ static void test_stop_under_fire_leaves_nothing_behind(void **state)
 
 static void test_a_free_port_is_found_in_the_range(void **state)
 {
-	struct peer first = { 0 }, second = { 0 };
+	struct peer first = {0}, second = {0};
 	uint16_t low = 0;
 	int fd, fd_next, tries;
 
@@ -517,8 +518,8 @@ static void test_a_free_port_is_found_in_the_range(void **state)
 	assert_int_not_equal(first.port, second.port);
 	assert_int_equal(first.port + second.port, 2 * low + 1);
 	{
-		struct peer third = { .attr.port_low = low, .attr.port_high = (uint16_t)(low + 1) };
-		struct peer taken = { .attr.port = low };
+		struct peer third = {.attr.port_low = low, .attr.port_high = (uint16_t)(low + 1)};
+		struct peer taken = {.attr.port = low};
 
 		assert_int_equal(peer_start(&third, secret(MCI_AUTH_TOKEN, 1)), -EADDRINUSE);
 		assert_non_null(strstr(mc_errmsg(), "widen the port range"));

@@ -33,7 +33,10 @@ static void test_addresses_are_parsed_in_every_form(void **state)
 {
 	(void)state;
 	check_parse("node1", "node1", 0, "node1");
-	check_parse("node-1.example_x.org:12345", "node-1.example_x.org", 12345, "node-1.example_x.org:12345");
+	check_parse("node1:0", "node1", 0, "node1");
+	check_parse("[::1]:0", "::1", 0, "[::1]");
+	check_parse("node-1.example_x.org:12345", "node-1.example_x.org", 12345,
+		    "node-1.example_x.org:12345");
 	check_parse("10.0.0.1", "10.0.0.1", 0, "10.0.0.1");
 	check_parse("10.0.0.1:1", "10.0.0.1", 1, "10.0.0.1:1");
 	check_parse("[::1]", "::1", 0, "[::1]");
@@ -46,10 +49,30 @@ static void test_addresses_are_parsed_in_every_form(void **state)
 static void test_bad_addresses_are_refused_with_a_sentence(void **state)
 {
 	static const char *const bad[] = {
-		"", ":", ":1", "a:", "a:0", "a:65536", "a:99999999999999999999", "a:1x", "a:-1", "a b", "a/b", "a\n",
-		"[", "[]", "[::1", "[::1]x", "[::1]:", "[::1]:0", "[a]", "[10.0.0.1]:1", "1:2:3", "::1:x", "caf\xc3\xa9", "$(x)",
+		"",
+		":",
+		":1",
+		"a:",
+		"a:65536",
+		"a:99999999999999999999",
+		"a:1x",
+		"a:-1",
+		"a b",
+		"a/b",
+		"a\n",
+		"[",
+		"[]",
+		"[::1",
+		"[::1]x",
+		"[::1]:",
+		"[a]",
+		"[10.0.0.1]:1",
+		"1:2:3",
+		"::1:x",
+		"caf\xc3\xa9",
+		"$(x)",
 	};
-	struct mci_hostport hp = { .host = "untouched", .port = 9 };
+	struct mci_hostport hp = {.host = "untouched", .port = 9};
 	char longer[600];
 	size_t i;
 
@@ -98,7 +121,7 @@ static void test_the_local_address_follows_the_route(void **state)
 
 static bool have_ipv6(void)
 {
-	struct sockaddr_in6 to = { .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT };
+	struct sockaddr_in6 to = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
 	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	bool have = fd >= 0 && !bind(fd, (struct sockaddr *)&to, sizeof(to));
 
@@ -109,7 +132,7 @@ static bool have_ipv6(void)
 
 static void test_a_listener_on_all_addresses_serves_both_families(void **state)
 {
-	static const char *const hosts[2] = { "127.0.0.1", "::1" };
+	static const char *const hosts[2] = {"127.0.0.1", "::1"};
 	uint16_t port = 0;
 	int listener, fd, i;
 
@@ -177,7 +200,7 @@ static uint16_t closed_port(void)
 
 static void test_nobody_listening_is_refused_with_all_that_was_tried(void **state)
 {
-	static const char *const hosts[] = { "127.0.0.1", "127.0.0.2" };
+	static const char *const hosts[] = {"127.0.0.1", "127.0.0.2"};
 	int fd = -7;
 
 	(void)state;
@@ -198,7 +221,7 @@ struct hole {
 
 static void dig(struct hole *hole, const char *host)
 {
-	struct sockaddr_in at = { .sin_family = AF_INET };
+	struct sockaddr_in at = {.sin_family = AF_INET};
 	socklen_t length = sizeof(at);
 	int i;
 
@@ -226,8 +249,8 @@ static void fill_in(struct hole *hole)
 
 static void test_a_silent_address_does_not_hold_up_the_next(void **state)
 {
-	static const char *const hosts[] = { "127.0.0.3", "127.0.0.4", "127.0.0.1" };
-	struct hole first = { .port = 0 }, second;
+	static const char *const hosts[] = {"127.0.0.3", "127.0.0.4", "127.0.0.1"};
+	struct hole first = {.port = 0}, second;
 	uint64_t begin, took;
 	int listener, fd;
 
@@ -239,7 +262,7 @@ static void test_a_silent_address_does_not_hold_up_the_next(void **state)
 	begin = mci_now_ns();
 	assert_int_equal(mci_connect_any(hosts, 3, first.port, NULL, soon(10000), &fd), 0);
 	took = mci_now_ns() - begin;
-	assert_true(took >= 400 * MCI_NS_PER_MS);	/* each had its 250 ms */
+	assert_true(took >= 400 * MCI_NS_PER_MS); /* each had its 250 ms */
 	assert_true(took < 2000 * MCI_NS_PER_MS);
 	close(fd);
 	close(listener);
@@ -249,8 +272,8 @@ static void test_a_silent_address_does_not_hold_up_the_next(void **state)
 
 static void test_connecting_ends_at_the_deadline(void **state)
 {
-	static const char *const hosts[] = { "127.0.0.3" };
-	struct hole hole = { .port = 0 };
+	static const char *const hosts[] = {"127.0.0.3"};
+	struct hole hole = {.port = 0};
 	uint64_t begin;
 	int fd;
 
@@ -266,8 +289,8 @@ static void test_connecting_ends_at_the_deadline(void **state)
 
 static void test_a_dial_gives_one_connection_after_the_other(void **state)
 {
-	static const char *const hosts[] = { "127.0.0.1", "127.0.0.2" };
-	struct mci_addr peer = { .length = sizeof(peer.sa) };
+	static const char *const hosts[] = {"127.0.0.1", "127.0.0.2"};
+	struct mci_addr peer = {.length = sizeof(peer.sa)};
 	struct mci_dial *dial;
 	char text[64];
 	uint16_t port = 0;
@@ -293,9 +316,9 @@ static void test_a_dial_gives_one_connection_after_the_other(void **state)
 /* An address that somebody else has by now: the hello fails there, the next one is the right one. */
 static void test_a_wrong_host_at_the_first_address_is_passed_by(void **state)
 {
-	static const char *const hosts[] = { "127.0.0.2", "127.0.0.1" };
+	static const char *const hosts[] = {"127.0.0.2", "127.0.0.1"};
 	struct mci_secret own = secret(MCI_AUTH_CLUSTER, 1);
-	struct peer right = { 0 }, wrong = { .attr.bind = "127.0.0.2" };
+	struct peer right = {0}, wrong = {.attr.bind = "127.0.0.2"};
 	struct mci_connect_attr attr;
 	struct mci_hello hello;
 
@@ -324,7 +347,8 @@ static void test_bad_sources_are_refused(void **state)
 	(void)state;
 	assert_int_equal(mci_listen("127.0.0.1", &port, 0, 0, &listener), 0);
 	assert_int_equal(mci_connect_any(loopback_hosts, 1, port, "eth0", soon(1000), &fd), -EINVAL);
-	assert_int_equal(mci_connect_any(loopback_hosts, 1, port, "192.0.2.77", soon(1000), &fd), -EADDRNOTAVAIL);
+	assert_int_equal(mci_connect_any(loopback_hosts, 1, port, "192.0.2.77", soon(1000), &fd),
+			 -EADDRNOTAVAIL);
 	assert_int_equal(mci_connect_any(loopback_hosts, 1, port, "::1", soon(1000), &fd), -EADDRNOTAVAIL);
 	close(listener);
 }
@@ -334,18 +358,18 @@ static void make_pair(struct mci_sock pair[2])
 	int fds[2];
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds), 0);
-	pair[0] = (struct mci_sock){ .fd = fds[0] };
-	pair[1] = (struct mci_sock){ .fd = fds[1] };
+	pair[0] = (struct mci_sock){.fd = fds[0]};
+	pair[1] = (struct mci_sock){.fd = fds[1]};
 }
 
 static void test_a_closed_peer_is_an_errno_and_no_signal(void **state)
 {
 	struct mci_sock pair[2];
-	struct iovec iov = { "x", 1 };
+	struct iovec iov = {"x", 1};
 	char byte;
 
 	(void)state;
-	signal(SIGPIPE, SIG_DFL);	/* a SIGPIPE would end this test */
+	signal(SIGPIPE, SIG_DFL); /* a SIGPIPE would end this test */
 	make_pair(pair);
 	mci_sock_close(&pair[1]);
 	assert_int_equal(pair[1].fd, -1);
@@ -368,7 +392,7 @@ static void test_blocking_calls_end_at_the_deadline(void **state)
 
 	(void)state;
 	make_pair(pair);
-	iov = (struct iovec){ &byte, 1 };
+	iov = (struct iovec){&byte, 1};
 	assert_int_equal(mci_sock_recvv(&pair[0], &iov, 1), -EAGAIN);
 	begin = mci_now_ns();
 	assert_int_equal(mci_sock_recv_all(&pair[0], &byte, 1, soon(200)), -ETIMEDOUT);
@@ -408,7 +432,7 @@ static void test_connecting_to_a_full_unix_listener_ends_at_the_deadline(void **
 	(void)state;
 	snprintf(name, sizeof(name), "mooncake-test-full-%d", getpid());
 	assert_int_equal(mci_unix_listen(name, &listener), 0);
-	assert_int_equal(listen(listener, 0), 0);	/* a shorter queue */
+	assert_int_equal(listen(listener, 0), 0); /* a shorter queue */
 	while (count < 64 && !(ret = mci_unix_connect(name, soon(100), &fds[count])))
 		count++;
 	assert_int_equal(ret, -ETIMEDOUT);

@@ -49,7 +49,7 @@ static void make_pair(struct side sides[2])
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds), 0);
 	for (i = 0; i < 2; i++) {
-		sides[i] = (struct side){ .sock.fd = fds[i], .server = i };
+		sides[i] = (struct side){.sock.fd = fds[i], .server = i};
 		memset(sides[i].key, 0x5a, sizeof(sides[i].key));
 	}
 }
@@ -165,7 +165,7 @@ static void test_an_announced_end_is_told_from_a_cut(void **state)
 	char byte;
 
 	(void)state;
-	iov = (struct iovec){ &byte, 1 };
+	iov = (struct iovec){&byte, 1};
 	make_pair(sides);
 	join_sides(sides);
 	mci_sock_close(&sides[0].sock);
@@ -186,7 +186,7 @@ static void test_a_closed_peer_is_an_errno_and_no_signal(void **state)
 	int ret;
 
 	(void)state;
-	signal(SIGPIPE, SIG_DFL);	/* a SIGPIPE would end this test */
+	signal(SIGPIPE, SIG_DFL); /* a SIGPIPE would end this test */
 	make_pair(sides);
 	join_sides(sides);
 	mci_sock_close(&sides[1].sock);
@@ -238,7 +238,7 @@ static ssize_t send_some(struct flow *flow)
 static ssize_t receive_some(struct flow *flow)
 {
 	size_t left = flow->size - flow->received, first = next_random(&flow->seed) % 5000;
-	struct iovec iov[2] = { { flow->got + flow->received, first < left ? first : left }, { NULL, 0 } };
+	struct iovec iov[2] = {{flow->got + flow->received, first < left ? first : left}, {NULL, 0}};
 
 	iov[1].iov_base = (uint8_t *)iov[0].iov_base + iov[0].iov_len;
 	iov[1].iov_len = left - iov[0].iov_len;
@@ -251,14 +251,17 @@ static void *run_flow(void *arg)
 	uint64_t deadline = soon(20000);
 
 	while (flow->sent < flow->size || flow->received < flow->size) {
-		struct pollfd wait = { .fd = flow->sock->fd, .events = POLLIN };
+		struct pollfd wait = {.fd = flow->sock->fd, .events = POLLIN};
 		ssize_t out = flow->sent < flow->size ? send_some(flow) : -EAGAIN;
 		ssize_t in = flow->received < flow->size ? receive_some(flow) : -EAGAIN;
 
 		flow->sent += out > 0 ? (size_t)out : 0;
 		flow->received += in > 0 ? (size_t)in : 0;
-		if ((out < 0 && out != -EAGAIN) || in == 0 || (in < 0 && in != -EAGAIN) || mci_now_ns() > deadline) {
-			flow->ret = out < 0 && out != -EAGAIN ? (int)out : in < 0 && in != -EAGAIN ? (int)in : -ETIMEDOUT;
+		if ((out < 0 && out != -EAGAIN) || in == 0 || (in < 0 && in != -EAGAIN) ||
+		    mci_now_ns() > deadline) {
+			flow->ret = out < 0 && out != -EAGAIN ? (int)out
+				    : in < 0 && in != -EAGAIN ? (int)in
+							      : -ETIMEDOUT;
 			return NULL;
 		}
 		if (out < 0 && in < 0) {
@@ -281,8 +284,12 @@ static void test_much_data_in_both_directions_arrives_whole(void **state)
 	make_pair(sides);
 	join_sides(sides);
 	for (k = 0; k < 2; k++) {
-		flows[k] = (struct flow){ .sock = &sides[k].sock, .data = malloc(size), .got = calloc(1, size), .size = size,
-					  .seed = (unsigned int)k + 1, .wide = k };
+		flows[k] = (struct flow){.sock = &sides[k].sock,
+					 .data = malloc(size),
+					 .got = calloc(1, size),
+					 .size = size,
+					 .seed = (unsigned int)k + 1,
+					 .wide = k};
 		for (i = 0; i < size; i++)
 			flows[k].data[i] = (uint8_t)(i * 31 + (i >> 13) + (size_t)k);
 	}
@@ -305,7 +312,7 @@ static void test_offering_less_after_eagain_is_refused_not_mixed_up(void **state
 {
 	static uint8_t lots[4 << 20];
 	struct side sides[2];
-	struct iovec iov = { lots, sizeof(lots) };
+	struct iovec iov = {lots, sizeof(lots)};
 	ssize_t n;
 
 	(void)state;
@@ -358,8 +365,8 @@ static void test_sending_and_receiving_threads_may_share_a_session(void **state)
 	join_sides(sides);
 	for (i = 0; i < 2; i++) {
 		got[i] = calloc(1, size);
-		workers[i] = (struct worker){ .sock = &sides[i].sock, .p = data, .n = size };
-		workers[2 + i] = (struct worker){ .sock = &sides[i].sock, .p = got[i], .n = size };
+		workers[i] = (struct worker){.sock = &sides[i].sock, .p = data, .n = size};
+		workers[2 + i] = (struct worker){.sock = &sides[i].sock, .p = got[i], .n = size};
 	}
 	for (i = 0; i < 4; i++)
 		pthread_create(&workers[i].thread, NULL, i < 2 ? send_worker : receive_worker, &workers[i]);
@@ -378,7 +385,7 @@ static void test_sending_and_receiving_threads_may_share_a_session(void **state)
 static void test_integrity_that_both_offer_rides_tls_end_to_end(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_TOKEN, 1);
-	struct peer peer = { .attr.features = MCI_FEATURE_INTEGRITY };
+	struct peer peer = {.attr.features = MCI_FEATURE_INTEGRITY};
 	struct mci_connect_attr attr;
 	struct mci_hello hello;
 	struct mci_sock sock;
@@ -395,7 +402,7 @@ static void test_integrity_that_both_offer_rides_tls_end_to_end(void **state)
 	assert_memory_equal(hi, "hi", 2);
 	mci_sock_close(&sock);
 	assert_true(wait_for_value(&peer.ready, 1));
-	attr.features_required = 0;	/* not asked for: plain */
+	attr.features_required = 0; /* not asked for: plain */
 	attr.deadline_ns = soon(3000);
 	assert_int_equal(mci_connect(&attr, &sock, &hello), 0);
 	assert_null(sock.tls);
@@ -406,7 +413,7 @@ static void test_integrity_that_both_offer_rides_tls_end_to_end(void **state)
 static void test_a_client_that_insists_refuses_a_server_without(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_TOKEN, 1);
-	struct peer peer = { 0 };
+	struct peer peer = {0};
 	struct mci_connect_attr attr;
 
 	(void)state;
@@ -421,7 +428,7 @@ static void test_a_client_that_insists_refuses_a_server_without(void **state)
 static void test_on_a_unix_socket_there_is_no_tls(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_TOKEN, 1);
-	struct peer peer = { .attr.features = MCI_FEATURE_INTEGRITY };
+	struct peer peer = {.attr.features = MCI_FEATURE_INTEGRITY};
 	struct mci_connect_attr attr;
 	struct mci_hello hello;
 	struct mci_sock sock;
@@ -444,18 +451,19 @@ static void test_on_a_unix_socket_there_is_no_tls(void **state)
 static void test_a_client_that_goes_on_without_tls_is_not_handed_over(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_TOKEN, 1);
-	struct peer peer = { .attr.features = MCI_FEATURE_INTEGRITY };
+	struct peer peer = {.attr.features = MCI_FEATURE_INTEGRITY};
 	struct mci_sock plain, silent;
 	int before;
 
 	(void)state;
 	assert_int_equal(peer_start(&peer, own), 0);
 	before = open_descriptors();
-	assert_int_equal(open_by_hand(&peer, &own, MCI_FEATURE_INTEGRITY, "in the clear, all of it", &plain), 0);
+	assert_int_equal(open_by_hand(&peer, &own, MCI_FEATURE_INTEGRITY, "in the clear, all of it", &plain),
+			 0);
 	assert_true(wait_for_value(&peer.failed, 1));
 	assert_int_equal(atomic_load(&peer.last_error), -EBADMSG);
 	assert_int_equal(open_by_hand(&peer, &own, MCI_FEATURE_INTEGRITY, NULL, &silent), 0);
-	assert_true(wait_for_value(&peer.failed, 2));	/* after the 3 s */
+	assert_true(wait_for_value(&peer.failed, 2)); /* after the 3 s */
 	assert_int_equal(atomic_load(&peer.last_error), -ETIMEDOUT);
 	assert_int_equal(atomic_load(&peer.ready), 0);
 	assert_int_equal(mci_service_refused(peer.service), 2);
