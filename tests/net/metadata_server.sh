@@ -20,6 +20,7 @@ status() { curl -sS --noproxy '*' -m 10 -o /dev/null -w '%{http_code}' "$@"; }
 
 # start FLAGS...: runs it, sets $pid, $url, $port from the start line
 start() {
+	: >"$tmp/out" # the one of the run before must not be taken for ours
 	"$server" "$@" >"$tmp/out" 2>"$tmp/err" &
 	pid=$!
 	for _ in $(seq 200); do
@@ -88,6 +89,7 @@ stop INT
 start --addr "[::1]:0" 2>/dev/null && { [ "$url" = "http://[::1]:$port/metadata" ] || die "v6: $url"; stop TERM; }
 
 # --json
+: >"$tmp/out"
 "$server" --port 0 --json >"$tmp/out" 2>"$tmp/err" &
 pid=$!
 for _ in $(seq 200); do [ -s "$tmp/out" ] && break; sleep 0.05; done

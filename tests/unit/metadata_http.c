@@ -530,8 +530,21 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_a_certificate_without_its_key_is_refused),
 		cmocka_unit_test(test_an_rpc_meta_key_left_by_the_dead_is_replaced),
 	};
+	/* Of the body, what a server without versions, expiry and listing can do. */
 	const struct CMUnitTest classic[] = {
-		METADATA_BODY_TESTS,
+		cmocka_unit_test(test_what_is_stored_can_be_fetched_until_it_is_removed),
+		cmocka_unit_test(test_long_and_odd_texts_come_back_unchanged),
+		cmocka_unit_test(test_keys_may_have_any_printable_character),
+		cmocka_unit_test(test_a_published_key_is_refused_to_others),
+		cmocka_unit_test(test_the_publisher_may_publish_anew),
+		cmocka_unit_test(test_withdrawing_spares_what_others_put_there),
+		cmocka_unit_test(test_closing_withdraws_what_is_published),
+		cmocka_unit_test(test_a_published_key_outlives_its_lease),
+		cmocka_unit_test(test_a_vanished_key_is_published_again),
+		cmocka_unit_test(test_losing_a_key_is_told_once_and_ends_its_renewal),
+		cmocka_unit_test(test_threads_may_share_one_object),
+		cmocka_unit_test(test_what_is_published_is_there_again_after_the_server_was_away),
+		cmocka_unit_test(test_closing_does_not_wait_long_for_a_server_that_is_away),
 		cmocka_unit_test(test_an_rpc_meta_key_left_by_the_dead_is_replaced),
 		cmocka_unit_test(test_a_classic_server_cannot_list),
 		cmocka_unit_test(test_takeover_on_a_classic_server_looks_before_it_puts),
