@@ -149,7 +149,7 @@ fuzz: fuzz-build ## each fuzz target: corpus, then FUZZ_SECONDS (5) seconds
 	B=$(B) scripts/fuzz $(or $(FUZZ_SECONDS),5)
 
 soak: ## each fuzz target for ten minutes under ASAN
-	$(MAKE) fuzz FUZZ_SECONDS=600
+	JOBS=$$(nproc) $(MAKE) fuzz FUZZ_SECONDS=600
 
 check: check-style check-layers all tests ## build and run all tests on this machine
 	B=$(B) scripts/run-tests unit api scripts

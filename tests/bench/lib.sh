@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# shellcheck shell=bash disable=SC2154,SC2086,SC2016 # variables of tests/bench/run; jq's own
+# shellcheck shell=bash disable=SC2154,SC2086,SC2016,SC2034 # variables of tests/bench/run; jq's own
 # Pieces of tests/bench/run: starting things, taking samples, the report.
 
 progress()
@@ -122,9 +122,10 @@ iperf()
 	local length=$((block > 1048576 ? 1048576 : block))
 	for parallel in 1 4; do
 		port=$(free_port)
-		iperf3 -s -1 -p "$port" -B 127.0.0.1 >"$tmp/iperf.log" 2>&1 &
+		: >"$tmp/iperf.log"
+		iperf3 -s -1 -p "$port" -B 127.0.0.1 --forceflush >"$tmp/iperf.log" 2>&1 &
 		pid=$!
-		pids="$pids $pid"
+		iperf_pid=$pid
 		for _ in $(seq 100); do
 			grep -q listening "$tmp/iperf.log" 2>/dev/null && break
 			sleep 0.02
@@ -132,7 +133,8 @@ iperf()
 		iperf3 -c 127.0.0.1 -p "$port" -P $parallel -l $length -t 1 -C cubic -J $reverse >"$tmp/iperf.json" || :
 		kill $pid 2>/dev/null || :
 		wait $pid 2>/dev/null || :
-		sample tcp "iperf3_$parallel" "$op" "$block" 0 "$rep" '(.end | .sum_received as $r | {
+		iperf_pid=
+		sample tcp "iperf3_$parallel" "$op" "$block" 0 "$rep" '(.end | .sum_received as $r | select($r.bytes > 0) | {
 			rate: ($r.bits_per_second / 8),
 			here: (.cpu_utilization_percent.host_total / 100 * $r.seconds / ($r.bytes / 1073741824)),
 			there: (.cpu_utilization_percent.remote_total / 100 * $r.seconds / ($r.bytes / 1073741824))})' \

@@ -75,17 +75,6 @@ static int same_host(const struct mci_peer *peer, const struct mci_peer_info *in
 	return 0;
 }
 
-/* Anything that only shared memory fails at must not keep the engine from other ways. */
-static int other_way(int err, const char *name)
-{
-	char why[512];
-
-	if (err == -ESTALE || err == -EKEYREJECTED || err == -EOPNOTSUPP)
-		return err;
-	snprintf(why, sizeof(why), "%s", mc_errmsg());
-	return mci_fail(-EOPNOTSUPP, "segment '%s' cannot be reached by shared memory: %s", name, why);
-}
-
 static void know_process(struct mci_shm_link *link, int fd)
 {
 	struct ucred cred;
@@ -316,6 +305,6 @@ err_close:
 err_free:
 	mci_shm_link_put(link);
 	free(hello);
-	return other_way(ret, info->name);
+	return ret;
 }
 

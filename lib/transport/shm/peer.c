@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * Initiator: a way to one segment on this host. peer->lock guards its queues and its link; verdicts are
- * told outside of it. What was lost is failed at once, and mended by pool.c when the next request comes.
+ * told outside of it. What is in flight when the connection breaks fails at once; what comes later waits
+ * until the peer was looked for once more.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -63,10 +64,11 @@ static void tick(struct mci_timer *timer)
 		peer->expire_at_ns = now + EXPIRE_NS;
 		for (int i = 0; i < 2; i++)
 			expire(peer, &peer->queue[i], now, &finals);
+		expire(peer, &peer->parked, now, &finals);
 		for (unsigned int i = 0; peer->waiting && i < peer->count; i++)
 			expire(peer, &peer->link->maps[i].waiting, now, &finals);
 	}
-	left = peer->queue[0].first || peer->queue[1].first || peer->waiting;
+	left = peer->queue[0].first || peer->queue[1].first || peer->waiting || peer->parked.first;
 	quiet = peer->submits == peer->seen_submits;
 	peer->tick_ms = peer->tick_ms * 2 > TICK_MAX_MS ? TICK_MAX_MS : peer->tick_ms * 2;
 	if (atomic_load(&peer->queued) && !peer->active && peer->claims == peer->seen_claims) {
@@ -122,13 +124,28 @@ static void call_workers(struct mci_peer *peer)
 		mci_shm_pool_wake(pool, threads);
 }
 
+/* There is no connection: wait for the mender's verdict, or fail. peer->lock held. */
+static void submit_lost(struct mci_peer *peer, struct mci_request *r, struct mci_shm_finals *finals)
+{
+	int ret = atomic_load_explicit(&r->remote->stale, memory_order_relaxed) ? -ESTALE : peer->lost;
+
+	if (ret == -ECONNRESET && !peer->mending)
+		peer->mending = mci_shm_pool_mend(peer->transport->pool, peer);
+	if (ret != -ECONNRESET || !peer->mending) {
+		mci_shm_finals_push(finals, r, MC_FAILED, ret);
+		return;
+	}
+	r->state = MCI_SHM_PARKED;
+	mci_shm_queue_add(&peer->parked, r);
+	mci_shm_peer_tick(peer);
+}
+
 void mci_shm_peer_submit(struct mci_peer *peer, struct mci_request *first)
 {
 	struct mci_shm_queue own = { NULL, NULL };
 	struct mci_shm_finals finals;
 	struct mci_request *r, *next;
 	uint64_t total = 0;
-	bool mend = false;
 
 	for (r = first; r && total <= MCI_SHM_INLINE; r = r->next)
 		total += r->length;
@@ -136,27 +153,45 @@ void mci_shm_peer_submit(struct mci_peer *peer, struct mci_request *first)
 	pthread_mutex_lock(&peer->lock);
 	for (r = first; r; r = next) {
 		next = r->next;
-		if (r->op == MCI_OP_NOTIFY) {
+		if (r->op == MCI_OP_NOTIFY)
 			mci_shm_finals_push(&finals, r, MC_FAILED, -EOPNOTSUPP);
-		} else if (!peer->link) {
-			bool stale = atomic_load_explicit(&r->remote->stale, memory_order_relaxed);
-
-			mci_shm_finals_push(&finals, r, MC_FAILED, stale ? -ESTALE : peer->lost);
-			mend = true;
-		} else if (total <= MCI_SHM_INLINE) {
+		else if (!peer->link)
+			submit_lost(peer, r, &finals);
+		else if (total <= MCI_SHM_INLINE)
 			mci_shm_queue_add(&own, r);
-		} else {
+		else
 			mci_shm_peer_queue(peer, r);
-		}
 	}
 	if (total > MCI_SHM_INLINE && peer->link)
 		call_workers(peer);
 	pthread_mutex_unlock(&peer->lock);
-	if (mend)
-		mci_shm_pool_mend(peer->transport->pool, peer);
 	mci_shm_finals_tell(peer, &finals);
 	while (own.first)
 		mci_shm_work(peer, &own);
+}
+
+/* The mender is done: those who waited for it go on, or learn why not. */
+void mci_shm_peer_mended(struct mci_peer *peer, int ret)
+{
+	struct mci_shm_finals finals;
+	struct mci_request *r;
+
+	mci_shm_finals_init(&finals);
+	pthread_mutex_lock(&peer->lock);
+	peer->mending = false;
+	if (ret == -ESTALE || ret == -EOPNOTSUPP)
+		peer->lost = ret;	/* for good */
+	while ((r = peer->parked.first)) {
+		if (!peer->link) {
+			mci_shm_end(peer, r, MC_FAILED, peer->lost, &finals);
+			continue;
+		}
+		mci_shm_queue_del(&peer->parked, r);
+		mci_shm_peer_queue(peer, r);
+	}
+	mci_shm_peer_wake(peer);
+	pthread_mutex_unlock(&peer->lock);
+	mci_shm_finals_tell(peer, &finals);
 }
 
 void mci_shm_peer_cancel(struct mci_peer *peer, struct mci_request *r)
@@ -165,7 +200,7 @@ void mci_shm_peer_cancel(struct mci_peer *peer, struct mci_request *r)
 
 	mci_shm_finals_init(&finals);
 	pthread_mutex_lock(&peer->lock);
-	if (r->state & (MCI_SHM_QUEUED | MCI_SHM_WAITING))
+	if (r->state & (MCI_SHM_QUEUED | MCI_SHM_WAITING | MCI_SHM_PARKED))
 		mci_shm_end(peer, r, MC_CANCELLED, -ECANCELED, &finals);
 	pthread_mutex_unlock(&peer->lock);
 	mci_shm_finals_tell(peer, &finals);
@@ -189,7 +224,6 @@ void mci_shm_peer_lost(struct mci_shm_link *link)
 	struct mci_peer *peer = link->peer;
 	struct mci_shm_finals finals;
 	struct mci_request *r;
-	bool mend = false;
 
 	mci_shm_finals_init(&finals);
 	atomic_store(&link->dead, true);
@@ -208,15 +242,13 @@ void mci_shm_peer_lost(struct mci_shm_link *link)
 		peer->link = NULL;
 		peer->lost = -ECONNRESET;
 		peer->old_inside += link->inside;
-		mend = !peer->closing;
+		peer->mending = !peer->closing && mci_shm_pool_mend(peer->transport->pool, peer);
 		mci_shm_link_put(link);
 	}
 	pthread_cond_broadcast(&peer->changed);
 	mci_shm_link_put(link);
 	pthread_mutex_unlock(&peer->lock);
 	mci_shm_finals_tell(peer, &finals);
-	if (mend)
-		mci_shm_pool_mend(peer->transport->pool, peer);
 }
 
 /* Take a link into use; one that died meanwhile is as good as lost. */
@@ -273,6 +305,17 @@ void mci_shm_peer_close(struct mci_peer *peer)
 	free(peer);
 }
 
+/* Anything that only shared memory fails at must not keep the engine from other ways. */
+static int other_way(int err, const char *name)
+{
+	char why[512];
+
+	if (err == -ESTALE || err == -EKEYREJECTED || err == -EOPNOTSUPP)
+		return err;
+	snprintf(why, sizeof(why), "%s", mc_errmsg());
+	return mci_fail(-EOPNOTSUPP, "segment '%s' cannot be reached by shared memory: %s", name, why);
+}
+
 int mci_shm_peer_open(struct mci_transport *transport, const struct mci_peer_info *info, void *cookie,
 		      struct mci_remote_region *regions, unsigned int count, uint64_t deadline_ns,
 		      struct mci_peer **out)
@@ -304,6 +347,7 @@ int mci_shm_peer_open(struct mci_transport *transport, const struct mci_peer_inf
 	if (!ret)
 		ret = install(peer, link);
 	if (ret) {
+		ret = other_way(ret, info->name);
 		mci_shm_peer_close(peer);
 		return ret;
 	}

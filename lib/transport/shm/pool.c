@@ -18,7 +18,7 @@
 
 #define MEND_MS 3000u
 #define MEND_PAUSE_MS 50u
-#define MEND_PAUSE_MAX_MS 2000u
+#define MEND_PAUSE_MAX_MS 1000u
 #define LOAD_NS 500000u		/* how long a look at the load is good for */
 
 struct mci_shm_pool {
@@ -26,7 +26,7 @@ struct mci_shm_pool {
 	pthread_mutex_t lock;
 	pthread_cond_t work, mend, left;
 	struct mci_peer *peers;
-	struct mci_peer *lost, **lost_last;	/* to be mended */
+	struct mci_peer *lost;		/* to be mended */
 	pthread_t workers[MCI_SHM_WORKERS], mender;
 	unsigned int worker_count, worker_max, asleep, called;
 	bool mender_runs, closing;
@@ -44,7 +44,6 @@ int mci_shm_pool_open(struct mci_transport *transport, struct mci_shm_pool **out
 	if (!pool)
 		return mci_fail(-ENOMEM, "no memory for the shared memory transport");
 	pool->transport = transport;
-	pool->lost_last = &pool->lost;
 	pool->cores = sched_getaffinity(0, sizeof(cpus), &cpus) ? 1 : CPU_COUNT(&cpus);
 	pool->worker_max = pool->cores < MCI_SHM_WORKERS ? (unsigned int)pool->cores : MCI_SHM_WORKERS;
 	pool->load_fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
@@ -174,69 +173,91 @@ unsigned int mci_shm_pool_idle_cores(struct mci_shm_pool *pool)
 	return (unsigned int)idle;
 }
 
-static bool mend(struct mci_peer *peer)
+static int mend(struct mci_peer *peer)
 {
 	uint64_t deadline = mci_now_ns() + MEND_MS * MCI_NS_PER_MS;
-	int ret;
+	bool needless;
 
 	/* Nothing new is begun before the last of the old has ended. */
 	pthread_mutex_lock(&peer->lock);
 	while (peer->old_inside && !peer->closing)
 		pthread_cond_wait(&peer->changed, &peer->lock);
-	ret = peer->link || peer->closing;
+	needless = peer->link || peer->closing;
 	pthread_mutex_unlock(&peer->lock);
-	if (ret)
-		return true;
+	if (needless)
+		return 0;
 	atomic_fetch_add_explicit(&peer->host->stats.reconnects, 1, memory_order_relaxed);
-	ret = peer->host->refresh(peer->host->engine, peer->cookie, deadline, mci_shm_peer_use, peer);
-	if (!ret)
-		return true;
-	pthread_mutex_lock(&peer->lock);
-	if (ret == -ESTALE || ret == -EOPNOTSUPP)
-		peer->lost = ret;
-	pthread_mutex_unlock(&peer->lock);
-	mci_debug("the process on this host cannot be reached again yet: %s", mc_errmsg());
-	return false;
+	return peer->host->refresh(peer->host->engine, peer->cookie, deadline, mci_shm_peer_use, peer);
+}
+
+static void unlist(struct mci_shm_pool *pool, struct mci_peer *peer)
+{
+	struct mci_peer **link;
+
+	for (link = &pool->lost; *link != peer; link = &(*link)->mend_next)
+		;
+	*link = peer->mend_next;
+	peer->mend_queued = false;
+}
+
+/* The lost peer whose turn comes first. */
+static struct mci_peer *next_lost(struct mci_shm_pool *pool)
+{
+	struct mci_peer *peer, *first = pool->lost;
+
+	for (peer = first; peer; peer = peer->mend_next)
+		if (peer->mend_at_ns < first->mend_at_ns)
+			first = peer;
+	return first;
 }
 
 static void *mender(void *arg)
 {
 	struct mci_shm_pool *pool = arg;
 	struct mci_peer *peer;
-	bool mended;
+	struct timespec until;
+	int ret;
 
 	pthread_setname_np(pthread_self(), "mc-shm-mend");
 	pthread_mutex_lock(&pool->lock);
 	while (!pool->closing) {
-		peer = pool->lost;
+		peer = next_lost(pool);
 		if (!peer) {
 			pthread_cond_wait(&pool->mend, &pool->lock);
 			continue;
 		}
-		pool->lost = peer->mend_next;
-		if (!pool->lost)
-			pool->lost_last = &pool->lost;
-		peer->mend_queued = false;
-		peer->mending = true;
+		if (mci_now_ns() < peer->mend_at_ns) {
+			until.tv_sec = (time_t)(peer->mend_at_ns / MCI_NS_PER_S);
+			until.tv_nsec = (long)(peer->mend_at_ns % MCI_NS_PER_S);
+			pthread_cond_timedwait(&pool->mend, &pool->lock, &until);
+			continue;
+		}
+		unlist(pool, peer);
+		peer->being_mended = true;
 		pthread_mutex_unlock(&pool->lock);
-		mended = mend(peer);
+		ret = mend(peer);
+		if (ret)
+			mci_debug("a process on this host cannot be reached again: %s", mc_errmsg());
+		mci_shm_peer_mended(peer, ret);
 		pthread_mutex_lock(&pool->lock);
-		peer->mend_pause_ns = !mended && peer->mend_pause_ns ? peer->mend_pause_ns * 2 : MEND_PAUSE_MS * MCI_NS_PER_MS;
+		peer->mend_pause_ns = ret && peer->mend_pause_ns ? peer->mend_pause_ns * 2 : MEND_PAUSE_MS * MCI_NS_PER_MS;
 		if (peer->mend_pause_ns > MEND_PAUSE_MAX_MS * MCI_NS_PER_MS)
 			peer->mend_pause_ns = MEND_PAUSE_MAX_MS * MCI_NS_PER_MS;
 		peer->mend_at_ns = mci_now_ns() + peer->mend_pause_ns;
-		peer->mending = false;
+		peer->being_mended = false;
 		pthread_cond_broadcast(&pool->left);
 	}
 	pthread_mutex_unlock(&pool->lock);
 	return NULL;
 }
 
-/* Find a lost peer again, unless that was tried a moment ago. */
-void mci_shm_pool_mend(struct mci_shm_pool *pool, struct mci_peer *peer)
+/* Look for a lost peer, at once or when a while has passed since that was last tried. */
+bool mci_shm_pool_mend(struct mci_shm_pool *pool, struct mci_peer *peer)
 {
+	bool will = false;
+
 	pthread_mutex_lock(&pool->lock);
-	if (peer->mend_queued || peer->mending || peer->leaving || pool->closing || mci_now_ns() < peer->mend_at_ns)
+	if (peer->leaving || pool->closing)
 		goto out_unlock;
 	if (!pool->mender_runs) {
 		if (start_thread(&pool->mender, mender, pool)) {
@@ -245,13 +266,16 @@ void mci_shm_pool_mend(struct mci_shm_pool *pool, struct mci_peer *peer)
 		}
 		pool->mender_runs = true;
 	}
+	will = true;
+	if (peer->mend_queued)
+		goto out_unlock;
 	peer->mend_queued = true;
-	peer->mend_next = NULL;
-	*pool->lost_last = peer;
-	pool->lost_last = &peer->mend_next;
+	peer->mend_next = pool->lost;
+	pool->lost = peer;
 	pthread_cond_signal(&pool->mend);
 out_unlock:
 	pthread_mutex_unlock(&pool->lock);
+	return will;
 }
 
 void mci_shm_pool_join(struct mci_shm_pool *pool, struct mci_peer *peer)
@@ -271,15 +295,9 @@ void mci_shm_pool_leave(struct mci_shm_pool *pool, struct mci_peer *peer)
 	for (link = &pool->peers; *link != peer; link = &(*link)->pool_next)
 		;
 	*link = peer->pool_next;
-	if (peer->mend_queued) {
-		for (link = &pool->lost; *link != peer; link = &(*link)->mend_next)
-			;
-		*link = peer->mend_next;
-		if (!*link)
-			pool->lost_last = link;
-		peer->mend_queued = false;
-	}
-	while (peer->workers || peer->mending)
+	if (peer->mend_queued)
+		unlist(pool, peer);
+	while (peer->workers || peer->being_mended)
 		pthread_cond_wait(&pool->left, &pool->lock);
 	pthread_mutex_unlock(&pool->lock);
 }

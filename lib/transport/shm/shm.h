@@ -11,7 +11,7 @@
  *   view.c    zero-copy views
  *
  * Lock order: peer->lock, then pool->lock. The target's serve->lock is apart from both. host->complete()
- * is called under none of them.
+ * and host->refresh() are called under none of them.
  */
 #ifndef MCI_SHM_H
 #define MCI_SHM_H
@@ -139,6 +139,7 @@ struct mci_peer {
 	int lost;			/* what requests get while there is no link */
 	unsigned int old_inside;	/* requests inside of lost links */
 	struct mci_shm_queue queue[2];	/* 0: priority > 0 */
+	struct mci_shm_queue parked;	/* came while the link was lost: wait for the mender's verdict */
 	_Atomic uint32_t queued;	/* requests in queue[] */
 	uint64_t queued_bytes;
 	uint32_t waiting;		/* requests in maps[].waiting */
@@ -147,6 +148,7 @@ struct mci_peer {
 	_Atomic unsigned int eager;	/* submits that wake a worker at once: callers do not help */
 	unsigned int views;
 	bool closing;
+	bool mending;			/* a verdict will come */
 
 	/* loop thread, but ticking: peer->lock */
 	struct mci_task tick_task;
@@ -159,7 +161,7 @@ struct mci_peer {
 	/* pool.c: pool->lock */
 	struct mci_peer *pool_next, *mend_next;
 	unsigned int workers;
-	bool mending, mend_queued, leaving;
+	bool being_mended, mend_queued, leaving;
 	uint64_t mend_at_ns, mend_pause_ns;
 };
 
@@ -193,7 +195,7 @@ int mci_shm_map_file(struct mci_shm_link *link, struct mci_shm_map *map, const s
 int mci_shm_map_take(struct mci_shm_link *link, unsigned int index, const struct mci_shm_grant *grant, int fd);
 
 /* work.c */
-enum { MCI_SHM_QUEUED = 1, MCI_SHM_WAITING = 2, MCI_SHM_INSIDE = 4, MCI_SHM_ENDED = 8 };
+enum { MCI_SHM_QUEUED = 1, MCI_SHM_WAITING = 2, MCI_SHM_INSIDE = 4, MCI_SHM_PARKED = 8 };
 void mci_shm_queue_add(struct mci_shm_queue *queue, struct mci_request *r);
 void mci_shm_queue_del(struct mci_shm_queue *queue, struct mci_request *r);
 /* Take one lot or one chunk from the peer's queues, or from @own (requests that are in no queue), and do it.
@@ -207,6 +209,7 @@ bool mci_shm_link_lives(struct mci_shm_link *link, bool process);
 /* peer.c */
 void mci_shm_peer_lost(struct mci_shm_link *link);	/* loop thread */
 int mci_shm_peer_use(void *peer, const struct mci_peer_info *info);	/* for host->refresh() */
+void mci_shm_peer_mended(struct mci_peer *peer, int ret);	/* the verdict on what is lost */
 void mci_shm_peer_queue(struct mci_peer *peer, struct mci_request *r);	/* lock held */
 void mci_shm_peer_tick(struct mci_peer *peer);		/* lock held: something waits, keep an eye on it */
 void mci_shm_peer_wake(struct mci_peer *peer);		/* lock held: queued work that nobody waits for */
@@ -228,7 +231,7 @@ void mci_shm_pool_join(struct mci_shm_pool *pool, struct mci_peer *peer);
 void mci_shm_pool_leave(struct mci_shm_pool *pool, struct mci_peer *peer);	/* waits for those at work on it */
 void mci_shm_pool_wake(struct mci_shm_pool *pool, unsigned int threads);
 unsigned int mci_shm_pool_idle_cores(struct mci_shm_pool *pool);
-void mci_shm_pool_mend(struct mci_shm_pool *pool, struct mci_peer *peer);
+bool mci_shm_pool_mend(struct mci_shm_pool *pool, struct mci_peer *peer);	/* true: a verdict will come */
 
 /* view.c */
 int mci_shm_view_map(struct mci_peer *peer, struct mci_remote_region *region, uint64_t offset, uint64_t length,

@@ -95,10 +95,12 @@ static void take_off(struct mci_peer *peer, struct mci_shm_queue *own, struct mc
 	} else if (r->state & MCI_SHM_WAITING) {
 		mci_shm_queue_del(&mci_shm_map_of(peer->link, r)->waiting, r);
 		peer->waiting--;
+	} else if (r->state & MCI_SHM_PARKED) {
+		mci_shm_queue_del(&peer->parked, r);
 	} else if (own) {
 		mci_shm_queue_del(own, r);
 	}
-	r->state &= ~(MCI_SHM_QUEUED | MCI_SHM_WAITING);
+	r->state &= ~(MCI_SHM_QUEUED | MCI_SHM_WAITING | MCI_SHM_PARKED);
 }
 
 /* @r is not copied any more: out of its region. */

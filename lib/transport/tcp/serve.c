@@ -198,6 +198,7 @@ static void work(struct mci_tcp_conn *conn)
 			mci_tcp_conn_close(conn, ret, conn->rx.why ? conn->rx.why : "the peer hung up");
 			return;
 		}
+		flush_counts(conn);	/* before anybody can know from an answer that there is something to count */
 		sent = send_replies(conn, &budget);
 		if (sent < 0) {
 			mci_tcp_conn_close(conn, sent, "sending failed");
@@ -205,7 +206,6 @@ static void work(struct mci_tcp_conn *conn)
 		}
 		/* Answers went out, so that there is room for more requests. */
 	} while (sent && ret == MCI_TCP_RX_PAUSED && mci_tcp_tx_count(&conn->tx) < conn->slots);
-	flush_counts(conn);
 	if (ret == MCI_TCP_RX_MORE || !sent)
 		post_rest(conn);
 }
