@@ -126,7 +126,12 @@ static void ready(void *arg, struct mci_sock sock, const struct mci_hello *hello
 	struct mc_engine *engine = control->engine;
 
 	(void)hello;
-	if (error || mci_conn_start(control->loop, sock, REQUEST_MAX, &ops, control, &control->conn)) {
+	if (error) {
+		free(control);
+		return;
+	}
+	if (mci_conn_start(control->loop, sock, REQUEST_MAX, &ops, control, &control->conn)) {
+		mci_sock_close(&sock);
 		free(control);
 		return;
 	}

@@ -63,6 +63,7 @@ struct mc_engine {
 	struct mci_metadata *metadata;		/* NULL with P2PHANDSHAKE */
 	struct mci_secret cluster;		/* mode CLUSTER, or NONE = no key */
 	struct mci_identity self;
+	struct mci_identity first_self;		/* what the services show until the name is finished */
 	struct mc_uuid boot_id;
 	char *addresses[MCI_MAX_ADDRESSES];
 	unsigned int address_count;

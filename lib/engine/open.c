@@ -213,7 +213,7 @@ static int start_service(struct mc_engine *engine, const struct mc_engine_attr *
 		.classic = engine->flags & MC_ENGINE_CLASSIC,
 		.service = MCI_SERVICE_ENGINE,
 		.features = MCI_FEATURES_KNOWN,
-		.self = &engine->self,
+		.self = &engine->first_self,
 		.secret = engine->host.secret,
 		.loops = &engine->loops,
 		.connection = on_connection,
@@ -226,6 +226,7 @@ static int start_service(struct mc_engine *engine, const struct mc_engine_attr *
 	mci_uuid_text(&engine->self.uuid, uuid);
 	snprintf(unix_name + strlen(unix_name), sizeof(unix_name) - strlen(unix_name), "%s", uuid);
 	service.unix_name = unix_name;
+	engine->first_self = engine->self;
 	ret = mci_service_start(&service, &engine->service);
 	if (ret)
 		return ret;
@@ -277,7 +278,11 @@ static void finish_name(struct mc_engine *engine, struct mci_hostport *host)
 	else if (!asked)
 		return;
 	host->port = engine->port;
+	/* The services listen already: they go over to the finished identity in one step. */
 	mci_hostport_text(host, engine->self.name, sizeof(engine->self.name));
+	mci_service_identity(engine->service, &engine->self);
+	if (engine->local_service)
+		mci_service_identity(engine->local_service, &engine->self);
 }
 
 static int open_transports(struct mc_engine *engine, const struct mc_engine_attr *attr)

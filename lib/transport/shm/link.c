@@ -37,9 +37,10 @@ void mci_shm_map_drop(struct mci_shm_map *map)
 
 static void link_free(struct mci_shm_link *link)
 {
+	struct mci_peer *peer = link->peer;
 	unsigned int i;
 
-	for (i = 0; link->maps && i < link->peer->count; i++)
+	for (i = 0; link->maps && i < peer->count; i++)
 		mci_shm_map_drop(&link->maps[i]);
 	free(link->maps);
 	free(link->asked);
@@ -52,6 +53,8 @@ static void link_free(struct mci_shm_link *link)
 	/* Last: while it is open the target counts us among those inside. */
 	if (link->fd >= 0)
 		close(link->fd);
+	if (link->started && !--peer->links)
+		pthread_cond_broadcast(&peer->changed);
 	free(link);
 }
 
@@ -88,7 +91,7 @@ static void know_process(struct mci_shm_link *link, int fd)
 		link->pidfd = (int)syscall(SYS_pidfd_open, cred.pid, 0);
 }
 
-/* Loop thread: send the questions. */
+/* Loop thread: send the questions, or the end. */
 static void send_asks(struct mci_task *task)
 {
 	struct mci_shm_link *link = (struct mci_shm_link *)((char *)task - offsetof(struct mci_shm_link, ask));
@@ -98,7 +101,7 @@ static void send_asks(struct mci_task *task)
 
 	pthread_mutex_lock(&peer->lock);
 	link->ask_posted = false;
-	for (unsigned int i = 0; i < peer->count && link->conn && !failed; i++) {
+	for (unsigned int i = 0; i < peer->count && link->conn && !failed && !atomic_load(&link->dead); i++) {
 		struct mci_shm_ask ask;
 
 		if (!link->asked[i])
@@ -112,11 +115,20 @@ static void send_asks(struct mci_task *task)
 		pthread_mutex_lock(&peer->lock);
 	}
 	pthread_mutex_unlock(&peer->lock);
-	if (failed && link->conn)
+	if (link->conn && (failed || atomic_load(&link->dead)))
 		mci_conn_close(link->conn);
 	pthread_mutex_lock(&peer->lock);
 	mci_shm_link_put(link);
 	pthread_mutex_unlock(&peer->lock);
+}
+
+static void post(struct mci_shm_link *link)
+{
+	if (link->ask_posted)
+		return;
+	link->ask_posted = true;
+	link->refs++;
+	mci_loop_post(link->loop, &link->ask);
 }
 
 /* Have region @index asked for; peer->lock held. */
@@ -124,11 +136,15 @@ void mci_shm_link_ask(struct mci_shm_link *link, unsigned int index)
 {
 	link->maps[index].state = MCI_SHM_MAP_ASKED;
 	link->asked[index] = 1;
-	if (link->ask_posted)
-		return;
-	link->ask_posted = true;
-	link->refs++;
-	mci_loop_post(link->loop, &link->ask);
+	post(link);
+}
+
+/* peer->lock held */
+void mci_shm_link_close(struct mci_shm_link *link)
+{
+	atomic_store(&link->dead, true);
+	if (link->conn)
+		post(link);
 }
 
 /* The answer for one region: let those go on who waited for it. */
@@ -210,7 +226,7 @@ static void on_closed(struct mci_conn *conn, int err, void *arg)
 {
 	(void)conn;
 	(void)err;
-	mci_shm_peer_lost(arg);
+	mci_shm_peer_closed(arg);
 }
 
 struct start {
@@ -224,17 +240,28 @@ static void start(void *arg)	/* loop thread */
 	static const struct mci_conn_ops ops = { .frame = on_frame, .closed = on_closed };
 	struct start *s = arg;
 
+	pthread_mutex_lock(&s->link->peer->lock);
 	s->ret = mci_conn_start(s->link->loop, s->sock, MCI_SHM_FRAME_LIMIT, &ops, s->link, &s->link->conn);
+	pthread_mutex_unlock(&s->link->peer->lock);
 }
 
 static int link_start(struct mci_shm_link *link, struct mci_sock *sock)
 {
 	struct start s = { .link = link, .sock = *sock };
 
-	link->refs++;	/* the connection's */
+	pthread_mutex_lock(&link->peer->lock);
+	link->refs++;		/* the connection's */
+	link->started = true;	/* peer_close() waits for its end */
+	link->peer->links++;
+	pthread_mutex_unlock(&link->peer->lock);
 	mci_loop_call(link->loop, start, &s);
-	if (s.ret)
-		link->refs--;
+	if (!s.ret)
+		return 0;
+	pthread_mutex_lock(&link->peer->lock);
+	link->refs--;
+	link->started = false;
+	link->peer->links--;
+	pthread_mutex_unlock(&link->peer->lock);
 	return s.ret;
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * Initiator: a way to one segment on this host. peer->lock guards its queues and its link; verdicts are
- * told outside of it. What is in flight when the connection breaks fails at once; what comes later waits
- * until the peer was looked for once more.
+ * told outside of it. When the connection breaks, what is in flight and what comes later waits until the peer
+ * was looked for once more: it fails, or begins anew on another connection.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -125,7 +125,7 @@ static void call_workers(struct mci_peer *peer)
 }
 
 /* There is no connection: wait for the mender's verdict, or fail. peer->lock held. */
-static void submit_lost(struct mci_peer *peer, struct mci_request *r, struct mci_shm_finals *finals)
+static void park(struct mci_peer *peer, struct mci_request *r, struct mci_shm_finals *finals)
 {
 	int ret = atomic_load_explicit(&r->remote->stale, memory_order_relaxed) ? -ESTALE : peer->lost;
 
@@ -136,8 +136,20 @@ static void submit_lost(struct mci_peer *peer, struct mci_request *r, struct mci
 		return;
 	}
 	r->state = MCI_SHM_PARKED;
+	r->tag = peer->attempts;
 	mci_shm_queue_add(&peer->parked, r);
 	mci_shm_peer_tick(peer);
+}
+
+void mci_shm_peer_again(struct mci_peer *peer, struct mci_request *r, struct mci_shm_finals *finals)
+{
+	r->state = 0;
+	r->cursor = 0;
+	r->outstanding = 0;
+	if (peer->link)
+		mci_shm_peer_queue(peer, r);
+	else
+		park(peer, r, finals);
 }
 
 void mci_shm_peer_submit(struct mci_peer *peer, struct mci_request *first)
@@ -156,7 +168,7 @@ void mci_shm_peer_submit(struct mci_peer *peer, struct mci_request *first)
 		if (r->op == MCI_OP_NOTIFY)
 			mci_shm_finals_push(&finals, r, MC_FAILED, -EOPNOTSUPP);
 		else if (!peer->link)
-			submit_lost(peer, r, &finals);
+			park(peer, r, &finals);
 		else if (total <= MCI_SHM_INLINE)
 			mci_shm_queue_add(&own, r);
 		else
@@ -170,24 +182,34 @@ void mci_shm_peer_submit(struct mci_peer *peer, struct mci_request *first)
 		mci_shm_work(peer, &own);
 }
 
-/* The mender is done: those who waited for it go on, or learn why not. */
+/*
+ * The mender is done: those who waited for it go on, or learn why not. Those who came while it was at
+ * work have a right to an attempt of their own: what it found may be older than they are.
+ */
 void mci_shm_peer_mended(struct mci_peer *peer, int ret)
 {
 	struct mci_shm_finals finals;
-	struct mci_request *r;
+	struct mci_request *r, *next;
 
 	mci_shm_finals_init(&finals);
 	pthread_mutex_lock(&peer->lock);
 	peer->mending = false;
 	if (ret == -ESTALE || ret == -EOPNOTSUPP)
 		peer->lost = ret;	/* for good */
-	while ((r = peer->parked.first)) {
+	for (r = peer->parked.first; r; r = next) {
+		next = r->next;
+		if (!peer->link && peer->lost == -ECONNRESET && r->tag == peer->attempts) {
+			if (!peer->mending)
+				peer->mending = mci_shm_pool_mend(peer->transport->pool, peer);
+			if (peer->mending)
+				continue;
+		}
 		if (!peer->link) {
 			mci_shm_end(peer, r, MC_FAILED, peer->lost, &finals);
 			continue;
 		}
 		mci_shm_queue_del(&peer->parked, r);
-		mci_shm_peer_queue(peer, r);
+		mci_shm_peer_again(peer, r, &finals);
 	}
 	mci_shm_peer_wake(peer);
 	pthread_mutex_unlock(&peer->lock);
@@ -218,33 +240,50 @@ bool mci_shm_peer_help(struct mci_peer *peer)
 	return true;
 }
 
-/* Loop thread: the connection is no more. Nothing that it promised is done from now on. */
-void mci_shm_peer_lost(struct mci_shm_link *link)
+/*
+ * The connection broke: nothing that was not final yet is done. What nobody copies waits for the mender now;
+ * the rest does when the last thread is out of it (work.c).
+ */
+void mci_shm_peer_detach(struct mci_peer *peer, struct mci_shm_link *link, struct mci_shm_finals *finals)
 {
-	struct mci_peer *peer = link->peer;
-	struct mci_shm_finals finals;
+	struct mci_shm_queue left = { NULL, NULL };
 	struct mci_request *r;
 
-	mci_shm_finals_init(&finals);
 	atomic_store(&link->dead, true);
-	pthread_mutex_lock(&peer->lock);
-	link->conn = NULL;
+	if (peer->link != link)
+		return;
 	for (unsigned int i = 0; i < peer->count; i++) {
 		while ((r = link->maps[i].waiting.first))
-			mci_shm_end(peer, r, MC_FAILED, -ECONNRESET, &finals);
+			mci_shm_take_off(peer, r, &left);
 		link->maps[i].error = -ECONNRESET;
 		link->maps[i].answers++;
 	}
-	if (peer->link == link) {
-		for (int i = 0; i < 2; i++)
-			while ((r = peer->queue[i].first))
-				mci_shm_end(peer, r, MC_FAILED, -ECONNRESET, &finals);
-		peer->link = NULL;
-		peer->lost = -ECONNRESET;
-		peer->old_inside += link->inside;
-		peer->mending = !peer->closing && mci_shm_pool_mend(peer->transport->pool, peer);
-		mci_shm_link_put(link);
+	for (int i = 0; i < 2; i++)
+		while ((r = peer->queue[i].first))
+			mci_shm_take_off(peer, r, &left);
+	peer->link = NULL;
+	peer->lost = -ECONNRESET;
+	peer->old_inside += link->inside;
+	peer->mending = !peer->closing && mci_shm_pool_mend(peer->transport->pool, peer);
+	while ((r = left.first)) {
+		mci_shm_queue_del(&left, r);
+		mci_shm_peer_again(peer, r, finals);
 	}
+	pthread_cond_broadcast(&peer->changed);
+	mci_shm_link_close(link);
+	mci_shm_link_put(link);
+}
+
+/* Loop thread: the connection is no more. */
+void mci_shm_peer_closed(struct mci_shm_link *link)
+{
+	struct mci_peer *peer = link->peer;
+	struct mci_shm_finals finals;
+
+	mci_shm_finals_init(&finals);
+	pthread_mutex_lock(&peer->lock);
+	link->conn = NULL;
+	mci_shm_peer_detach(peer, link, &finals);
 	pthread_cond_broadcast(&peer->changed);
 	mci_shm_link_put(link);
 	pthread_mutex_unlock(&peer->lock);
@@ -294,10 +333,10 @@ void mci_shm_peer_close(struct mci_peer *peer)
 	pthread_cond_broadcast(&peer->changed);
 	pthread_mutex_unlock(&peer->lock);
 	mci_shm_pool_leave(peer->transport->pool, peer);
-	/* What is posted runs first, so the timer is known; closing ends with mci_shm_peer_lost(). */
+	/* What is posted runs first, so the timer is known; closing ends with mci_shm_peer_closed(). */
 	mci_loop_call(peer->loop, close_loop_part, peer);
 	pthread_mutex_lock(&peer->lock);
-	while (peer->link)
+	while (peer->links)
 		pthread_cond_wait(&peer->changed, &peer->lock);
 	pthread_mutex_unlock(&peer->lock);
 	pthread_cond_destroy(&peer->changed);

@@ -183,6 +183,7 @@ static int mend(struct mci_peer *peer)
 	while (peer->old_inside && !peer->closing)
 		pthread_cond_wait(&peer->changed, &peer->lock);
 	needless = peer->link || peer->closing;
+	peer->attempts++;
 	pthread_mutex_unlock(&peer->lock);
 	if (needless)
 		return 0;

@@ -110,7 +110,7 @@ struct mci_shm_link {
 	const struct mci_shm_table *table;
 	struct mci_shm_use *use;
 	struct mci_loop *loop;
-	struct mci_conn *conn;		/* loop thread */
+	struct mci_conn *conn;		/* loop thread; changed under peer->lock */
 	struct mci_task ask;		/* loop thread: send what maps are ASKED for */
 	int fd;				/* our own descriptor of the connection: open as long as anybody is inside */
 	int pidfd;
@@ -118,7 +118,7 @@ struct mci_shm_link {
 	uid_t uid;
 	bool probed;			/* process_vm_* works */
 	_Atomic bool dead;
-	bool ask_posted;
+	bool ask_posted, started;
 	uint32_t refs;			/* requests and views inside, the connection, peer->link */
 	uint32_t inside;		/* requests inside */
 	struct mci_shm_map *maps;	/* by index in peer->regions */
@@ -138,6 +138,7 @@ struct mci_peer {
 	struct mci_shm_link *link;	/* NULL: lost */
 	int lost;			/* what requests get while there is no link */
 	unsigned int old_inside;	/* requests inside of lost links */
+	unsigned int links;		/* that are not freed yet */
 	struct mci_shm_queue queue[2];	/* 0: priority > 0 */
 	struct mci_shm_queue parked;	/* came while the link was lost: wait for the mender's verdict */
 	_Atomic uint32_t queued;	/* requests in queue[] */
@@ -149,6 +150,7 @@ struct mci_peer {
 	unsigned int views;
 	bool closing;
 	bool mending;			/* a verdict will come */
+	uint64_t attempts;		/* of the mender, begun */
 
 	/* loop thread, but ticking: peer->lock */
 	struct mci_task tick_task;
@@ -186,6 +188,7 @@ static inline struct mci_shm_map *mci_shm_map_of(struct mci_shm_link *link, cons
 int mci_shm_link_open(struct mci_peer *peer, const struct mci_peer_info *info, uint64_t deadline_ns,
 		      struct mci_shm_link **link);
 void mci_shm_link_ask(struct mci_shm_link *link, unsigned int index);
+void mci_shm_link_close(struct mci_shm_link *link);	/* soon, by the loop thread */
 void mci_shm_link_put(struct mci_shm_link *link);	/* frees it with the last reference */
 void mci_shm_map_drop(struct mci_shm_map *map);		/* unmap, if nobody is inside */
 
@@ -204,10 +207,15 @@ bool mci_shm_work(struct mci_peer *peer, struct mci_shm_queue *own);
 /* Take @r off its queue with a verdict; the last thread inside tells it. Lock held. */
 void mci_shm_end(struct mci_peer *peer, struct mci_request *r, enum mc_state state, int error,
 		 struct mci_shm_finals *finals);
+/* Off its queue, and onto @left unless somebody copies for it. Lock held. */
+void mci_shm_take_off(struct mci_peer *peer, struct mci_request *r, struct mci_shm_queue *left);
 bool mci_shm_link_lives(struct mci_shm_link *link, bool process);
 
 /* peer.c */
-void mci_shm_peer_lost(struct mci_shm_link *link);	/* loop thread */
+void mci_shm_peer_closed(struct mci_shm_link *link);	/* loop thread */
+void mci_shm_peer_detach(struct mci_peer *peer, struct mci_shm_link *link, struct mci_shm_finals *finals); /* lock held */
+/* @r, which nobody copies, has to begin anew: on another connection, if there will be one. Lock held. */
+void mci_shm_peer_again(struct mci_peer *peer, struct mci_request *r, struct mci_shm_finals *finals);
 int mci_shm_peer_use(void *peer, const struct mci_peer_info *info);	/* for host->refresh() */
 void mci_shm_peer_mended(struct mci_peer *peer, int ret);	/* the verdict on what is lost */
 void mci_shm_peer_queue(struct mci_peer *peer, struct mci_request *r);	/* lock held */

@@ -118,6 +118,16 @@ static void leave(struct mci_peer *peer, struct mci_shm_link *link, struct mci_r
 	mci_shm_link_put(link);
 }
 
+void mci_shm_take_off(struct mci_peer *peer, struct mci_request *r, struct mci_shm_queue *left)
+{
+	take_off(peer, NULL, r);
+	if (r->outstanding)
+		return;		/* the last thread that copies for it sees to it */
+	if (r->state & MCI_SHM_INSIDE)
+		leave(peer, peer->link, r);
+	mci_shm_queue_add(left, r);
+}
+
 static void end(struct mci_peer *peer, struct mci_shm_queue *own, struct mci_request *r, enum mc_state state, int error,
 		struct mci_shm_finals *finals)
 {
@@ -137,7 +147,7 @@ void mci_shm_end(struct mci_peer *peer, struct mci_request *r, enum mc_state sta
 }
 
 /* Why must this request not be copied? 0 = it may. */
-static int refuse(struct mci_peer *peer, const struct mci_request *r, uint64_t now, enum mc_state *state)
+static int refuse(const struct mci_request *r, uint64_t now, enum mc_state *state)
 {
 	*state = MC_FAILED;
 	if (atomic_load_explicit(&r->cancelled, memory_order_relaxed)) {
@@ -148,10 +158,6 @@ static int refuse(struct mci_peer *peer, const struct mci_request *r, uint64_t n
 		*state = MC_TIMED_OUT;
 		return -ETIMEDOUT;
 	}
-	if (!peer->link || atomic_load_explicit(&peer->link->dead, memory_order_relaxed))
-		return peer->lost;
-	if (r->op == MCI_OP_NOTIFY)
-		return -EOPNOTSUPP;
 	if (atomic_load_explicit(&r->remote->stale, memory_order_relaxed))
 		return -ESTALE;
 	return 0;
@@ -228,9 +234,14 @@ static void claim(struct mci_peer *peer, struct mci_shm_queue *own, struct lot *
 
 		if (lot->count && (large || lot->bytes + r->length > MCI_SHM_CHUNK))
 			break;
-		ret = refuse(peer, r, now, &state);
+		ret = refuse(r, now, &state);
 		if (ret) {
 			end(peer, own, r, state, ret, finals);
+			continue;
+		}
+		if (!peer->link) {	/* lost since it was submitted */
+			take_off(peer, own, r);
+			mci_shm_peer_again(peer, r, finals);
 			continue;
 		}
 		map = mci_shm_map_of(peer->link, r);
@@ -418,6 +429,24 @@ static void copy(struct lot *lot)
 	}
 }
 
+/* A thread has done its part of @r. If it was the last: judge. peer->lock held. */
+static void judge(struct mci_peer *peer, struct lot *lot, struct mci_request *r, bool lives, struct mci_shm_finals *finals)
+{
+	struct mci_shm_link *link = lot->link;
+
+	if (--r->outstanding || r->state & MCI_SHM_QUEUED)
+		return;
+	if (!(r->state >> 8) && (!lives || r->cursor < r->length)) {
+		leave(peer, link, r);
+		mci_shm_peer_again(peer, r, finals);
+		return;
+	}
+	if (!mci_shm_alive(&link->table->word[tag_slot(r->tag)], tag_stamp(r->tag)))
+		set_verdict(r, MC_FAILED, -ESTALE);	/* the owner gave up on us */
+	leave(peer, link, r);
+	mci_shm_finals_push(finals, r, MC_DONE, 0);
+}
+
 static void finish(struct mci_peer *peer, struct lot *lot, struct mci_shm_finals *finals)
 {
 	struct mci_shm_link *link = lot->link;
@@ -425,24 +454,23 @@ static void finish(struct mci_peer *peer, struct lot *lot, struct mci_shm_finals
 
 	/* Looked at after the last byte, and while we are inside still. */
 	lives = mci_shm_link_lives(link, lot->vm);
+	for (unsigned int i = 0; i < lot->count; i++)
+		lives &= lot->error[i] != -ECONNRESET;
 	pthread_mutex_lock(&peer->lock);
 	peer->active--;
+	if (!lives)
+		mci_shm_peer_detach(peer, link, finals);
+	else if (atomic_load(&link->dead) && !peer->transport->hooks.no_liveness)
+		lives = false;
 	for (unsigned int i = 0; i < lot->count; i++) {
 		struct mci_request *r = lot->item[i];
 
-		if (lot->error[i]) {
+		if (lot->error[i] && lot->error[i] != -ECONNRESET) {
 			if (r->state & MCI_SHM_QUEUED)	/* parts of it were not begun: they never will */
 				mci_shm_end(peer, r, MC_FAILED, lot->error[i], finals);
 			set_verdict(r, MC_FAILED, lot->error[i]);
 		}
-		if (--r->outstanding || r->state & MCI_SHM_QUEUED)
-			continue;
-		if (!lives)
-			set_verdict(r, MC_FAILED, -ECONNRESET);
-		else if (!mci_shm_alive(&link->table->word[tag_slot(r->tag)], tag_stamp(r->tag)))
-			set_verdict(r, MC_FAILED, -ESTALE);	/* the owner gave up on us */
-		leave(peer, link, r);
-		mci_shm_finals_push(finals, r, MC_DONE, 0);
+		judge(peer, lot, r, lives, finals);
 	}
 	pthread_mutex_unlock(&peer->lock);
 }
