@@ -22,6 +22,7 @@ USE_NUMA ?= 1
 
 VERSION := 0.1.0
 SOMAJOR := 1
+SOVERSION := 1.0.0
 
 COMPONENTS := WITH_P2P_STORE WITH_STORE USE_CUDA USE_CXL USE_RDMA USE_REDIS USE_ETCD USE_HTTP USE_NUMA
 
@@ -97,11 +98,11 @@ $(B)/libmooncake.a: $(LIB_OBJ)
 	@rm -f $@
 	ar rcs $@ $^
 
-$(B)/libmooncake.so.$(VERSION): $(LIB_OBJ) lib/libmooncake.map
+$(B)/libmooncake.so.$(SOVERSION): $(LIB_OBJ) lib/libmooncake.map
 	$(CC) $(ALL_CFLAGS) -shared -Wl,-soname,libmooncake.so.$(SOMAJOR) -Wl,--version-script=lib/libmooncake.map \
 		$(if $(SAN),,-Wl,-z,defs) -o $@ $(LIB_OBJ) $(LIBS)
 
-$(B)/libmooncake.so: $(B)/libmooncake.so.$(VERSION)
+$(B)/libmooncake.so: $(B)/libmooncake.so.$(SOVERSION)
 	ln -sf $(<F) $(B)/libmooncake.so.$(SOMAJOR)
 	ln -sf libmooncake.so.$(SOMAJOR) $@
 
@@ -187,8 +188,8 @@ install: all ## into $(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include/mooncake \
 		$(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -m 755 $(TOOLS) $(DESTDIR)$(PREFIX)/bin
-	install -m 755 $(B)/libmooncake.so.$(VERSION) $(DESTDIR)$(LIBDIR)
-	ln -sf libmooncake.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libmooncake.so.$(SOMAJOR)
+	install -m 755 $(B)/libmooncake.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)
+	ln -sf libmooncake.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libmooncake.so.$(SOMAJOR)
 	ln -sf libmooncake.so.$(SOMAJOR) $(DESTDIR)$(LIBDIR)/libmooncake.so
 	install -m 644 $(B)/libmooncake.a $(DESTDIR)$(LIBDIR)
 	install -m 644 lib/include/mooncake/*.h $(DESTDIR)$(PREFIX)/include/mooncake

@@ -71,29 +71,35 @@ bool mci_metadata_is_remote(const struct mc_engine *engine)
 {
 	char host[MCI_HOST_MAX];
 
-	return engine->metadata && !mci_metadata_host(engine->metadata_uri, host, sizeof(host)) &&
+	return engine->kind != MCI_METADATA_P2P && !mci_metadata_host(engine->metadata_uri, host, sizeof(host)) &&
 	       !mci_host_is_loopback(host);
+}
+
+bool mci_bind_is_any(const struct mc_engine *engine)
+{
+	return engine->bind && (!strcmp(engine->bind, "0.0.0.0") || !strcmp(engine->bind, "::") ||
+				!strcmp(engine->bind, "[::]"));
 }
 
 int mci_addresses_choose(struct mc_engine *engine, const char *advertise, const char *name_host)
 {
 	char host[MCI_HOST_MAX], local[MCI_HOST_MAX];
-	bool remote = mci_metadata_is_remote(engine);
+	bool remote = mci_metadata_is_remote(engine), bound = engine->bind && !mci_bind_is_any(engine);
 	unsigned int i;
 	int ret = 0;
 
 	if (advertise && *advertise)
 		ret = add_list(engine, advertise);
-	else if (engine->bind && *engine->bind)
+	else if (bound)
 		ret = add(engine, engine->bind);
-	else if (engine->metadata && !mci_metadata_host(engine->metadata_uri, host, sizeof(host)) &&
+	else if (engine->kind != MCI_METADATA_P2P && !mci_metadata_host(engine->metadata_uri, host, sizeof(host)) &&
 		 !mci_local_address_to(host, local, sizeof(local)))
 		ret = add(engine, local);
 	else if (name_host && *name_host)
 		ret = add(engine, name_host);
 	if (ret)
 		return ret;
-	if (!advertise && !engine->bind && (remote || !engine->address_count ||
+	if (!advertise && !bound && (remote || !engine->address_count ||
 					    !mci_host_is_loopback(engine->addresses[0])))
 		add_interfaces(engine);
 	if (!engine->address_count)

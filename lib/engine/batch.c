@@ -110,8 +110,7 @@ static void batch_final(struct mc_batch *batch)
 	_Atomic uint32_t *phase = &batch->phase;
 
 	mci_completion_push(batch);
-	/* From here the owner may free the batch. */
-	atomic_store_explicit(phase, MCI_BATCH_FINAL, memory_order_release);
+	/* The owner may have freed the batch by now. */
 	futex_wake(phase);
 }
 
@@ -145,7 +144,8 @@ static void unpend(struct mc_batch *batch, uint32_t n)
 static void release_room(struct mc_engine *engine, struct mc_segment *segment, uint64_t n)
 {
 	atomic_fetch_sub(&segment->in_flight, n);
-	if (atomic_load_explicit(&engine->room_waiters, memory_order_relaxed)) {
+	/* Sequentially consistent, both: who waits says so before it looks for room. */
+	if (atomic_load(&engine->room_waiters)) {
 		atomic_fetch_add(&engine->room_epoch, 1);
 		futex_wake(&engine->room_epoch);
 		mci_completion_room(engine);
@@ -284,6 +284,17 @@ static int take_local(struct mci_entry *entry, struct mci_region *last)
 				      &entry->local_region);
 }
 
+/* Requests to @segment among the first @end of a batch. */
+static uint64_t count_to(const struct mc_batch *batch, const struct mc_segment *segment, unsigned int end)
+{
+	uint64_t n = 0;
+	unsigned int i;
+
+	for (i = 0; i < end; i++)
+		n += batch->entry[i].segment == segment;
+	return n;
+}
+
 /* All or nothing: room for every request that is to fly, or -EAGAIN. */
 static int take_room(struct mc_batch *batch)
 {
@@ -292,21 +303,21 @@ static int take_room(struct mc_batch *batch)
 
 	for (i = 0; i < batch->count; i++) {
 		struct mc_segment *segment = batch->entry[i].segment;
-		uint64_t n = 1, had;
+		uint64_t n = 1, had = atomic_load(&segment->in_flight);
 		unsigned int first = i;
 
 		while (i + 1 < batch->count && batch->entry[i + 1].segment == segment) {
 			i++;
 			n++;
 		}
-		had = atomic_fetch_add(&segment->in_flight, n);
-		/* A batch larger than the depth may fly alone. */
-		if (had && had + n > engine->queue_depth) {
-			atomic_fetch_sub(&segment->in_flight, n);
+		do {
+			/* A batch larger than the depth may fly alone. */
+			if (!had || had + n <= engine->queue_depth || had == count_to(batch, segment, first))
+				continue;
 			for (undo = 0; undo < first; undo++)
 				atomic_fetch_sub(&batch->entry[undo].segment->in_flight, 1);
 			return -EAGAIN;
-		}
+		} while (!atomic_compare_exchange_weak(&segment->in_flight, &had, had + n));
 	}
 	return 0;
 }
@@ -467,7 +478,11 @@ static int submit(struct mc_batch *batch, const struct mc_submit_attr *attr, str
 	}
 	ret = attr->flags & MC_SUBMIT_BLOCK ? wait_for_room(batch, batch->deadline_ns) : take_room(batch);
 	if (ret) {
+		/* What ended before it was known that we want room told nobody: look once more. */
 		mci_completion_want_room(engine);
+		ret = take_room(batch);
+	}
+	if (ret) {
 		free_notify(batch);
 		return mci_fail(ret, "%u requests more do not fit: %u per segment may wait or be in flight; wait for "
 				     "completions, or submit with MC_SUBMIT_BLOCK", batch->count, engine->queue_depth);

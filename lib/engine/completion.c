@@ -11,6 +11,7 @@
 
 /* Notifies that may wait for mc_notify_recv(); beyond this senders are told -ENOBUFS. */
 #define MAX_NOTIFIES 4096u
+#define MAX_NOTIFY_BYTES (64u << 20)
 
 static void update_fd(struct mc_engine *engine)
 {
@@ -103,6 +104,8 @@ void mci_completion_push(struct mc_batch *batch)
 		engine->done.last = batch;
 		update_fd(engine);
 	}
+	/* Under the lock: whoever is handed the batch by mc_engine_completed() finds it final, and may free it. */
+	atomic_store_explicit(&batch->phase, MCI_BATCH_FINAL, memory_order_release);
 	pthread_mutex_unlock(&engine->done_lock);
 }
 
@@ -170,7 +173,7 @@ int mci_notify_arrived(void *arg, const struct mc_uuid *sender, uint64_t sequenc
 	item->notify.sender = *sender;
 	item->notify.sequence = sequence;
 	pthread_mutex_lock(&engine->done_lock);
-	full = engine->notify_count == MAX_NOTIFIES;
+	full = engine->notify_count == MAX_NOTIFIES || engine->notify_bytes + body.message_length > MAX_NOTIFY_BYTES;
 	if (!full) {
 		if (engine->notify_last)
 			engine->notify_last->next = item;
@@ -178,6 +181,7 @@ int mci_notify_arrived(void *arg, const struct mc_uuid *sender, uint64_t sequenc
 			engine->notify_first = item;
 		engine->notify_last = item;
 		engine->notify_count++;
+		engine->notify_bytes += body.message_length;
 		update_fd(engine);
 		pthread_cond_signal(&engine->notify_arrived);
 	}
@@ -219,6 +223,7 @@ int mc_notify_recv(mc_engine *engine, struct mc_notify *notify, uint32_t timeout
 		if (!item->next)
 			engine->notify_last = NULL;
 		engine->notify_count--;
+		engine->notify_bytes -= item->notify.length;
 		update_fd(engine);
 	}
 	pthread_mutex_unlock(&engine->done_lock);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "core/bytes.h"
@@ -52,6 +53,11 @@ static int send_description(struct mci_control_conn *control, struct mci_conn *c
 	int ret = -ENOMEM;
 
 	pthread_mutex_lock(&engine->lock);
+	/* We listen before there is a first descriptor: who asks that early is sent away, to ask again. */
+	if (!engine->descriptor) {
+		pthread_mutex_unlock(&engine->lock);
+		return -EAGAIN;
+	}
 	length = strlen(engine->descriptor);
 	body = calloc(1, 17 + length);
 	if (body)
@@ -59,7 +65,7 @@ static int send_description(struct mci_control_conn *control, struct mci_conn *c
 	pthread_mutex_unlock(&engine->lock);
 	if (!body)
 		return ret;
-	if (control->same_user) {
+	if (control->same_user && engine->local_service) {
 		body[0] = (uint8_t)engine->host.secret.mode;
 		memcpy(body + 1, engine->host.secret.key, 16);
 	}
@@ -150,15 +156,12 @@ static void close_on_loop(void *arg)
 	struct mc_engine *engine = arg;
 	struct mci_control_conn *control;
 
-	for (;;) {
-		pthread_mutex_lock(&engine->lock);
-		for (control = engine->controls; control && !mci_loop_inside(control->loop); control = control->next)
-			;
-		pthread_mutex_unlock(&engine->lock);
-		if (!control)
-			return;
-		mci_conn_close(control->conn);	/* unlists it */
-	}
+	/* They are unlisted by closed(), which follows from the loop, at the latest when that is stopped. */
+	pthread_mutex_lock(&engine->lock);
+	for (control = engine->controls; control; control = control->next)
+		if (mci_loop_inside(control->loop))
+			mci_conn_close(control->conn);
+	pthread_mutex_unlock(&engine->lock);
 }
 
 void mci_control_stop(struct mc_engine *engine)
@@ -179,8 +182,17 @@ void mci_control_incoming(struct mc_engine *engine, struct mci_incoming *in)
 	}
 	control->engine = engine;
 	control->loop = mci_incoming_loop(in);
-	control->same_user = mci_incoming_is_unix(in) && engine->local_service;
+	control->same_user = mci_incoming_is_unix(in);
 	mci_incoming_accept(in, NULL, 0, ready, control);
+}
+
+/* The token that a unix socket hands out is only as good as who listens there: any user can take the name. */
+static bool served_by_same_user(const struct mci_sock *sock)
+{
+	struct ucred peer;
+	socklen_t length = sizeof(peer);
+
+	return !getsockopt(sock->fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) && (!peer.uid || peer.uid == geteuid());
 }
 
 int mci_control_ask(struct mc_engine *engine, const struct mci_connect_attr *attr, enum mci_control what,
@@ -196,6 +208,11 @@ int mci_control_ask(struct mc_engine *engine, const struct mci_connect_attr *att
 	ret = mci_connect(attr, &sock, &hello);
 	if (ret)
 		return ret;
+	if (attr->unix_name && attr->secret->mode == MCI_AUTH_NONE && !served_by_same_user(&sock)) {
+		mci_sock_close(&sock);
+		return mci_fail(-EKEYREJECTED, "the unix socket '@%s' is served by another user; give both sides "
+				"--key_file=FILE (mooncake key new FILE), or run them as one user", attr->unix_name);
+	}
 	if (peer)
 		*peer = hello.peer;
 	ret = mci_frame_send(&sock, (uint16_t)what, 1, NULL, 0, attr->deadline_ns);
@@ -238,9 +255,10 @@ int mc_segment_cpu_seconds(mc_segment *segment, double *seconds)
 	if (segment->classic)
 		return mci_fail(-EOPNOTSUPP, "'%s' is a classic peer; it does not tell its CPU time", segment->name);
 	pthread_mutex_lock(&segment->refresh_lock);
-	attr.host_count = segment->host_count;
-	for (i = 0; i < attr.host_count; i++)
-		hosts[i] = strdup(segment->hosts[i]);
+	for (i = 0; i < segment->host_count; i++) {
+		hosts[attr.host_count] = strdup(segment->hosts[i]);
+		attr.host_count += hosts[attr.host_count] ? 1 : 0;
+	}
 	attr.port = segment->port;
 	secret = segment->secret;
 	uuid = segment->uuid;

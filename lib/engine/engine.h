@@ -92,6 +92,7 @@ struct mc_engine {
 	struct mci_batch_list done;
 	struct mci_notify_item *notify_first, *notify_last;
 	unsigned int notify_count;
+	uint64_t notify_bytes;			/* of their messages */
 	_Atomic uint32_t room_epoch;		/* futex: bumped when a request ended while somebody waits for room */
 	_Atomic uint32_t room_waiters;
 
@@ -148,10 +149,13 @@ unsigned int mci_fork_epoch(void);
 int mci_fork_fail(void);
 
 /* address.c */
+bool mci_bind_is_any(const struct mc_engine *engine);	/* asked to listen on all addresses, by naming "any" */
 int mci_addresses_choose(struct mc_engine *engine, const char *advertise, const char *name_host);
 
 /* resolve.c */
 int mci_segment_resolve(struct mc_engine *engine, const char *name, uint64_t deadline_ns, struct mci_resolved *out);
+/* Where a record says that its process is, whatever key it was written under; @out->secret is ours. */
+int mci_segment_locate(struct mc_engine *engine, const char *text, size_t length, struct mci_resolved *out);
 void mci_resolved_release(struct mci_resolved *resolved);
 
 /* publish.c */

@@ -312,7 +312,7 @@ static int open_transports(struct mc_engine *engine, const struct mc_engine_attr
 		.bind = engine->bind,
 	};
 	/* Bound to "any", connections leave by route. */
-	if (engine->bind && (!strcmp(engine->bind, "0.0.0.0") || !strcmp(engine->bind, "::")))
+	if (mci_bind_is_any(engine))
 		host->options.source = NULL;
 	for (i = 0; i < sizeof(transports) / sizeof(transports[0]); i++) {
 		const struct mci_transport_ops *ops = transports[i];
@@ -435,7 +435,9 @@ static unsigned int default_threads(void)
 static int start(struct mc_engine *engine, const struct mc_engine_attr *attr)
 {
 	struct mci_hostport name;
+	const char *advertise;
 	uint64_t threads;
+	bool given;
 	int ret;
 
 	ret = read_settings(engine, attr);
@@ -453,11 +455,14 @@ static int start(struct mc_engine *engine, const struct mc_engine_attr *attr)
 	engine->self.generation = 1;
 	read_boot_id(&engine->boot_id);
 	choose_secret(engine);
-	ret = open_metadata(engine, attr);
-	if (ret)
-		return ret;
-	ret = mci_addresses_choose(engine, attr->advertise ? attr->advertise :
-				   mci_settings_text(engine->settings, "engine.advertise"), name.host);
+	/* Addresses that were given are judged before anybody is asked; others are found by the route there. */
+	advertise = attr->advertise ? attr->advertise : mci_settings_text(engine->settings, "engine.advertise");
+	given = (advertise && *advertise) || (engine->bind && !mci_bind_is_any(engine));
+	ret = given ? mci_addresses_choose(engine, advertise, name.host) : 0;
+	if (!ret)
+		ret = open_metadata(engine, attr);
+	if (!ret && !given)
+		ret = mci_addresses_choose(engine, advertise, name.host);
 	if (!ret)
 		ret = mci_regions_create(&engine->host.regions);
 	if (ret)
@@ -493,9 +498,14 @@ int mc_engine_open(const struct mc_engine_attr *attr, mc_engine **out)
 	int ret;
 
 	mci_log_init();
-	if (!attr || attr->size != sizeof(*attr) || (attr->flags & ~KNOWN_FLAGS) || attr->reserved0)
-		return mci_fail(-EINVAL, "struct mc_engine_attr has a size, a flag or a reserved member that this library "
-				"does not know; was the program built against other headers?");
+	if (!attr || attr->size != sizeof(*attr))
+		return mci_fail(-EINVAL, "struct mc_engine_attr of %zu bytes is not known, this library has %zu; set its size "
+				"(MC_ENGINE_ATTR_INIT), and build against the headers of this library",
+				attr ? attr->size : 0, sizeof(*attr));
+	if ((attr->flags & ~KNOWN_FLAGS) || attr->reserved0)
+		return mci_fail(-EINVAL, "struct mc_engine_attr: this library does not know flag %#x, and reserved0 is %u "
+				"instead of 0; was the program built against other headers?",
+				attr->flags & ~KNOWN_FLAGS, attr->reserved0);
 	engine = create();
 	if (!engine)
 		return mci_fail(-ENOMEM, "no memory for an engine");

@@ -104,23 +104,31 @@ static int encode(struct mc_engine *engine, char **text)
 	return ret;
 }
 
+static int taken_over(const struct mc_engine *engine)
+{
+	return mci_fail(-EOWNERDEAD, "the name '%s' was taken over by another process; open the engine anew under a name of "
+			"its own", engine->self.name);
+}
+
 int mci_publish_update(struct mc_engine *engine)
 {
 	char key[MCI_KEY_MAX], *text;
 	int ret;
 
 	if (atomic_load(&engine->lost))
-		return mci_fail(-EOWNERDEAD, "the name '%s' was taken over by another process; open the engine anew under a "
-				"name of its own", engine->self.name);
+		return taken_over(engine);
 	ret = encode(engine, &text);
 	if (ret)
 		return ret;
 	if (engine->metadata && engine->published) {
 		ret = mci_key_ram(engine->cluster_id, engine->self.name, key);
+		/* Over our own text only: what another process put there is not ours to replace. */
 		if (!ret)
-			ret = mci_metadata_publish(engine->metadata, key, text, 0, true);
-		if (ret == -EEXIST)
+			ret = mci_metadata_publish(engine->metadata, key, text, 0, false);
+		if (ret == -EEXIST) {
 			on_lost(engine, key);
+			ret = taken_over(engine);
+		}
 	}
 	if (ret) {
 		free(text);
@@ -193,8 +201,11 @@ static int look_at_predecessor(struct mc_engine *engine, const char *key, uint64
 		return ret;
 	*there = true;
 	*version = value.version;
-	free(value.text);
 	ret = mci_segment_resolve(engine, engine->self.name, mci_now_ns() + MCI_PROBE_TIMEOUT_MS * MCI_NS_PER_MS, &found);
+	/* Written under another key, or none: its process may live all the same, and says so by refusing ours. */
+	if (ret == -EKEYREJECTED)
+		ret = mci_segment_locate(engine, value.text, value.length, &found);
+	free(value.text);
 	if (ret) {
 		mci_info("the record under '%s' cannot be read (%s); it is replaced", key, mc_errmsg());
 		return 0;

@@ -66,6 +66,17 @@ static void remember_memory(struct mc_region *region)
 	mci_put64(base->content_id.b + 8, mci_get64(base->content_id.b + 8) ^ base->length);
 }
 
+/* Whole pages only: on those at the ends live others' data (heap, stack) that a child needs to get to exec. */
+static void inherit(const struct mc_region *region, int advice)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), addr = (uintptr_t)region->base.addr;
+	uintptr_t start = (addr + page - 1) & ~(page - 1), end = (addr + region->base.length) & ~(page - 1);
+
+	/* Memory of mc_memory_alloc() is marked for all its life. */
+	if (!region->memory && start < end)
+		madvise((void *)start, end - start, advice);
+}
+
 static void release(struct mc_region *region)
 {
 	if (region->memory)
@@ -82,7 +93,7 @@ static void release(struct mc_region *region)
  * @out: the region; mc_engine_unregister() it before the memory goes
  *
  * Memory from mc_memory_alloc() is shared with peers on this host by descriptor; other memory is reached
- * there through the kernel, or by TCP. The range is marked MADV_DONTFORK. The descriptor is published anew
+ * there through the kernel, or by TCP. Its whole pages are marked MADV_DONTFORK. The descriptor is published anew
  * before this returns. Thread-safe; blocks for the metadata service.
  *
  * Return: 0; -EINVAL; -EEXIST: overlaps another region; -EFAULT: not mapped; -EOWNERDEAD: our name was taken
@@ -139,7 +150,7 @@ int mc_engine_register(mc_engine *engine, void *addr, uint64_t length, const str
 	}
 	engine->open_regions++;
 	pthread_mutex_unlock(&engine->publish_lock);
-	madvise((void *)((uintptr_t)addr & ~4095ul), length + ((uintptr_t)addr & 4095), MADV_DONTFORK);
+	inherit(region, MADV_DONTFORK);
 	*out = region;
 	return 0;
 
@@ -149,7 +160,11 @@ err_remove:
 		if (engine->transport[added] && transports[added]->region_remove)
 			transports[added]->region_remove(engine->transport[added], &region->base,
 							 mci_now_ns() + UNREGISTER_GRACE_MS * MCI_NS_PER_MS);
-	mci_regions_remove(engine->host.regions, &region->base, mci_now_ns() + UNREGISTER_GRACE_MS * MCI_NS_PER_MS);
+	if (mci_regions_remove(engine->host.regions, &region->base,
+			       mci_now_ns() + UNREGISTER_GRACE_MS * MCI_NS_PER_MS)) {
+		pthread_mutex_unlock(&engine->publish_lock);
+		return ret;	/* somebody is inside already: the region, which is retired, must stay */
+	}
 err_free:
 	pthread_mutex_unlock(&engine->publish_lock);
 	release(region);
@@ -223,8 +238,7 @@ int mc_engine_unregister(mc_region *region, uint32_t flags)
 	if (region->base.rights && mci_publish_update(engine))
 		mci_warn("region %u is gone, but the descriptor could not be updated: %s", region->base.id, mc_errmsg());
 	pthread_mutex_unlock(&engine->publish_lock);
-	madvise((void *)((uintptr_t)region->base.addr & ~4095ul),
-		region->base.length + ((uintptr_t)region->base.addr & 4095), MADV_DOFORK);
+	inherit(region, MADV_DOFORK);
 	release(region);
 	return 0;
 }

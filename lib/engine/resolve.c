@@ -31,23 +31,45 @@ static void add_host(struct mci_resolved *resolved, const char *host)
 	}
 }
 
-static int decode(struct mc_engine *engine, const char *text, size_t length, struct mci_resolved *out)
+static void adopt(struct mci_descriptor *descriptor, struct mci_resolved *out)
+{
+	unsigned int i;
+
+	out->descriptor = descriptor;
+	if (!descriptor->has_ours)
+		return;
+	for (i = 0; i < descriptor->address_count; i++)
+		add_host(out, descriptor->addresses[i]);
+	out->port = descriptor->port;
+}
+
+int mci_segment_locate(struct mc_engine *engine, const char *text, size_t length, struct mci_resolved *out)
+{
+	struct mci_descriptor *descriptor;
+	int ret;
+
+	memset(out, 0, sizeof(*out));
+	ret = mci_descriptor_decode(text, length, NULL, &descriptor);
+	if (ret)
+		return ret;
+	adopt(descriptor, out);
+	out->secret = engine->cluster;
+	return 0;
+}
+
+static int decode(struct mc_engine *engine, const char *name, const char *text, size_t length,
+		  struct mci_resolved *out)
 {
 	const struct mci_secret *cluster = engine->cluster.mode == MCI_AUTH_CLUSTER ? &engine->cluster : NULL;
 	struct mci_descriptor *descriptor;
-	unsigned int i;
 	int ret;
 
 	ret = mci_descriptor_decode(text, length, cluster, &descriptor);
 	if (ret)
-		return ret;
-	out->descriptor = descriptor;
-	if (descriptor->has_ours) {
-		for (i = 0; i < descriptor->address_count; i++)
-			add_host(out, descriptor->addresses[i]);
-		out->port = descriptor->port;
+		return mci_fail(ret, "segment '%s': %s", name, mc_errmsg());
+	adopt(descriptor, out);
+	if (descriptor->has_ours)
 		return 0;
-	}
 	if (cluster && !(engine->flags & MC_ENGINE_CLASSIC))
 		return mci_fail(-EKEYREJECTED, "segment '%s' is served by a classic peer, which knows no cluster key; "
 				"give --classic to talk to it all the same", descriptor->name);
@@ -126,18 +148,22 @@ static int resolve_by_service(struct mc_engine *engine, const char *name, uint64
 				name, engine->metadata_uri, engine->metadata_uri);
 	if (ret)
 		return ret;
-	ret = decode(engine, value.text, value.length, out);
+	ret = decode(engine, name, value.text, value.length, out);
 	free(value.text);
 	if (ret)
 		return ret;
+	/* Signed it may be, for another name: whoever writes the service must not lead us elsewhere. */
+	if (out->descriptor->has_ours && strcmp(out->descriptor->name, name))
+		return mci_fail(-EBADMSG, "the record under the name '%s' in the metadata service describes segment '%s'; it "
+				"was put there by hand, or tampered with", name, out->descriptor->name);
 	if (!out->descriptor->has_ours)
 		return resolve_rpc_meta(engine, out->descriptor->name[0] ? out->descriptor->name : name, out);
 	return fetch_token(engine, name, deadline_ns, &out->secret);
 }
 
 /* A classic peer without a metadata service answers type-1 messages. */
-static int ask_classic(struct mc_engine *engine, const struct mci_hostport *at, uint64_t deadline_ns,
-		       struct mci_resolved *out)
+static int ask_classic(struct mc_engine *engine, const char *name, const struct mci_hostport *at,
+		       uint64_t deadline_ns, struct mci_resolved *out)
 {
 	const char *hosts[1] = { at->host };
 	char *mine = mci_publish_text(engine), *reply = NULL;
@@ -147,11 +173,12 @@ static int ask_classic(struct mc_engine *engine, const struct mci_hostport *at, 
 	free(mine);
 	if (ret)
 		return ret;
-	ret = decode(engine, reply, strlen(reply), out);
+	ret = decode(engine, name, reply, strlen(reply), out);
 	free(reply);
 	if (!ret) {
 		add_host(out, at->host);
 		out->port = at->port;
+		out->secret = engine->cluster;	/* should it be one of ours after all: no downgrade */
 	}
 	return ret;
 }
@@ -191,7 +218,7 @@ static int resolve_by_peer(struct mc_engine *engine, const char *name, uint64_t 
 	ret = mci_control_ask(engine, &attr, MCI_CONTROL_DESCRIBE, &body, &length, NULL);
 	if (ret && (engine->cluster.mode != MCI_AUTH_CLUSTER || engine->flags & MC_ENGINE_CLASSIC) &&
 	    ret != -EKEYREJECTED && ret != -ETIMEDOUT) {
-		if (!ask_classic(engine, &at, deadline_ns, out))
+		if (!ask_classic(engine, name, &at, deadline_ns, out))
 			return 0;
 		/* Somebody may live there who wants a key: the hello over TCP says so. */
 		attr.unix_name = NULL;
@@ -207,7 +234,7 @@ static int resolve_by_peer(struct mc_engine *engine, const char *name, uint64_t 
 		free(body);
 		return mci_fail(-EPROTO, "the peer at %s describes itself in %u bytes, which is too short", name, length);
 	}
-	ret = decode(engine, (const char *)body + 17, length - 17, out);
+	ret = decode(engine, name, (const char *)body + 17, length - 17, out);
 	if (!ret) {
 		out->secret = *attr.secret;
 		if (((uint8_t *)body)[0] == MCI_AUTH_TOKEN) {

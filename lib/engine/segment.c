@@ -75,7 +75,7 @@ static int open_way(struct mc_segment *segment, enum mci_transport_id id, uint64
 	char *hosts[MCI_MAX_ADDRESSES];
 	struct mci_peer_info info;
 	json_t *root;
-	unsigned int i;
+	unsigned int i, n;
 	int ret;
 
 	if (!transport || (id == MCI_TRANSPORT_CLASSIC) != segment->classic)
@@ -84,9 +84,12 @@ static int open_way(struct mc_segment *segment, enum mci_transport_id id, uint64
 	pthread_mutex_lock(&segment->refresh_lock);
 	peer_info(segment, ops, &info);
 	root = json_incref(segment->descriptor->root);
-	for (i = 0; i < info.address_count; i++)
-		hosts[i] = strdup(info.addresses[i]);
+	for (i = n = 0; i < info.address_count; i++) {
+		hosts[n] = strdup(info.addresses[i]);
+		n += hosts[n] ? 1 : 0;
+	}
 	info.addresses = (const char *const *)hosts;
+	info.address_count = n;
 	pthread_mutex_unlock(&segment->refresh_lock);
 	way->segment = segment;
 	way->ops = ops;

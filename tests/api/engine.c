@@ -276,6 +276,28 @@ static void test_loopback_is_not_published_in_a_remote_metadata_service(void **s
 	assert_true(now_ms() - start < 5000);
 }
 
+static void test_the_any_address_is_listened_on_and_not_published(void **state)
+{
+	static const char *const any[] = { "0.0.0.0", "::" };
+	struct mc_engine_attr attr = named("any");
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < 2; i++) {
+		mc_engine *engine;
+		char *record;
+
+		attr.bind = any[i];
+		must(mc_engine_open(&attr, &engine));
+		record = record_of("mooncake/ram/any");
+		assert_non_null(record);
+		if (strstr(record, "\"0.0.0.0\"") || strstr(record, "\"::\"") || !strstr(record, "\"127.0.0.1\""))
+			fail_msg("bound to %s, published %s", any[i], record);
+		free(record);
+		must(mc_engine_close(engine));
+	}
+}
+
 static void test_p2p_beyond_this_host_needs_a_key(void **state)
 {
 	struct mc_engine_attr attr = named("192.0.2.7");
@@ -995,6 +1017,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_an_unknown_transport_is_named),
 		cmocka_unit_test(test_attributes_of_other_headers_are_refused),
 		cmocka_unit_test(test_loopback_is_not_published_in_a_remote_metadata_service),
+		cmocka_unit_test(test_the_any_address_is_listened_on_and_not_published),
 		cmocka_unit_test(test_p2p_beyond_this_host_needs_a_key),
 		cmocka_unit_test(test_a_key_must_be_the_same_on_both_sides),
 		cmocka_unit_test(test_p2p_without_a_server_keeps_to_the_key),

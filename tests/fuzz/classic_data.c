@@ -86,8 +86,12 @@ static void to_server(const uint8_t *data, size_t size)
 	struct pollfd wait = {.fd = fd, .events = POLLIN};
 	size_t i;
 
-	if (connect(fd, (struct sockaddr *)&in, sizeof(in)))
-		abort();
+	if (connect(fd, (struct sockaddr *)&in, sizeof(in))) {
+		if (errno != EADDRNOTAVAIL && errno != ETIMEDOUT)	/* a busy machine ran out of ports */
+			abort();
+		close(fd);
+		return;
+	}
 	while (size >= sizeof(header)) {
 		struct mci_classic_request request;
 		size_t payload;

@@ -3,6 +3,7 @@
  * Whatever comes over a data connection: the codec alone, a target fed with requests, an initiator fed
  * with replies. The first byte says which.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -94,6 +95,8 @@ static void target(const uint8_t *data, size_t size)
 	}
 	if (conn->region)
 		mci_region_put(conn->region);
+	if (conn->source)
+		mci_region_put(conn->source);
 	if (atomic_load(&region.users))
 		abort();
 	mci_tcp_conn_put(conn);

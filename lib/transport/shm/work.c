@@ -197,11 +197,27 @@ static void park(struct mci_peer *peer, struct mci_shm_queue *own, struct mci_re
 		mci_shm_link_ask(peer->link, (unsigned int)(r->remote - peer->regions));
 }
 
-static struct mci_request *front(struct mci_peer *peer, struct mci_shm_queue *own)
+#define LOOK 8	/* requests at the head of the queue among which a thread chooses */
+
+/*
+ * What to do next: the large request that this thread is at, else one that nobody is at, else the first. Threads
+ * that stream through requests of their own disturb each other less than those that share one.
+ */
+static struct mci_request *choose(struct mci_peer *peer, struct mci_shm_queue *own, const struct mci_request *mine)
 {
+	struct mci_request *first, *free = NULL, *r;
+	unsigned int i = 0;
+
 	if (own)
 		return own->first;
-	return peer->queue[0].first ? peer->queue[0].first : peer->queue[1].first;
+	first = peer->queue[0].first ? peer->queue[0].first : peer->queue[1].first;
+	for (r = first; r && i < LOOK; r = r->next, i++) {
+		if (r == mine)
+			return r;
+		if (!free && !r->outstanding)
+			free = r;
+	}
+	return free ? free : first;
 }
 
 /* The next part of a large request: a quarter of it, so that others find some to do, within bounds. */
@@ -219,6 +235,7 @@ static uint64_t chunk_of(const struct mci_request *r)
 /* Fill a lot: several small requests, or one part of a large one. peer->lock held. */
 static void claim(struct mci_peer *peer, struct mci_shm_queue *own, struct lot *lot, struct mci_shm_finals *finals)
 {
+	static _Thread_local struct mci_request *mine;	/* compared only: it may be gone */
 	uint64_t now = mci_now_ns();
 	struct mci_request *r;
 
@@ -226,7 +243,7 @@ static void claim(struct mci_peer *peer, struct mci_shm_queue *own, struct lot *
 	lot->link = NULL;
 	lot->bytes = lot->offset = lot->length = 0;
 	lot->part = false;
-	while ((r = front(peer, own)) && lot->count < MCI_SHM_LOT) {
+	while ((r = choose(peer, own, mine)) && lot->count < MCI_SHM_LOT) {
 		bool large = r->length > MCI_SHM_CHUNK;
 		struct mci_shm_map *map;
 		enum mc_state state;
@@ -266,6 +283,7 @@ static void claim(struct mci_peer *peer, struct mci_shm_queue *own, struct lot *
 			lot->bytes += r->length;
 			continue;
 		}
+		mine = r;
 		lot->part = true;
 		lot->offset = r->cursor;
 		lot->length = lot->bytes = chunk_of(r);

@@ -123,7 +123,8 @@ int mci_tcp_peer_connect(struct mci_tcp_peer *peer, uint64_t deadline_ns)
 		return mci_fail(-ENOMEM, "no memory for data connections");
 	link->refs = 1;
 	pthread_mutex_lock(&peer->lock);
-	incarnation = ++peer->incarnation;	/* each attempt: nobody knows how far the last one got */
+	/* Each attempt its own: nobody knows how far the last one got. */
+	incarnation = atomic_fetch_add(&peer->tcp->incarnations, 1) + 1;
 	pthread_mutex_unlock(&peer->lock);
 
 	while (link->count < peer->stream_count) {
@@ -220,7 +221,7 @@ static void *connector_main(void *arg)
 	struct mci_transport_host *host = peer->tcp->host;
 	uint64_t patience = (host->options.connect_timeout_ms ? host->options.connect_timeout_ms : 3000) * MCI_NS_PER_MS;
 	struct mci_request *chain = NULL;
-	int ret;
+	int ret = -ECANCELED;
 
 	atomic_fetch_add_explicit(&host->stats.reconnects, 1, memory_order_relaxed);
 	pthread_mutex_lock(&peer->lock);
@@ -251,7 +252,8 @@ static void *connector_main(void *arg)
 			break;
 		}
 	}
-	if (peer->state == MCI_TCP_CONNECTING)
+	/* After a success it is not ours any more: the link may have broken since, and the next connector be at work. */
+	if (ret && peer->state == MCI_TCP_CONNECTING)
 		peer->state = MCI_TCP_DOWN;	/* the next submit starts the next connector */
 	pthread_mutex_unlock(&peer->lock);
 	mci_tcp_peer_complete(peer, chain);

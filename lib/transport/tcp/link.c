@@ -22,7 +22,7 @@
 struct round {
 	uint64_t budget;
 	unsigned int done_count;
-	struct mci_tcp_done done[MCI_TCP_SLOTS];
+	struct mci_tcp_done done[MCI_TCP_SEND_IOVECS];
 	struct mci_request *ended;
 	bool again, more;
 	int err;
@@ -218,7 +218,12 @@ static void post(struct mci_tcp_stream *s)
 
 void mci_tcp_stream_pump(struct mci_tcp_stream *s, uint64_t budget)
 {
-	struct round round = { .budget = budget };
+	struct round round;		/* set by hand: its array is large, and this runs per batch */
+
+	round.budget = budget;
+	round.done_count = 0;
+	round.ended = NULL;
+	round.err = 0;
 
 	atomic_store(&s->want_tx, true);
 	while (atomic_load(&s->want_tx)) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * A peer's requests: queues, slices, deadlines, cancelling, breaking a session and starting over.
- * Lock order: see peer.h. A request is on exactly one list from submit to completion.
+ * A peer's life: opening, submitting, deadlines, cancelling, breaking a session and starting over, fences.
+ * Lock order: see peer.h.
  */
 #include "transport/tcp/peer.h"
 
@@ -12,242 +12,7 @@
 #include "core/log.h"
 
 #define INLINE_BYTES (1u << 20)		/* what a submitting thread sends itself, per stream */
-#define READ_WINDOW (8u << 20)		/* bytes asked for and not here yet, per stream */
 #define TIMER_STEP_NS (10 * MCI_NS_PER_MS)
-
-/* request->state: list, and how it ended while slices are still in flight: enum mc_state, errno. */
-#define STATE(list, end, err) ((uint32_t)(list) | (uint32_t)(end) << 8 | (uint32_t)(err) << 16)
-
-static enum mci_tcp_list list_of(const struct mci_request *r)
-{
-	return (enum mci_tcp_list)(r->state & 0xff);
-}
-
-static enum mc_state end_of(const struct mci_request *r)
-{
-	return (enum mc_state)(r->state >> 8 & 0xff);
-}
-
-static int error_of(const struct mci_request *r)
-{
-	return -(int)(r->state >> 16);
-}
-
-static void set_end(struct mci_request *r, enum mc_state end, int err)
-{
-	if (!end_of(r))
-		r->state = STATE(list_of(r), end, -err);
-}
-
-static void link_request(struct mci_tcp_peer *peer, struct mci_request *r, enum mci_tcp_list list, bool front)
-{
-	struct mci_request *first = peer->list[list].first, *last = peer->list[list].last;
-
-	r->state = (r->state & ~0xffu) | (uint32_t)list;
-	r->prev = front ? NULL : last;
-	r->next = front ? first : NULL;
-	if (r->prev)
-		r->prev->next = r;
-	else
-		peer->list[list].first = r;
-	if (r->next)
-		r->next->prev = r;
-	else
-		peer->list[list].last = r;
-	if (list != MCI_TCP_FLIGHT)
-		atomic_fetch_add_explicit(&peer->queued, 1, memory_order_relaxed);
-}
-
-static void unlink_request(struct mci_tcp_peer *peer, struct mci_request *r)
-{
-	enum mci_tcp_list list = list_of(r);
-
-	if (r->prev)
-		r->prev->next = r->next;
-	else
-		peer->list[list].first = r->next;
-	if (r->next)
-		r->next->prev = r->prev;
-	else
-		peer->list[list].last = r->prev;
-	if (list != MCI_TCP_FLIGHT)
-		atomic_fetch_sub_explicit(&peer->queued, 1, memory_order_relaxed);
-	r->next = NULL;
-	r->prev = NULL;
-	r->state &= ~0xffu;
-}
-
-static enum mci_tcp_list class_of(const struct mci_request *r)
-{
-	if (r->op >= MCI_OP_NOTIFY)
-		return MCI_TCP_ORDERED;
-	return r->priority > 0 ? MCI_TCP_HIGH : MCI_TCP_LOW;
-}
-
-/* Off the lists, onto the chain of those to complete. */
-static void end_request(struct mci_tcp_peer *peer, struct mci_request *r, struct mci_request **chain)
-{
-	unlink_request(peer, r);
-	r->next = *chain;
-	*chain = r;
-}
-
-bool mci_tcp_peer_pending(const struct mci_tcp_peer *peer)
-{
-	return peer->queued || peer->list[MCI_TCP_FLIGHT].first;
-}
-
-/* Fences wait in the thread that asked for them. */
-struct fence {
-	struct mci_request request;	/* first */
-	bool done;
-	int error;
-};
-
-static void complete_fence(struct mci_tcp_peer *peer, struct mci_request *r, int err)
-{
-	struct fence *fence = (struct fence *)r;
-
-	pthread_mutex_lock(&peer->lock);
-	fence->error = err;
-	fence->done = true;
-	pthread_cond_broadcast(&peer->changed);
-	pthread_mutex_unlock(&peer->lock);
-}
-
-void mci_tcp_peer_complete(struct mci_tcp_peer *peer, struct mci_request *chain)
-{
-	while (chain) {
-		struct mci_request *r = chain;
-		enum mc_state end = end_of(r) ? end_of(r) : MC_DONE;
-		int err = error_of(r);
-
-		chain = r->next;
-		r->next = NULL;
-		r->state = 0;
-		if (r->op == MCI_TCP_OP_FENCE)
-			complete_fence(peer, r, err);
-		else
-			peer->tcp->host->complete(r, end, err, r->done_bytes, 0);
-	}
-}
-
-/* Answers that came in order of completion are completed in that order, too. */
-static struct mci_request *reversed(struct mci_request *chain)
-{
-	struct mci_request *out = NULL;
-
-	while (chain) {
-		struct mci_request *next = chain->next;
-
-		chain->next = out;
-		out = chain;
-		chain = next;
-	}
-	return out;
-}
-
-bool mci_tcp_peer_done(struct mci_tcp_peer *peer, struct mci_tcp_link *link, const struct mci_tcp_done *done,
-		       unsigned int count)
-{
-	struct mci_request *chain = NULL;
-	unsigned int i;
-	bool more;
-
-	pthread_mutex_lock(&peer->lock);
-	if (peer->link != link) {	/* broken meanwhile: these slices are sent anew */
-		pthread_mutex_unlock(&peer->lock);
-		return false;
-	}
-	for (i = 0; i < count; i++) {
-		struct mci_request *r = done[i].request;
-
-		r->outstanding--;
-		if (done[i].status)
-			set_end(r, MC_FAILED, done[i].status);
-		else
-			r->done_bytes += done[i].length;
-		if (!r->outstanding && (r->cursor == r->length || end_of(r)))
-			end_request(peer, r, &chain);
-		else if (done[i].status && list_of(r) != MCI_TCP_FLIGHT) {
-			unlink_request(peer, r);	/* send no more of it */
-			link_request(peer, r, MCI_TCP_FLIGHT, false);
-		}
-	}
-	peer->backoff_ns = 0;
-	more = peer->queued > 0;
-	pthread_mutex_unlock(&peer->lock);
-	mci_tcp_peer_complete(peer, reversed(chain));
-	return more;
-}
-
-/* Slices of the first request of @list; false: nothing more can be had from it now. */
-static bool take_one(struct mci_tcp_peer *peer, struct mci_tcp_stream *s, enum mci_tcp_list list,
-		     struct mci_tcp_slice *slice, struct mci_request **ended, bool *got)
-{
-	struct mci_request *r = peer->list[list].first;
-	uint32_t size = peer->slice_size < s->slice_max ? peer->slice_size : s->slice_max;
-	uint64_t left;
-
-	*got = false;
-	if (!r)
-		return false;
-	if (r->remote && atomic_load_explicit(&r->remote->stale, memory_order_relaxed)) {
-		set_end(r, MC_FAILED, -ESTALE);
-		if (!r->outstanding) {
-			end_request(peer, r, ended);
-		} else {
-			unlink_request(peer, r);
-			link_request(peer, r, MCI_TCP_FLIGHT, false);
-		}
-		return true;
-	}
-	left = r->length - r->cursor;
-	if (left > size && (list == MCI_TCP_HIGH || list == MCI_TCP_LOW)) {
-		/* A short tail rides with the last slice. */
-		left = left < size + size / 2 && left <= s->slice_max ? left : size;
-	}
-	if (r->op == MCI_OP_READ) {
-		uint64_t reading = atomic_load_explicit(&s->reading, memory_order_relaxed);
-
-		if (reading && reading + left > READ_WINDOW)
-			return false;
-		atomic_fetch_add_explicit(&s->reading, left, memory_order_relaxed);
-	}
-	if (r->op == MCI_OP_NOTIFY && !r->tag)
-		r->tag = ++peer->sequence;
-	*slice = (struct mci_tcp_slice){ .request = r, .at = r->cursor, .length = (uint32_t)left };
-	r->cursor += left;
-	r->outstanding++;
-	if (r->cursor == r->length) {
-		unlink_request(peer, r);
-		link_request(peer, r, MCI_TCP_FLIGHT, false);
-	}
-	*got = true;
-	return true;
-}
-
-unsigned int mci_tcp_peer_take(struct mci_tcp_peer *peer, struct mci_tcp_stream *s, struct mci_tcp_slice *slices,
-			       unsigned int max, uint64_t room, struct mci_request **ended)
-{
-	/* Notifies and fences travel on one stream, in order. */
-	static const enum mci_tcp_list order[] = { MCI_TCP_ORDERED, MCI_TCP_HIGH, MCI_TCP_LOW };
-	unsigned int n = 0, i;
-	uint64_t taken = 0;
-	bool got;
-
-	pthread_mutex_lock(&peer->lock);
-	for (i = s->index ? 1 : 0; i < 3 && peer->state == MCI_TCP_UP && peer->link == s->link; i++) {
-		while (n < max && taken < room && take_one(peer, s, order[i], &slices[n], ended, &got)) {
-			if (got)
-				taken += MCI_TCP_HEADER + slices[n++].length;
-		}
-		if (n == max || taken >= room)
-			break;
-	}
-	pthread_mutex_unlock(&peer->lock);
-	return n;
-}
 
 /* Loop thread. */
 static void arm_timer(struct mci_task *task)
@@ -281,14 +46,14 @@ static void need_timer(struct mci_tcp_peer *peer, uint64_t at_ns)
 static void stop_request(struct mci_tcp_peer *peer, struct mci_request *r, enum mc_state end, int err,
 			 struct mci_request **chain)
 {
-	set_end(r, end, err);
+	mci_tcp_request_set_end(r, end, err);
 	if (!r->outstanding) {
-		end_request(peer, r, chain);
+		mci_tcp_request_finish(peer, r, chain);
 		return;
 	}
-	if (list_of(r) != MCI_TCP_FLIGHT) {
-		unlink_request(peer, r);
-		link_request(peer, r, MCI_TCP_FLIGHT, false);
+	if (mci_tcp_request_list(r) != MCI_TCP_FLIGHT) {
+		mci_tcp_request_unlink(peer, r);
+		mci_tcp_request_link(peer, r, MCI_TCP_FLIGHT, false);
 	}
 	if (!peer->grace_at) {
 		peer->grace_at = mci_now_ns() + MCI_TCP_GRACE_NS;
@@ -317,7 +82,7 @@ static void on_timer(struct mci_timer *timer)
 		}
 	}
 	for (r = peer->list[MCI_TCP_FLIGHT].first; r && !overdue; r = r->next)
-		overdue = end_of(r) == MC_CANCELLED || now >= r->deadline_ns;
+		overdue = mci_tcp_request_end(r) == MC_CANCELLED || now >= r->deadline_ns;
 	if (!overdue || peer->state != MCI_TCP_UP) {
 		peer->grace_at = 0;
 	} else if (now >= peer->grace_at) {
@@ -335,7 +100,7 @@ static void on_timer(struct mci_timer *timer)
 		mci_tcp_peer_break(peer, broken, -ETIMEDOUT, "requests timed out or were cancelled, and no answer came");
 		mci_tcp_link_put(broken);
 	}
-	mci_tcp_peer_complete(peer, reversed(chain));
+	mci_tcp_peer_complete(peer, mci_tcp_chain_reversed(chain));
 }
 
 /* Send what is queued, as far as the sockets take it now; the loops go on from there. */
@@ -367,7 +132,7 @@ void mci_tcp_submit(struct mci_peer *p, struct mci_request *first)
 		r->tag = 0;
 		if (r->deadline_ns < soonest)
 			soonest = r->deadline_ns;
-		link_request(peer, r, class_of(r), false);
+		mci_tcp_request_link(peer, r, mci_tcp_request_class(r), false);
 		if (r->remote && atomic_load_explicit(&r->remote->stale, memory_order_relaxed))
 			stop_request(peer, r, MC_FAILED, -ESTALE, &chain);
 		else if (atomic_load_explicit(&r->cancelled, memory_order_relaxed))
@@ -383,7 +148,7 @@ void mci_tcp_submit(struct mci_peer *p, struct mci_request *first)
 		mci_tcp_connector_start(peer, &chain);
 	}
 	pthread_mutex_unlock(&peer->lock);
-	mci_tcp_peer_complete(peer, reversed(chain));
+	mci_tcp_peer_complete(peer, mci_tcp_chain_reversed(chain));
 	if (link) {
 		pump_all(link, turn);
 		mci_tcp_link_put(link);
@@ -396,32 +161,10 @@ void mci_tcp_cancel(struct mci_peer *p, struct mci_request *r)
 	struct mci_request *chain = NULL;
 
 	pthread_mutex_lock(&peer->lock);
-	if (list_of(r) != MCI_TCP_NOWHERE)
+	if (mci_tcp_request_list(r) != MCI_TCP_NOWHERE)
 		stop_request(peer, r, MC_CANCELLED, -ECANCELED, &chain);
 	pthread_mutex_unlock(&peer->lock);
 	mci_tcp_peer_complete(peer, chain);
-}
-
-bool mci_tcp_help(struct mci_peer *p)
-{
-	(void)p;
-	return false;
-}
-
-void mci_tcp_peer_fail(struct mci_tcp_peer *peer, int err, bool stale_only, struct mci_request **chain)
-{
-	struct mci_request *r, *next;
-	int i;
-
-	for (i = MCI_TCP_HIGH; i < MCI_TCP_LISTS; i++) {
-		for (r = peer->list[i].first; r; r = next) {
-			next = r->next;
-			if (stale_only && r->remote && !atomic_load(&r->remote->stale))
-				continue;
-			set_end(r, MC_FAILED, err);
-			end_request(peer, r, chain);
-		}
-	}
 }
 
 void mci_tcp_peer_break(struct mci_tcp_peer *peer, struct mci_tcp_link *link, int err, const char *why)
@@ -445,34 +188,6 @@ void mci_tcp_peer_break(struct mci_tcp_peer *peer, struct mci_tcp_link *link, in
 	mci_tcp_link_put(link);
 }
 
-/* Locked; all streams are closed. What was in flight ends, or goes back to where it came from. */
-static struct mci_request *take_back(struct mci_tcp_peer *peer)
-{
-	struct mci_request *chain = NULL, *r, *prev;
-	int i;
-
-	for (r = peer->list[MCI_TCP_FLIGHT].last; r; r = prev) {
-		prev = r->prev;
-		r->outstanding = 0;
-		if (end_of(r)) {
-			end_request(peer, r, &chain);
-			continue;
-		}
-		unlink_request(peer, r);
-		link_request(peer, r, class_of(r), true);
-	}
-	for (i = MCI_TCP_HIGH; i < MCI_TCP_FLIGHT; i++) {
-		for (r = peer->list[i].first; r; r = r->next) {
-			if (r->cursor)
-				atomic_fetch_add_explicit(&peer->tcp->host->stats.resent, 1, memory_order_relaxed);
-			r->cursor = 0;
-			r->outstanding = 0;
-			r->done_bytes = 0;
-		}
-	}
-	return chain;
-}
-
 void mci_tcp_peer_stream_closed(struct mci_tcp_peer *peer)
 {
 	struct mci_request *chain;
@@ -486,7 +201,7 @@ void mci_tcp_peer_stream_closed(struct mci_tcp_peer *peer)
 	link = peer->link;
 	peer->link = NULL;
 	peer->grace_at = 0;
-	chain = take_back(peer);
+	chain = mci_tcp_peer_take_back(peer);
 	peer->state = MCI_TCP_DOWN;
 	if (!peer->closing && peer->queued)
 		mci_tcp_connector_start(peer, &chain);
@@ -501,7 +216,7 @@ void mci_tcp_peer_stream_closed(struct mci_tcp_peer *peer)
 int mci_tcp_fence(struct mci_peer *p, uint64_t deadline_ns)
 {
 	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)p;
-	struct fence fence = { .request = { .op = MCI_TCP_OP_FENCE, .length = 1, .deadline_ns = deadline_ns } };
+	struct mci_tcp_fence fence = { .request = { .op = MCI_TCP_OP_FENCE, .length = 1, .deadline_ns = deadline_ns } };
 
 	/*
 	 * A request that failed or timed out in flight took its session with it, so an incarnation that the
@@ -561,7 +276,6 @@ int mci_tcp_peer_open(struct mci_transport *transport, const struct mci_peer_inf
 	peer->stream_count = options->streams ? options->streams : tcp->host->loops->count;
 	if (peer->stream_count > MCI_TCP_STREAMS_MAX)
 		peer->stream_count = MCI_TCP_STREAMS_MAX;
-	mci_uuid_new(&peer->session);
 	peer->timer.fn = on_timer;
 	peer->timer_task.fn = arm_timer;
 	pthread_mutex_init(&peer->lock, NULL);
@@ -569,6 +283,7 @@ int mci_tcp_peer_open(struct mci_transport *transport, const struct mci_peer_inf
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&peer->changed, &attr);
 	pthread_condattr_destroy(&attr);
+	mci_tcp_name_take(peer, &info->uuid);
 	ret = mci_tcp_peer_set_info(peer, info);
 	if (ret)
 		goto err_put;
@@ -579,6 +294,7 @@ int mci_tcp_peer_open(struct mci_transport *transport, const struct mci_peer_inf
 	*out = (struct mci_peer *)peer;
 	return 0;
 err_put:
+	mci_tcp_name_give_back(peer);
 	mci_tcp_peer_put(peer);
 	return ret;
 }
@@ -613,6 +329,7 @@ void mci_tcp_peer_close(struct mci_peer *p)
 		pthread_cond_wait(&peer->changed, &peer->lock);
 	pthread_mutex_unlock(&peer->lock);
 	mci_loop_call(peer->loop, clear_timer, peer);
+	mci_tcp_name_give_back(peer);
 	mci_tcp_peer_put(peer);
 }
 

@@ -99,7 +99,9 @@ struct mci_tcp_peer {
 	struct mci_loop *loop;		/* of the timer */
 	uint32_t slice_size;
 	unsigned int stream_count;	/* wanted */
-	struct mc_uuid session;
+	struct mc_uuid session, target;	/* names.c */
+	uint32_t place;
+	struct mci_tcp_peer *next;
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -108,8 +110,6 @@ struct mci_tcp_peer {
 	unsigned int closing_left;	/* streams */
 	struct mci_tcp_link *link;	/* while UP or CLOSING */
 	unsigned int turn;
-	uint64_t incarnation;
-	uint64_t sequence;		/* of notifies */
 	struct {
 		struct mci_request *first, *last;
 	} list[MCI_TCP_LISTS];		/* FLIGHT: handed to streams entirely */
@@ -137,14 +137,35 @@ struct mci_tcp_peer {
 	uint16_t port;
 };
 
-/* peer.c */
-/* Takes slices for @stream: at most @max, about @room bytes. Requests that ended here are chained to *ended. */
+/* A fence waits in the thread that asked for it. */
+struct mci_tcp_fence {
+	struct mci_request request;	/* first */
+	bool done;
+	int error;
+};
+
+/* queue.c; peer->lock is held unless said otherwise */
+enum mci_tcp_list mci_tcp_request_list(const struct mci_request *r);
+enum mci_tcp_list mci_tcp_request_class(const struct mci_request *r);	/* the list it waits on */
+enum mc_state mci_tcp_request_end(const struct mci_request *r);	/* MC_PENDING, or how it will end once no slice is in flight */
+void mci_tcp_request_set_end(struct mci_request *r, enum mc_state end, int err);	/* the first counts */
+void mci_tcp_request_link(struct mci_tcp_peer *peer, struct mci_request *r, enum mci_tcp_list list, bool front);
+void mci_tcp_request_unlink(struct mci_tcp_peer *peer, struct mci_request *r);
+/* Off the lists, onto the chain of those to complete. */
+void mci_tcp_request_finish(struct mci_tcp_peer *peer, struct mci_request *r, struct mci_request **chain);
+/* Chains are gathered backwards: requests complete in the order in which their answers came. */
+struct mci_request *mci_tcp_chain_reversed(struct mci_request *chain);
+/* All streams are closed: what was in flight ends (chain), or goes back to where it came from. */
+struct mci_request *mci_tcp_peer_take_back(struct mci_tcp_peer *peer);
+/* No lock. Takes slices for @stream: at most @max, about @room bytes. Requests that ended here are chained to *ended. */
 unsigned int mci_tcp_peer_take(struct mci_tcp_peer *peer, struct mci_tcp_stream *stream, struct mci_tcp_slice *slices,
 			       unsigned int max, uint64_t room, struct mci_request **ended);
 /* Slices of @link were answered. Call without locks. True: there is more to send. */
 bool mci_tcp_peer_done(struct mci_tcp_peer *peer, struct mci_tcp_link *link, const struct mci_tcp_done *done,
 		       unsigned int count);
 void mci_tcp_peer_complete(struct mci_tcp_peer *peer, struct mci_request *chain);	/* without locks */
+
+/* peer.c */
 /* Something is wrong with @link: close all its streams; what was in flight is sent anew or ends. Any thread, no locks. */
 void mci_tcp_peer_break(struct mci_tcp_peer *peer, struct mci_tcp_link *link, int err, const char *why);
 void mci_tcp_peer_stream_closed(struct mci_tcp_peer *peer);	/* loop thread */

@@ -12,6 +12,8 @@
 
 #include "core/log.h"
 
+#define ROUNDS 8		/* per turn, of a connection whose ring of answers was full */
+
 static void add(_Atomic uint64_t *total, uint64_t *count)
 {
 	if (*count)
@@ -37,17 +39,36 @@ static void drop_region(struct mci_tcp_conn *conn)
 	conn->region = NULL;
 }
 
-/* Find and check what a READ or WRITE means. Errors become the reply's status. */
-static void check_access(struct mci_tcp_conn *conn, const struct mci_tcp_header *h, uint32_t right)
+/*
+ * Where a WRITE goes. The use of the last region is kept until the bytes at hand are done with: an atomic
+ * operation behind every small payload would wait for its stores to drain.
+ */
+static void check_write(struct mci_tcp_conn *conn, const struct mci_tcp_header *h)
 {
-	struct mci_transport_host *host = conn->tcp->host;
+	struct mci_region *region = conn->region;
 
-	conn->status = mci_region_get_remote(host->regions, h->region, h->generation, h->offset, h->length, right,
-					     &conn->region);
+	if (!region || region->id != h->region || region->generation != h->generation) {
+		drop_region(conn);
+		conn->status = mci_region_get_remote(conn->tcp->host->regions, h->region, h->generation, h->offset,
+						     h->length, MC_REMOTE_WRITE, &conn->region);
+	} else if (!(region->rights & MC_REMOTE_WRITE)) {
+		conn->status = -EACCES;
+	} else if (h->offset > region->length || h->length > region->length - h->offset) {
+		conn->status = -EFAULT;
+	}
 	if (conn->status)
-		conn->region = NULL;
-	else
-		conn->start = conn->region->addr + h->offset;
+		return;
+	conn->start = conn->region->addr + h->offset;
+	conn->storing = true;
+}
+
+/* A READ's use of its region goes along with the answer, until that is sent. */
+static void check_read(struct mci_tcp_conn *conn, const struct mci_tcp_header *h)
+{
+	conn->status = mci_region_get_remote(conn->tcp->host->regions, h->region, h->generation, h->offset, h->length,
+					     MC_REMOTE_READ, &conn->source);
+	if (!conn->status)
+		conn->start = conn->source->addr + h->offset;
 }
 
 static int request_header(struct mci_tcp_rx *rx)
@@ -75,10 +96,10 @@ static int request_header(struct mci_tcp_rx *rx)
 	}
 	switch (h->type) {
 	case MCI_TCP_READ:
-		check_access(conn, h, MC_REMOTE_READ);
+		check_read(conn, h);
 		break;
 	case MCI_TCP_WRITE:
-		check_access(conn, h, MC_REMOTE_WRITE);
+		check_write(conn, h);
 		break;
 	case MCI_TCP_NOTIFY:
 		if (!conn->notify) {
@@ -127,11 +148,9 @@ static int request_frame(struct mci_tcp_rx *rx)
 		take_notify(conn, h);
 	if (conn->status) {
 		conn->count.refused++;
-		drop_region(conn);
 	} else if (h->type == MCI_TCP_WRITE) {
 		conn->count.writes++;
 		conn->count.bytes_written += h->length;
-		drop_region(conn);
 	} else if (h->type == MCI_TCP_READ) {
 		conn->count.reads++;
 		conn->count.bytes_read += h->length;
@@ -141,9 +160,9 @@ static int request_frame(struct mci_tcp_rx *rx)
 		}
 	}
 	reply.status = conn->status;
-	/* A READ's use of its region goes along, until the bytes are sent. */
-	mci_tcp_tx_push(&conn->tx, &reply, conn->start, conn->region);
-	conn->region = NULL;
+	mci_tcp_tx_push(&conn->tx, &reply, conn->start, conn->source);
+	conn->source = NULL;
+	conn->storing = false;
 	return 0;
 }
 
@@ -188,7 +207,8 @@ static void post_rest(struct mci_tcp_conn *conn)
 static void work(struct mci_tcp_conn *conn)
 {
 	uint64_t budget = MCI_TCP_TURN;
-	int ret, sent;
+	int ret, sent, rounds = 0;
+	bool paused;
 
 	if (conn->closed)
 		return;
@@ -198,6 +218,8 @@ static void work(struct mci_tcp_conn *conn)
 			mci_tcp_conn_close(conn, ret, conn->rx.why ? conn->rx.why : "the peer hung up");
 			return;
 		}
+		if (!conn->storing)
+			drop_region(conn);
 		flush_counts(conn);	/* before anybody can know from an answer that there is something to count */
 		sent = send_replies(conn, &budget);
 		if (sent < 0) {
@@ -205,8 +227,9 @@ static void work(struct mci_tcp_conn *conn)
 			return;
 		}
 		/* Answers went out, so that there is room for more requests. */
-	} while (sent && ret == MCI_TCP_RX_PAUSED && mci_tcp_tx_count(&conn->tx) < conn->slots);
-	if (ret == MCI_TCP_RX_MORE || !sent)
+		paused = ret == MCI_TCP_RX_PAUSED && mci_tcp_tx_count(&conn->tx) < conn->slots;
+	} while (sent && paused && ++rounds < ROUNDS);
+	if (ret == MCI_TCP_RX_MORE || paused || !sent)
 		post_rest(conn);
 }
 
@@ -274,6 +297,8 @@ void mci_tcp_conn_close(struct mci_tcp_conn *conn, int err, const char *why)
 	mci_loop_del(conn->loop, &conn->watch);
 	mci_sock_close(&conn->sock);
 	drop_region(conn);
+	on_sent(conn->source, NULL);
+	conn->source = NULL;
 	for (; mci_tcp_tx_count(&conn->tx); conn->tx.head++)
 		on_sent(conn->tx.ring[conn->tx.head & conn->tx.mask].cookie, NULL);
 	flush_counts(conn);
@@ -284,7 +309,7 @@ bool mci_tcp_conn_uses(const struct mci_tcp_conn *conn, const struct mci_region 
 {
 	uint32_t i;
 
-	if (conn->region == region)
+	if (conn->region == region || conn->source == region)
 		return true;
 	for (i = conn->tx.head; i != conn->tx.tail; i++)
 		if (conn->tx.ring[i & conn->tx.mask].cookie == region)

@@ -37,8 +37,10 @@ struct mci_tcp_conn {
 	uint32_t slots;
 	bool closed, hurry, checksum, posted;
 	struct mci_task task;		/* the rest of the work, after others had their turn */
-	struct mci_region *region;	/* in use by the frame that is being received */
-	uint8_t *start;			/* of its destination */
+	struct mci_region *region;	/* in use by WRITEs of the bytes at hand */
+	bool storing;			/* ... one of which is not complete */
+	struct mci_region *source;	/* of the READ at hand */
+	uint8_t *start;			/* where the frame's bytes go to or come from */
 	int32_t status;			/* why it is refused */
 	uint8_t *notify;		/* MCI_TCP_NOTIFY_MAX, once one came */
 	struct {

@@ -8,7 +8,6 @@
 
 #define STAGE_SMALL 4096u		/* behind large payloads: a header and little more */
 #define SEND_BYTES (1u << 20)
-#define SEND_IOVECS 256
 
 int mci_tcp_rx_init(struct mci_tcp_rx *rx, const struct mci_tcp_rx_ops *ops)
 {
@@ -239,13 +238,13 @@ ssize_t mci_tcp_tx_send(struct mci_tcp_tx *tx, struct mci_sock *sock, bool *full
 			void (*sent)(void *cookie, void *arg), void *arg)
 {
 	uint64_t skip = tx->sent, room = SEND_BYTES;
-	struct iovec iov[SEND_IOVECS];
+	struct iovec iov[MCI_TCP_SEND_IOVECS];
 	uint64_t left;
 	ssize_t done;
 	uint32_t i;
 	int n = 0;
 
-	for (i = tx->head; i != tx->tail && n <= SEND_IOVECS - 2 && room; i++) {
+	for (i = tx->head; i != tx->tail && n <= MCI_TCP_SEND_IOVECS - 2 && room; i++) {
 		const struct mci_tcp_tx_entry *entry = &tx->ring[i & tx->mask];
 
 		add_iovec(iov, &n, entry->header, MCI_TCP_HEADER, &skip, &room);

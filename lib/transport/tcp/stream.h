@@ -11,6 +11,7 @@
 #include "transport/tcp/frame.h"
 
 #define MCI_TCP_STAGING (256u << 10)
+#define MCI_TCP_SEND_IOVECS 256		/* per system call; at most as many frames end in one */
 #define MCI_TCP_DIRECT_MIN (16u << 10)	/* payload bytes from which they are not staged */
 
 struct mci_tcp_rx;

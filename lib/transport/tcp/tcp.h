@@ -14,7 +14,7 @@
 #include "transport/tcp/stream.h"
 #include "transport/transport.h"
 
-#define MCI_TCP_SLOTS 256u		/* requests in flight per stream; what a target grants at most */
+#define MCI_TCP_SLOTS 512u		/* requests in flight per stream; what a target grants at most */
 #define MCI_TCP_CONNECTIONS_MAX 4096u	/* data connections that a target serves */
 #define MCI_TCP_SESSIONS_MAX 65536u	/* sessions without a connection that a target remembers ... */
 #define MCI_TCP_SESSION_MEMORY_NS (120 * MCI_NS_PER_S)	/* ... for this long */
@@ -22,6 +22,7 @@
 
 struct mci_tcp_session;
 struct mci_tcp_conn;
+struct mci_tcp_peer;
 
 struct mci_tcp {
 	struct mci_transport_host *host;
@@ -33,6 +34,12 @@ struct mci_tcp {
 	unsigned int session_count;
 	struct mci_tcp_session **buckets;
 	struct mci_tcp_session *oldest, *newest;	/* without connections, by time */
+
+	/* Initiator half; names.c. */
+	struct mc_uuid secret;			/* session ids derive from it */
+	_Atomic uint64_t incarnations, sequences;	/* of all sessions: they only grow */
+	pthread_mutex_t names_lock;		/* a leaf */
+	struct mci_tcp_peer *peers;		/* open ones */
 };
 
 /* session.c */
@@ -52,6 +59,12 @@ void mci_tcp_session_notified(struct mci_tcp *tcp, struct mci_tcp_session *sessi
 /* Loop thread: the connection does not touch memory any more; forgets and perhaps frees it. */
 void mci_tcp_session_left(struct mci_tcp_conn *conn);
 
+/* names.c */
+void mci_tcp_names_open(struct mci_tcp *tcp);
+void mci_tcp_names_close(struct mci_tcp *tcp);
+void mci_tcp_name_take(struct mci_tcp_peer *peer, const struct mc_uuid *target);
+void mci_tcp_name_give_back(struct mci_tcp_peer *peer);
+
 /* peer.c, connect.c */
 int mci_tcp_peer_open(struct mci_transport *transport, const struct mci_peer_info *info, void *cookie,
 		      struct mci_remote_region *regions, unsigned int count, uint64_t deadline_ns,
@@ -59,7 +72,6 @@ int mci_tcp_peer_open(struct mci_transport *transport, const struct mci_peer_inf
 void mci_tcp_peer_close(struct mci_peer *peer);
 void mci_tcp_submit(struct mci_peer *peer, struct mci_request *first);
 void mci_tcp_cancel(struct mci_peer *peer, struct mci_request *request);
-bool mci_tcp_help(struct mci_peer *peer);
 int mci_tcp_fence(struct mci_peer *peer, uint64_t deadline_ns);
 void mci_tcp_detail(struct mci_peer *peer, const struct mci_remote_region *region, char *text, size_t size);
 

@@ -14,8 +14,10 @@ static int tcp_open(struct mci_transport_host *host, struct mci_transport **tran
 	if (!tcp)
 		return mci_fail(-ENOMEM, "no memory for the TCP transport");
 	tcp->host = host;
+	mci_tcp_names_open(tcp);
 	ret = mci_tcp_sessions_open(tcp);
 	if (ret) {
+		mci_tcp_names_close(tcp);
 		free(tcp);
 		return ret;
 	}
@@ -27,8 +29,10 @@ static void tcp_close(struct mci_transport *transport)
 {
 	struct mci_tcp *tcp = (struct mci_tcp *)transport;
 
-	if (mci_tcp_sessions_close(tcp))
-		free(tcp);
+	if (!mci_tcp_sessions_close(tcp))
+		return;
+	mci_tcp_names_close(tcp);
+	free(tcp);
 }
 
 static int tcp_describe(struct mci_transport *transport, json_t *mine)
@@ -51,7 +55,6 @@ const struct mci_transport_ops mci_transport_tcp = {
 	.peer_close = mci_tcp_peer_close,
 	.submit = mci_tcp_submit,
 	.cancel = mci_tcp_cancel,
-	.help = mci_tcp_help,
 	.fence = mci_tcp_fence,
 	.detail = mci_tcp_detail,
 };
