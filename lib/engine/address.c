@@ -104,10 +104,12 @@ int mci_addresses_choose(struct mc_engine *engine, const char *advertise, const 
 		add_interfaces(engine);
 	if (!engine->address_count)
 		ret = add(engine, "127.0.0.1");
-	for (i = 0; i < engine->address_count && remote && !ret; i++)
-		if (mci_host_is_loopback(engine->addresses[i]))
-			ret = mci_fail(-EINVAL, "would publish the loopback address %s in the metadata service %s, which is "
-				       "on another host: no peer there could reach it; give --advertise=ADDRESS (or --bind)",
-				       engine->addresses[i], engine->metadata_uri);
+	for (i = 0; i < engine->address_count && remote && !ret; i++) {
+		if (!mci_host_is_loopback(engine->addresses[i]))
+			continue;
+		ret = mci_fail(-EINVAL, "would publish the loopback address %s in the metadata service %s, which is on "
+			       "another host: no peer there could reach it; give --advertise=ADDRESS (or --bind)",
+			       engine->addresses[i], engine->metadata_uri);
+	}
 	return ret;
 }

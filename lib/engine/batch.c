@@ -520,7 +520,8 @@ int mc_batch_submit(mc_batch *batch, const struct mc_submit_attr *given)
 		return mci_fork_fail();
 	if (given) {
 		if (given->size != sizeof(attr) || (given->flags & ~MC_SUBMIT_BLOCK))
-			return mci_fail(-EINVAL, "struct mc_submit_attr has a size or a flag that this library does not know");
+			return mci_fail(-EINVAL, "struct mc_submit_attr has a size or a flag that this library "
+					"does not know");
 		attr = *given;
 	}
 	if (atomic_load_explicit(&batch->phase, memory_order_relaxed) != MCI_BATCH_FILLING)

@@ -156,6 +156,8 @@ int mci_addresses_choose(struct mc_engine *engine, const char *advertise, const 
 int mci_segment_resolve(struct mc_engine *engine, const char *name, uint64_t deadline_ns, struct mci_resolved *out);
 /* Where a record says that its process is, whatever key it was written under; @out->secret is ours. */
 int mci_segment_locate(struct mc_engine *engine, const char *text, size_t length, struct mci_resolved *out);
+/* Host and port of the classic rpc record of @name, added to @out. */
+int mci_segment_rpc_meta(struct mc_engine *engine, const char *name, struct mci_resolved *out);
 void mci_resolved_release(struct mci_resolved *resolved);
 
 /* publish.c */

@@ -206,6 +206,9 @@ static int look_at_predecessor(struct mc_engine *engine, const char *key, uint64
 	if (ret == -EKEYREJECTED)
 		ret = mci_segment_locate(engine, value.text, value.length, &found);
 	free(value.text);
+	/* A classic process says only there where it listens. */
+	if (!ret && !found.host_count && mci_segment_rpc_meta(engine, engine->self.name, &found))
+		mci_info("nothing says where the classic process under '%s' listens", key);
 	if (ret) {
 		mci_info("the record under '%s' cannot be read (%s); it is replaced", key, mc_errmsg());
 		return 0;

@@ -110,7 +110,7 @@ static int fetch_token(struct mc_engine *engine, const char *name, uint64_t dead
 	return 0;
 }
 
-static int resolve_rpc_meta(struct mc_engine *engine, const char *name, struct mci_resolved *out)
+int mci_segment_rpc_meta(struct mc_engine *engine, const char *name, struct mci_resolved *out)
 {
 	struct mci_metadata_value value;
 	char key[MCI_KEY_MAX], host[MCI_HOST_MAX];
@@ -157,7 +157,7 @@ static int resolve_by_service(struct mc_engine *engine, const char *name, uint64
 		return mci_fail(-EBADMSG, "the record under the name '%s' in the metadata service describes segment '%s'; it "
 				"was put there by hand, or tampered with", name, out->descriptor->name);
 	if (!out->descriptor->has_ours)
-		return resolve_rpc_meta(engine, out->descriptor->name[0] ? out->descriptor->name : name, out);
+		return mci_segment_rpc_meta(engine, out->descriptor->name[0] ? out->descriptor->name : name, out);
 	return fetch_token(engine, name, deadline_ns, &out->secret);
 }
 

@@ -124,7 +124,8 @@ static int teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_a_write_of_a_closed_handle_never_lands_after_a_later_one, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_write_of_a_closed_handle_never_lands_after_a_later_one, setup,
+						teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -155,6 +155,9 @@ void mci_tcp_request_unlink(struct mci_tcp_peer *peer, struct mci_request *r);
 void mci_tcp_request_finish(struct mci_tcp_peer *peer, struct mci_request *r, struct mci_request **chain);
 /* Chains are gathered backwards: requests complete in the order in which their answers came. */
 struct mci_request *mci_tcp_chain_reversed(struct mci_request *chain);
+/* End all requests that wait (@stale_only: to stale regions, and notifies); none is in flight. */
+void mci_tcp_peer_fail(struct mci_tcp_peer *peer, int err, bool stale_only, struct mci_request **chain);
+bool mci_tcp_peer_pending(const struct mci_tcp_peer *peer);
 /* All streams are closed: what was in flight ends (chain), or goes back to where it came from. */
 struct mci_request *mci_tcp_peer_take_back(struct mci_tcp_peer *peer);
 /* No lock. Takes slices for @stream: at most @max, about @room bytes. Requests that ended here are chained to *ended. */
@@ -169,9 +172,6 @@ void mci_tcp_peer_complete(struct mci_tcp_peer *peer, struct mci_request *chain)
 /* Something is wrong with @link: close all its streams; what was in flight is sent anew or ends. Any thread, no locks. */
 void mci_tcp_peer_break(struct mci_tcp_peer *peer, struct mci_tcp_link *link, int err, const char *why);
 void mci_tcp_peer_stream_closed(struct mci_tcp_peer *peer);	/* loop thread */
-/* End all requests that wait (@stale_only: to stale regions, and notifies); chain for mci_tcp_peer_complete(). Locked. */
-void mci_tcp_peer_fail(struct mci_tcp_peer *peer, int err, bool stale_only, struct mci_request **chain);
-bool mci_tcp_peer_pending(const struct mci_tcp_peer *peer);	/* locked */
 void mci_tcp_peer_put(struct mci_tcp_peer *peer);
 
 /* link.c */

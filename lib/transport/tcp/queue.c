@@ -112,7 +112,6 @@ void mci_tcp_peer_complete(struct mci_tcp_peer *peer, struct mci_request *chain)
 
 		chain = r->next;
 		r->next = NULL;
-		r->state = 0;
 		if (r->op == MCI_TCP_OP_FENCE)
 			complete_fence(peer, r, err);
 		else

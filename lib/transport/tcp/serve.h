@@ -53,7 +53,11 @@ struct mci_tcp_session {
 	struct mc_uuid owner;		/* of the engine that opened it */
 	uint64_t incarnation;
 	uint64_t sequence;		/* of the last notify delivered ... */
-	int16_t *outcomes;		/* ... and how the last MCI_TCP_SLOTS of them ended */
+	struct {
+		uint64_t sequence;
+		int status;
+	} *outcomes;			/* ... and how the last MCI_TCP_SLOTS of them ended */
+	unsigned int outcome_next;
 	struct mci_tcp_session *chain;	/* of the bucket */
 	struct mci_tcp_conn *conns;
 	unsigned int count;		/* of conns */

@@ -340,6 +340,7 @@ void mci_tcp_incoming(struct mci_transport *transport, struct mci_incoming *in)
  */
 int mci_tcp_session_notify(struct mci_tcp *tcp, struct mci_tcp_session *s, uint64_t sequence, int *status)
 {
+	unsigned int i;
 	int ret = 0;
 
 	pthread_mutex_lock(&tcp->lock);
@@ -353,7 +354,10 @@ int mci_tcp_session_notify(struct mci_tcp *tcp, struct mci_tcp_session *s, uint6
 		s->sequence = sequence;
 	} else {
 		ret = -EALREADY;
-		*status = s->sequence - sequence < MCI_TCP_SLOTS ? s->outcomes[sequence % MCI_TCP_SLOTS] : 0;
+		*status = 0;
+		for (i = 0; i < MCI_TCP_SLOTS; i++)
+			if (s->outcomes[i].sequence == sequence)
+				*status = s->outcomes[i].status;
 	}
 	pthread_mutex_unlock(&tcp->lock);
 	return ret;
@@ -362,7 +366,9 @@ int mci_tcp_session_notify(struct mci_tcp *tcp, struct mci_tcp_session *s, uint6
 void mci_tcp_session_notified(struct mci_tcp *tcp, struct mci_tcp_session *s, uint64_t sequence, int status)
 {
 	pthread_mutex_lock(&tcp->lock);
-	s->outcomes[sequence % MCI_TCP_SLOTS] = (int16_t)status;
+	s->outcomes[s->outcome_next].sequence = sequence;
+	s->outcomes[s->outcome_next].status = status;
+	s->outcome_next = (s->outcome_next + 1) % MCI_TCP_SLOTS;
 	pthread_mutex_unlock(&tcp->lock);
 }
 
