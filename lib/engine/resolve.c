@@ -12,6 +12,9 @@
 #include "core/uuid.h"
 #include "transport/classic_message.h"
 
+/* How long a token may come later than the descriptor. */
+#define TOKEN_PATIENCE_MS 1000
+
 void mci_resolved_release(struct mci_resolved *resolved)
 {
 	unsigned int i;
@@ -77,8 +80,11 @@ static int decode(struct mc_engine *engine, const char *name, const char *text, 
 }
 
 /* ram/<name> appears a moment before token/<name>: give it that moment. */
-static int fetch_token(struct mc_engine *engine, const char *name, uint64_t deadline_ns, struct mci_secret *secret)
+static int fetch_token(struct mc_engine *engine, const char *name, const struct mci_descriptor *descriptor,
+		       uint64_t deadline_ns, struct mci_secret *secret)
 {
+	/* A record that is signed belongs to a cluster with a key: no token will come. */
+	bool signed_record = json_object_get(json_object_get(descriptor->root, "mooncake_c"), "mac");
 	struct mci_metadata_value value;
 	char key[MCI_KEY_MAX];
 	int ret;
@@ -90,9 +96,11 @@ static int fetch_token(struct mc_engine *engine, const char *name, uint64_t dead
 	ret = mci_key_token(engine->cluster_id, name, key);
 	if (ret)
 		return ret;
+	if (deadline_ns > mci_now_ns() + TOKEN_PATIENCE_MS * MCI_NS_PER_MS)
+		deadline_ns = mci_now_ns() + TOKEN_PATIENCE_MS * MCI_NS_PER_MS;
 	for (;;) {
 		ret = mci_metadata_fetch(engine->metadata, key, &value);
-		if (ret != -ENOENT || mci_ms_left(deadline_ns) < 100)
+		if (ret != -ENOENT || signed_record || mci_ms_left(deadline_ns) < 100)
 			break;
 		poll(NULL, 0, 50);
 	}
@@ -158,7 +166,7 @@ static int resolve_by_service(struct mc_engine *engine, const char *name, uint64
 				"was put there by hand, or tampered with", name, out->descriptor->name);
 	if (!out->descriptor->has_ours)
 		return mci_segment_rpc_meta(engine, out->descriptor->name[0] ? out->descriptor->name : name, out);
-	return fetch_token(engine, name, deadline_ns, &out->secret);
+	return fetch_token(engine, name, out->descriptor, deadline_ns, &out->secret);
 }
 
 /* A classic peer without a metadata service answers type-1 messages. */

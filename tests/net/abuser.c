@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * abuser WHAT PORT COUNT SECONDS [ADDRESS LENGTH]: COUNT connections to 127.0.0.1, each with one bad manner of
- * the kind WHAT (rpc, http, data), all open at once and held until the peer closes them, SECONDS at most.
+ * abuser WHAT PORT COUNT SECONDS [ADDRESS LENGTH]: COUNT connections to 127.0.0.1, each with one bad manner
+ * of the kind WHAT (rpc, http, data), all open at once and held until the peer closes them, SECONDS at most.
  * ADDRESS and LENGTH: memory that the peer serves on its classic data port, to aim just past it.
- * Prints {"connections", "refused", "closed", "held", "seconds"}: held ones are those that the peer left open.
+ * Prints {"connections", "refused", "closed", "held", "seconds"}: held are those that the peer left open.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -27,6 +27,8 @@ struct victim {
 	uint64_t next_ns;
 	bool deaf;		/* never reads what comes back */
 };
+
+#define HTTP_1_1 " HTTP/1.1\r\nHost: x\r\n"
 
 static uint64_t seed = 88172645463325252ull, address, span;
 
@@ -166,7 +168,7 @@ static void rpc(struct victim *v, unsigned int kind)
 	case 11:		/* other means of proof */
 		give_hello(v, kind % 32 < 16 ? 0 : 2, 0);
 		break;
-	case 12:		/* a classic message of 1 MiB, half of it; where classic is off, too much already */
+	case 12:		/* a classic message of 1 MiB, half of it; without --classic too much already */
 		give_number(v, 1 << 20, 8);
 		give_number(v, 1, 1);
 		give_noise(v, 1 << 19);
@@ -202,10 +204,10 @@ static void http(struct victim *v, unsigned int kind)
 		give_noise(v, 65536);
 		break;
 	case 3:			/* far too much, announced */
-		give_text(v, "PUT /metadata?key=abuse%2Fhuge HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999999\r\n\r\n{");
+		give_text(v, "PUT /metadata?key=abuse%2Fhuge" HTTP_1_1 "Content-Length: 999999999999999\r\n\r\n{");
 		break;
 	case 4:			/* a small part of a body */
-		give_text(v, "PUT /metadata?key=abuse%2Fhalf HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n");
+		give_text(v, "PUT /metadata?key=abuse%2Fhalf" HTTP_1_1 "Content-Length: 1048576\r\n\r\n");
 		give_noise(v, 65536);
 		break;
 	case 5:			/* a header line without an end */
@@ -214,20 +216,20 @@ static void http(struct victim *v, unsigned int kind)
 		give(v, line, sizeof(line));
 		break;
 	case 6:			/* a chunk of nearly 2^64 */
-		give_text(v, "PUT /metadata?key=abuse%2Fchunk HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+		give_text(v, "PUT /metadata?key=abuse%2Fchunk" HTTP_1_1 "Transfer-Encoding: chunked\r\n\r\n"
 			     "fffffffffffffff0\r\n");
 		give_noise(v, 3000);
 		break;
 	case 7:			/* many questions, and no ear for the answers */
 		for (i = 0; i < 200; i++)
-			give_text(v, "GET /metadata?key=abuse%2Fnothing HTTP/1.1\r\nHost: x\r\n\r\n");
+			give_text(v, "GET /metadata?key=abuse%2Fnothing" HTTP_1_1 "\r\n");
 		v->deaf = true;
 		break;
 	case 8:			/* keys that are none */
-		give_text(v, "PUT /metadata?key=%00%ff%zz HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}");
+		give_text(v, "PUT /metadata?key=%00%ff%zz" HTTP_1_1 "Content-Length: 2\r\n\r\n{}");
 		break;
 	default:
-		give_text(v, "GET /metadata?key=slow HTTP/1.1\r\nHost: x\r\n\r\n");
+		give_text(v, "GET /metadata?key=slow" HTTP_1_1 "\r\n");
 		v->drip = true;
 	}
 }

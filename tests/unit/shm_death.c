@@ -276,7 +276,8 @@ static int initiator_main(int argc, char **argv)
 		const void *addr;
 		void *view;
 
-		printf("%d\n", mci_transport_shm.map(peer, regions, 0, 4096, &addr, &view));
+		ret = mci_transport_shm.map(peer, regions, 0, 4096, &addr, &view);
+		printf("%d %d\n", ret, (int)fork());	/* the child holds every descriptor, and sleeps */
 		fflush(stdout);
 		for (;;)
 			pause();
@@ -406,9 +407,10 @@ static void test_a_killed_initiator_is_not_waited_for(void **state)
 	fake_region_free(region);
 }
 
-static void test_a_view_ends_with_its_holder(void **state)
+static void test_a_view_ends_with_its_holder_even_if_a_child_of_it_lives(void **state)
 {
 	struct mci_region *region = fake_region(me, "memfd", MIB, RW);
+	int ret = 1, grandchild = 0;
 	struct child child;
 	char line[200];
 
@@ -418,10 +420,13 @@ static void test_a_view_ends_with_its_holder(void **state)
 	unsetenv("MAP_ONLY");
 	child_line(&child, line, sizeof(line));
 	child_line(&child, line, sizeof(line));
-	assert_string_equal(line, "0");
+	assert_int_equal(sscanf(line, "%d %d", &ret, &grandchild), 2);
+	assert_int_equal(ret, 0);
+	assert_true(grandchild > 0);
 	assert_int_equal(fake_unregister(me, region, mci_now_ns() + 50 * MCI_NS_PER_MS), -EBUSY);
 	child_end(&child);
 	assert_int_equal(fake_unregister(me, region, mci_now_ns() + 5 * MCI_NS_PER_S), 0);
+	kill(grandchild, SIGKILL);
 	fake_region_free(region);
 }
 
@@ -490,6 +495,26 @@ static void test_a_target_killed_during_a_copy_means_failed(void **state)
 			target_end(target);
 		}
 	}
+}
+
+static void test_a_target_is_dead_even_if_a_child_of_it_holds_the_connection(void **state)
+{
+	static const char *const specs[] = { "memfd:1048576:3", "heap:1048576:3" };
+	struct target *target = target_start(2, specs);
+	struct mci_peer *peer = open_peer(&target->remote);
+	int child;
+
+	(void)state;
+	for (unsigned int i = 0; i < 2; i++)
+		must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 100), MC_DONE, 0);
+	child = (int)target_say(target, "child");
+	assert_true(child > 0);
+	target_kill(target);
+	for (unsigned int i = 0; i < 2; i++)
+		must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 100), MC_FAILED, -ECONNRESET);
+	kill(child, SIGKILL);
+	mci_transport_shm.peer_close(peer);
+	target_end(target);
 }
 
 /* Mapped memory outlives its owner: a copy into it works, and means nothing. */
@@ -694,9 +719,10 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_under_load_no_write_lands_after_unregister),
 		cmocka_unit_test(test_a_stopped_initiator_makes_unregister_busy_at_its_deadline),
 		cmocka_unit_test(test_a_killed_initiator_is_not_waited_for),
-		cmocka_unit_test(test_a_view_ends_with_its_holder),
+		cmocka_unit_test(test_a_view_ends_with_its_holder_even_if_a_child_of_it_lives),
 		cmocka_unit_test(test_another_user_gets_whole_regions_only_and_read_only_means_it),
 		cmocka_unit_test(test_a_target_killed_during_a_copy_means_failed),
+		cmocka_unit_test(test_a_target_is_dead_even_if_a_child_of_it_holds_the_connection),
 		cmocka_unit_test(test_without_the_look_at_the_end_a_dead_target_would_be_done),
 		cmocka_unit_test(test_what_is_queued_fails_at_once_when_the_target_dies),
 		cmocka_unit_test(test_after_a_restart_requests_are_stale),

@@ -292,6 +292,11 @@ static inline int target_main(int argc, char **argv)
 			ret = !!memcmp(before[i], region[i]->addr, region[i]->length);
 		} else if (!strcmp(word, "nofence")) {
 			fake->transport->hooks.no_fence = true;
+		} else if (!strcmp(word, "child")) {	/* one that holds every descriptor, and sleeps */
+			ret = fork();
+			if (!ret)
+				for (;;)
+					pause();
 		} else if (!strcmp(word, "unmap")) {
 			ret = mprotect(region[i]->addr + a, b, PROT_NONE);
 		} else {

@@ -84,7 +84,7 @@ struct bench_peer {
 
 /* Counted by one worker, read by the main thread. */
 struct bench_counts {
-	atomic_uint_fast64_t batches, requests, bytes;
+	atomic_uint_fast64_t batches, bytes;
 	atomic_uint_fast64_t failed, timed_out, stale, cancelled, unconfirmed;
 	atomic_uint_fast64_t checked_bytes, wrong_bytes, rounds;
 };
@@ -105,7 +105,6 @@ struct bench_worker {
 	struct bench_peer *peer;
 	struct bench_slot *slots;
 	uint64_t position; /* in blocks, for --working_set */
-	uint64_t first_ns, last_ns;
 	unsigned int tid, epoch;
 	bool fatal; /* cannot go on */
 	int error;  /* last */

@@ -84,8 +84,6 @@ int bench_worker_submit(struct bench_worker *w, struct bench_slot *slot, enum mc
 	if (rc)
 		goto err_reset;
 	slot->in_flight = true;
-	if (slot->epoch && !w->first_ns)
-		w->first_ns = slot->submitted_ns;
 	return 0;
 err_reset:
 	bench_worker_failed(w, rc, mc_errmsg());
@@ -160,15 +158,11 @@ int bench_worker_finish(struct bench_worker *w, struct bench_slot *slot)
 			 reason(error));
 		bench_worker_failed(w, error, text);
 	}
-	if (slot->epoch) {
-		add(&w->counts.requests, done);
-		add(&w->counts.bytes, done * shape->block);
-		if (!error) {
-			add(&w->counts.batches, 1);
-			histogram_add(&w->latency, now - slot->submitted_ns);
-		}
-		w->last_ns = now;
-	}
+	add(&w->counts.bytes, done * shape->block);
+	if (!error && atomic_load_explicit(&w->run->epoch, memory_order_acquire) == 1)
+		add(&w->counts.batches, 1);
+	if (!error && slot->epoch)
+		histogram_add(&w->latency, now - slot->submitted_ns);
 	if (w->run->b->o->working_set)
 		w->position += shape->batch;
 	rc = mc_batch_reset(slot->batch);
@@ -227,17 +221,6 @@ void bench_worker_recover(struct bench_worker *w, int rc)
 		pause_a_little();
 }
 
-/* Until told to stop; but each worker has a measured batch, however slow, unless it was interrupted or
- * failed. */
-static bool going(struct bench_worker *w)
-{
-	if (w->fatal)
-		return false;
-	if (!atomic_load_explicit(&w->run->stop, memory_order_relaxed))
-		return true;
-	return !w->first_ns && !w->error && !atomic_load(&w->run->cancel) && atomic_load(&w->run->epoch);
-}
-
 static void *worker_main(void *arg)
 {
 	struct bench_worker *w = arg;
@@ -246,7 +229,7 @@ static void *worker_main(void *arg)
 	uint64_t n = 0;
 	int rc;
 
-	while (going(w)) {
+	while (!atomic_load_explicit(&run->stop, memory_order_relaxed) && !w->fatal) {
 		if (run->b->o->check) {
 			bench_check_round(w);
 			continue;
@@ -368,16 +351,43 @@ static void describe_path(struct bench_run *run, char *text, size_t size)
 	}
 }
 
-static void gather(struct bench_run *run, struct bench_result *result, double elapsed)
+/* Figures at one moment; differences of two are what a run has moved, whatever was in flight at either. */
+struct moment {
+	struct mc_engine_stats stats;
+	double cpu;
+	uint64_t ns;
+};
+
+static void take(struct bench_run *run, struct moment *m)
 {
-	uint64_t first = UINT64_MAX, last = 0, i;
+	m->stats.size = sizeof(m->stats);
+	if (mc_engine_stats(run->b->engine, &m->stats))
+		m->stats = (struct mc_engine_stats){0};
+	m->cpu = bench_cpu_seconds();
+	m->ns = bench_now_ns();
+}
+
+static double peer_cpu(struct bench_peer *peer)
+{
+	double seconds;
+
+	return mc_segment_cpu_seconds(peer->segment, &seconds) ? NAN : seconds;
+}
+
+static uint64_t stats_bytes(const struct moment *m)
+{
+	return m->stats.bytes_read + m->stats.bytes_written;
+}
+
+/* Per request and worker, over the whole run: what failed, and how long batches took. */
+static void gather(struct bench_run *run, struct bench_result *result)
+{
 	struct bench_worker *w;
+	uint64_t i;
 
 	for (i = 0; i < run->shape.threads; i++) {
 		w = &run->workers[i];
 		result->batches += get(&w->counts.batches);
-		result->requests += get(&w->counts.requests);
-		result->bytes += get(&w->counts.bytes);
 		result->failed += get(&w->counts.failed);
 		result->timed_out += get(&w->counts.timed_out);
 		result->stale += get(&w->counts.stale);
@@ -387,54 +397,59 @@ static void gather(struct bench_run *run, struct bench_result *result, double el
 		result->wrong_bytes += get(&w->counts.wrong_bytes);
 		result->rounds += get(&w->counts.rounds);
 		histogram_merge(&result->latency, &w->latency);
-		if (w->first_ns && w->first_ns < first)
-			first = w->first_ns;
-		if (w->last_ns > last)
-			last = w->last_ns;
 		if (w->error && (!result->error[0] || w->fatal))
 			snprintf(result->error, sizeof(result->error), "%s", w->sentence);
 	}
-	result->seconds = last > first ? (double)(last - first) / 1e9 : elapsed;
-	result->rate = result->seconds > 0 ? (double)result->bytes / result->seconds : 0;
 	result->reopened = atomic_load(&run->reopened);
+	result->interrupted = atomic_load(&run->cancel);
 	describe_path(run, result->path, sizeof(result->path));
 }
 
-/* Workers run; this thread times them, and takes the figures when warming up ends and after joining. */
+/* The measured time, which ends when it is over and a request, however slow, was done or failed. */
+static void let_run(struct bench_run *run, const struct moment *before)
+{
+	struct moment now;
+	bool cut = pass(run, run->shape.duration, "measuring");
+
+	for (take(run, &now); !cut && stats_bytes(&now) == stats_bytes(before) && !failures(run); take(run, &now))
+		cut = pass(run, 0.1, "waiting");
+}
+
+/* Workers run; this thread takes the figures when warming up ends and when the time is over. */
 static void time_run(struct bench_run *run, unsigned int started, struct bench_result *result)
 {
-	struct mc_engine_stats before = {.size = sizeof(before)}, after = {.size = sizeof(after)};
-	double cpu, peer_cpu = NAN, peer_after, gib;
+	struct moment before, after;
 	struct bench_peer *peer;
-	uint64_t start;
+	bool cut = false;
+	double there, gib;
 	unsigned int i;
 
 	if (run->shape.warmup > 0)
-		result->interrupted = pass(run, run->shape.warmup, "warming up");
+		cut = pass(run, run->shape.warmup, "warming up");
 	peer = bench_peer_get(run);
-	if (mc_segment_cpu_seconds(peer->segment, &peer_cpu))
-		peer_cpu = NAN;
-	mc_engine_stats(run->b->engine, &before);
-	cpu = bench_cpu_seconds();
-	start = bench_now_ns();
+	there = peer_cpu(peer);
+	take(run, &before);
 	atomic_store_explicit(&run->epoch, 1, memory_order_release);
-	if (!result->interrupted)
-		result->interrupted = pass(run, run->shape.duration, "measuring");
+	if (!cut)
+		let_run(run, &before);
+	take(run, &after);
+	atomic_store_explicit(&run->epoch, 2, memory_order_release);
+	there = peer_cpu(peer) - there;
 	atomic_store(&run->stop, true);
 	for (i = 0; i < started; i++)
 		pthread_join(run->workers[i].thread, NULL);
 	progress_clear();
-	gather(run, result, (double)(bench_now_ns() - start) / 1e9);
-	cpu = bench_cpu_seconds() - cpu;
-	mc_engine_stats(run->b->engine, &after);
-	/* A process that was restarted has a clock of its own. */
-	if (peer != run->peer || mc_segment_cpu_seconds(peer->segment, &peer_after))
-		peer_after = NAN;
-	bench_peer_put(run, peer);
+	gather(run, result);
+	result->seconds = (double)(after.ns - before.ns) / 1e9;
+	result->requests = after.stats.requests_done - before.stats.requests_done;
+	result->bytes = stats_bytes(&after) - stats_bytes(&before);
+	result->allocs = after.stats.data_path_allocs - before.stats.data_path_allocs;
+	result->rate = result->seconds > 0 ? (double)result->bytes / result->seconds : 0;
 	gib = (double)result->bytes / 1073741824.0;
-	result->cpu_own = gib > 0 ? cpu / gib : NAN;
-	result->cpu_target = gib > 0 ? (peer_after - peer_cpu) / gib : NAN;
-	result->allocs = after.data_path_allocs - before.data_path_allocs;
+	result->cpu_own = gib > 0 ? (after.cpu - before.cpu) / gib : NAN;
+	/* A process that was restarted has a clock of its own. */
+	result->cpu_target = gib > 0 && peer == run->peer ? there / gib : NAN;
+	bench_peer_put(run, peer);
 }
 
 int bench_measure(struct bench *b, struct bench_peer **peer, const struct bench_shape *shape,
@@ -463,7 +478,6 @@ int bench_measure(struct bench *b, struct bench_peer **peer, const struct bench_
 		if (worker_init(&run.workers[made], &run, made))
 			goto err_free;
 	atomic_store(&run.alive, (unsigned int)shape->threads);
-	atomic_store(&run.epoch, shape->warmup > 0 ? 0 : 1);
 	for (; started < shape->threads; started++) {
 		err = pthread_create(&run.workers[started].thread, NULL, worker_main, &run.workers[started]);
 		if (!err)

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -99,6 +100,14 @@ int mci_shm_serve_add(struct mci_shm_serve *serve, const struct mci_region *regi
 	return ret;
 }
 
+/* Its memory is gone with the process, even if a child that it forked holds the connection open. */
+static bool dead(const struct mci_shm_served *s)
+{
+	struct pollfd end = { .fd = s->pidfd, .events = POLLIN };
+
+	return s->pidfd >= 0 && poll(&end, 1, 0) > 0;
+}
+
 /* Who is inside of @slot? Counters are the peers' word: good for a bounded wait, no more. */
 static struct mci_shm_served *somebody_inside(struct mci_shm_serve *serve, uint32_t slot, uint32_t *copies, uint32_t *views)
 {
@@ -109,7 +118,7 @@ static struct mci_shm_served *somebody_inside(struct mci_shm_serve *serve, uint3
 			continue;
 		*copies = atomic_load(&s->use->slot[slot].copies);
 		*views = atomic_load(&s->use->slot[slot].views);
-		if (*copies || *views)
+		if ((*copies || *views) && !dead(s))
 			return s;
 	}
 	return NULL;

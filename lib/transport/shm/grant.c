@@ -11,12 +11,18 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include "transport/shm/shm.h"
 
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
 #define HUGETLBFS 0x958458f6
+
+int mci_shm_pidfd(pid_t pid) { return pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1; }
 
 uint64_t mci_shm_file_page(int fd, const struct stat *st)
 {

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "core/bytes.h"
@@ -16,10 +15,6 @@
 #include "core/log.h"
 #include "net/connect.h"
 #include "transport/shm/shm.h"
-
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434
-#endif
 
 void mci_shm_map_drop(struct mci_shm_map *map)
 {
@@ -87,8 +82,7 @@ static void know_process(struct mci_shm_link *link, int fd)
 		return;
 	link->uid = cred.uid;
 	link->pid = cred.pid;
-	if (cred.pid > 0)
-		link->pidfd = (int)syscall(SYS_pidfd_open, cred.pid, 0);
+	link->pidfd = mci_shm_pidfd(cred.pid);
 }
 
 /* Loop thread: send the questions, or the end. */

@@ -56,6 +56,8 @@ static void served_put(struct mci_shm_served *s)	/* serve->lock held */
 		return;
 	if (s->use)
 		munmap(s->use, sizeof(*s->use));
+	if (s->pidfd >= 0)
+		close(s->pidfd);
 	free(s);
 }
 
@@ -289,6 +291,7 @@ static void on_ready(void *arg, struct mci_sock sock, const struct mci_hello *he
 		goto err_forget;
 	if (!getsockopt(sock.fd, SOL_SOCKET, SO_PEERCRED, &cred, &size)) {
 		s->pid = cred.pid;
+		s->pidfd = mci_shm_pidfd(cred.pid);
 		s->same_user = cred.uid == geteuid() || !cred.uid;
 	}
 	if (s->closing || mci_conn_start(s->loop, sock, MCI_SHM_FRAME_LIMIT, &ops, s, &s->conn)) {
@@ -334,6 +337,7 @@ void mci_shm_serve_incoming(struct mci_shm_serve *serve, struct mci_incoming *in
 	s->serve = serve;
 	s->loop = mci_incoming_loop(in);
 	s->refs = 1;
+	s->pidfd = -1;
 	s->gone.fn = tell_gone;
 	snprintf(s->name, sizeof(s->name), "%s", hello->peer.name);
 	s->next = serve->first;

@@ -26,6 +26,7 @@ struct mci_shm_served {			/* a connection */
 	uint8_t probe[MCI_SHM_NONCE];	/* read from outside at this very address */
 	char name[MCI_NAME_MAX + 1];
 	pid_t pid;
+	int pidfd;		/* -1 = none */
 	bool proved, probed, same_user;
 	bool closing;
 	bool gone_posted;

@@ -184,6 +184,9 @@ static inline struct mci_shm_map *mci_shm_map_of(struct mci_shm_link *link, cons
 	return &link->maps[r->remote - link->peer->regions];
 }
 
+/* A descriptor of a process that tells its end; -1: the kernel has none, or the process is not visible here. */
+int mci_shm_pidfd(pid_t pid);
+
 /* link.c: all under peer->lock but for open, close and free */
 int mci_shm_link_open(struct mci_peer *peer, const struct mci_peer_info *info, uint64_t deadline_ns,
 		      struct mci_shm_link **link);
@@ -209,7 +212,7 @@ void mci_shm_end(struct mci_peer *peer, struct mci_request *r, enum mc_state sta
 		 struct mci_shm_finals *finals);
 /* Off its queue, and onto @left unless somebody copies for it. Lock held. */
 void mci_shm_take_off(struct mci_peer *peer, struct mci_request *r, struct mci_shm_queue *left);
-bool mci_shm_link_lives(struct mci_shm_link *link, bool process);
+bool mci_shm_link_lives(struct mci_shm_link *link);
 
 /* peer.c */
 void mci_shm_peer_closed(struct mci_shm_link *link);	/* loop thread */

@@ -100,7 +100,7 @@ int mci_shm_view_map(struct mci_peer *peer, struct mci_remote_region *region, ui
 		peer->views++;
 	}
 	pthread_mutex_unlock(&peer->lock);
-	if (!ret && !mci_shm_link_lives(link, false)) {
+	if (!ret && !mci_shm_link_lives(link)) {
 		mci_shm_view_unmap(view);
 		return explain(-ECONNRESET, region);
 	}

@@ -301,8 +301,8 @@ static void claim(struct mci_peer *peer, struct mci_shm_queue *own, struct lot *
 	}
 }
 
-/* @process: ask for the process too, whose memory must not be taken for another's. */
-bool mci_shm_link_lives(struct mci_shm_link *link, bool process)
+/* Asked of the process too: a child that it forked may hold its end of the connection open. */
+bool mci_shm_link_lives(struct mci_shm_link *link)
 {
 	struct pollfd fds[2] = { { .fd = link->fd, .events = POLLRDHUP }, { .fd = link->pidfd, .events = POLLIN } };
 
@@ -311,7 +311,7 @@ bool mci_shm_link_lives(struct mci_shm_link *link, bool process)
 	if (atomic_load_explicit(&link->dead, memory_order_acquire))
 		return false;
 	/* The loop thread may not have heard yet; the kernel knows since before the process was reaped. */
-	return poll(fds, process ? 2 : 1, 0) <= 0;
+	return poll(fds, link->pidfd >= 0 ? 2 : 1, 0) <= 0;
 }
 
 /* Pages that this process has not touched yet: make them present at once instead of fault by fault. */
@@ -423,7 +423,7 @@ static void copy(struct lot *lot)
 	for (i = 0; i < lot->count; i++)
 		lot->vm |= is_vm(lot, i);
 	/* A process id may be another process by now: never write to one that is not known to live. */
-	if (lot->vm && !mci_shm_link_lives(lot->link, true)) {
+	if (lot->vm && !mci_shm_link_lives(lot->link)) {
 		for (i = 0; i < lot->count; i++)
 			lot->error[i] = -ECONNRESET;
 		return;
@@ -471,7 +471,7 @@ static void finish(struct mci_peer *peer, struct lot *lot, struct mci_shm_finals
 	bool lives;
 
 	/* Looked at after the last byte, and while we are inside still. */
-	lives = mci_shm_link_lives(link, lot->vm);
+	lives = mci_shm_link_lives(link);
 	for (unsigned int i = 0; i < lot->count; i++)
 		lives &= lot->error[i] != -ECONNRESET;
 	pthread_mutex_lock(&peer->lock);
