@@ -133,7 +133,7 @@ $(B)/tests/api/%: tests/api/%.c $(B)/libmooncake.so
 
 $(B)/tests/%: tests/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)
-	$(CC) $(TOOL_CFLAGS) -Itests -MMD -MP -o $@ $< -L$(B) -lmooncake -Wl,-rpath,'$$ORIGIN/../..' -lcmocka -ljansson -lpthread -lm
+	$(CC) $(TOOL_CFLAGS) -Itests -MMD -MP -o $@ $< -L$(B) -lmooncake -Wl,-rpath,'$$ORIGIN/../..' -ljansson -lpthread -lm
 
 # Fuzz targets: clang, libFuzzer, ASAN+UBSAN, the library compiled along so that it is instrumented too.
 FUZZ_CC ?= clang

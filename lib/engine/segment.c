@@ -238,6 +238,10 @@ static void destroy(struct mc_segment *segment)
  * Reads the descriptor, connects, proves the secret, and chooses for each region the best way there is.
  * The regions are those of this moment: open anew to see later ones. Thread-safe; blocks up to the timeout.
  *
+ * Requests of one handle are ordered in this sense: what ended with an error never lands after a later
+ * write. Two handles to one target that are open at once are two initiators in this; mc_segment_fence() on
+ * one before writing through the other settles it.
+ *
  * Return: 0; -ENOENT: no such segment; -EKEYREJECTED: wrong key, or only one side has one; -ECONNREFUSED,
  * -ETIMEDOUT, -EHOSTUNREACH: not reachable; -EPROTO: no common protocol; -ESTALE: what is published is dead;
  * -EOPNOTSUPP: no transport allowed leads there; -EOWNERDEAD: our name was taken over; -EINVAL; -ENOMEM; -ECHILD.

@@ -90,7 +90,7 @@ ours()
 	"$bin/transfer_engine_bench" --mode=initiator --json --metadata_server="$metadata" --segment_id="$segment" \
 		--local_server_name="bench-initiator-$$-$done_runs" --advertise=127.0.0.1 --protocol=$protocol \
 		--memory=$memory --operation="$op" --block_size="$block" --batch_size=$batch --threads="$n" \
-		--working_set=$working_set --duration="$duration" --warmup=0.2 >"$tmp/ours.json" 2>"$tmp/ours.err" || {
+		--working_set=$working_set --duration="$duration" --warmup=0.1 >"$tmp/ours.json" 2>"$tmp/ours.err" || {
 		progress ""
 		echo "bench: $what $op, $block bytes, $n threads failed:" >&2
 		cat "$tmp/ours.err" >&2
@@ -106,7 +106,7 @@ ours()
 baseline()
 {
 	"$base/$1" --operation="$3" --block_size="$4" --threads="$7" --working_set=$working_set \
-		--duration="$duration" >"$tmp/base.json"
+		--duration="$duration" --warmup=0.1 >"$tmp/base.json"
 	sample "$2" "$1" "$3" "$4" "$5" "$6" '{rate: .bytes_per_second, here: .cpu_seconds_per_gib_initiator,
 		there: .cpu_seconds_per_gib_target}' <"$tmp/base.json"
 }

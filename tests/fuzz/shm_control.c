@@ -78,10 +78,11 @@ static int file(void)
 /* A grant, taken as the initiator takes it: whatever becomes READY must be readable from end to end. */
 static void grants(const uint8_t *p, size_t n, bool probed, bool other_user)
 {
-	struct mci_remote_region region = { .length = FILE_SIZE / 2 };
-	struct mci_peer peer = { .regions = &region, .count = 1 };
-	struct mci_shm_map map = { .state = MCI_SHM_MAP_ASKED };
-	struct mci_shm_link link = { .peer = &peer, .maps = &map, .probed = probed, .uid = geteuid() + other_user };
+	struct mci_remote_region region = {.length = FILE_SIZE / 2};
+	struct mci_peer peer = {.regions = &region, .count = 1};
+	struct mci_shm_map map = {.state = MCI_SHM_MAP_ASKED};
+	struct mci_shm_link link = {
+		.peer = &peer, .maps = &map, .probed = probed, .uid = geteuid() + other_user};
 	volatile uint8_t sum = 0;
 	uint16_t count, flags;
 	int fd;
@@ -96,7 +97,8 @@ static void grants(const uint8_t *p, size_t n, bool probed, bool other_user)
 			continue;
 		region.id = grant.id;
 		region.generation = grant.generation;
-		if (!mci_shm_map_take(&link, 0, &grant, fd) && map.state == MCI_SHM_MAP_READY && map.mode == MCI_SHM_MEMFD)
+		if (!mci_shm_map_take(&link, 0, &grant, fd) && map.state == MCI_SHM_MAP_READY &&
+		    map.mode == MCI_SHM_MEMFD)
 			for (uint64_t at = 0; at < region.length; at += 4096)
 				sum += map.base[at] + map.view[region.length - 1];
 		if (map.state == MCI_SHM_MAP_READY && (map.slot >= MCI_SHM_SLOTS || !map.stamp))
@@ -114,7 +116,7 @@ static void pages(const uint8_t *p, size_t n)
 {
 	static struct mci_shm_table table;
 	static struct mci_shm_use use;
-	uint64_t words[3] = { 0 };
+	uint64_t words[3] = {0};
 	struct mci_shm_use_slot *slot;
 
 	memcpy(&table, p, n < 64 ? n : 64);
@@ -131,7 +133,7 @@ static void pages(const uint8_t *p, size_t n)
 		mci_shm_leave(slot);
 	}
 	if (atomic_load(&slot->copies) != (uint32_t)words[1])
-		abort();	/* in and out, or not in at all */
+		abort(); /* in and out, or not in at all */
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -37,7 +37,8 @@ static void check(mci_shm_copy_fn fn, const char *name, size_t d, size_t s, size
 			fail_msg("%s: wrote %zu bytes ahead of its destination", name, d - i);
 	for (size_t i = d + n; i < d + n + 256; i++)
 		if (to[i] != 0xa5)
-			fail_msg("%s: wrote behind its destination (%zu bytes from %zu to %zu)", name, n, s, d);
+			fail_msg("%s: wrote behind its destination (%zu bytes from %zu to %zu)", name, n, s,
+				 d);
 }
 
 static void each_variant(void (*fn)(mci_shm_copy_fn copy, const char *name))
@@ -59,7 +60,8 @@ static void small_sizes(mci_shm_copy_fn copy, const char *name)
 
 static void all_alignments(mci_shm_copy_fn copy, const char *name)
 {
-	static const size_t sizes[] = { 4095, 4096, 4097, 8191, 16383, 16384, 16385, 20000, 33000, 65536, 65537 };
+	static const size_t sizes[] = {4095,  4096,  4097,  8191,  16383, 16384,
+				       16385, 20000, 33000, 65536, 65537};
 
 	for (size_t k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++)
 		for (size_t d = 0; d < 64; d += 3)

@@ -15,12 +15,12 @@
 
 static struct fake *me;
 static uint8_t *mine;
-static const struct timespec moment = { .tv_nsec = 1000000 };
+static const struct timespec moment = {.tv_nsec = 1000000};
 
 static int try_peer(struct fake *fake, struct remote *remote, struct mci_peer **peer)
 {
-	return mci_transport_shm.peer_open(fake->transport, &remote->info, NULL, remote->regions, remote->count,
-					   mci_now_ns() + 3 * MCI_NS_PER_S, peer);
+	return mci_transport_shm.peer_open(fake->transport, &remote->info, NULL, remote->regions,
+					   remote->count, mci_now_ns() + 3 * MCI_NS_PER_S, peer);
 }
 
 static struct mci_peer *open_peer(struct remote *remote)
@@ -51,7 +51,7 @@ static struct inside {
 	struct mci_remote_region *remote;
 	uint64_t length;
 	struct job job;
-} in = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+} in = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 static void stop_inside(void *arg)
 {
@@ -73,7 +73,7 @@ static void *inside_main(void *arg)
 
 static void go_inside(struct mci_peer *peer, struct mci_remote_region *remote, uint64_t length)
 {
-	must(transfer(peer, MCI_OP_READ, remote, 0, mine, 8), MC_DONE, 0);	/* known from here on */
+	must(transfer(peer, MCI_OP_READ, remote, 0, mine, 8), MC_DONE, 0); /* known from here on */
 	me->transport->hooks.inside = stop_inside;
 	in.there = in.go = false;
 	in.peer = peer;
@@ -101,15 +101,15 @@ static void come_out(void)
 
 static void test_unregister_waits_for_those_inside_and_what_it_waited_for_is_done(void **state)
 {
-	static const char *const specs[] = { "memfd:16777216:3", "heap:16777216:3" };
-	static const uint64_t lengths[] = { 4096, 16 * MIB };
+	static const char *const specs[] = {"memfd:16777216:3", "heap:16777216:3"};
+	static const uint64_t lengths[] = {4096, 16 * MIB};
 
 	(void)state;
 	for (unsigned int i = 0; i < 2; i++) {
 		for (unsigned int k = 0; k < 2; k++) {
 			struct target *target = target_start(2, specs);
 			struct mci_peer *peer = open_peer(&target->remote);
-			struct pollfd answer = { .fd = fileno(target->from), .events = POLLIN };
+			struct pollfd answer = {.fd = fileno(target->from), .events = POLLIN};
 
 			go_inside(peer, &target->remote.regions[i], lengths[k]);
 			assert_int_equal(target_say(target, "remove %u 0", i), -EBUSY);
@@ -118,7 +118,9 @@ static void test_unregister_waits_for_those_inside_and_what_it_waited_for_is_don
 			come_out();
 			must(in.job, MC_DONE, 0);
 			assert_int_equal(target_answer(target), 0);
-			assert_int_equal(target_say(target, "filled %u 42 0 %llu", i, (unsigned long long)lengths[k]), 1);
+			assert_int_equal(target_say(target, "filled %u 42 0 %llu", i,
+						    (unsigned long long)lengths[k]),
+					 1);
 			mci_transport_shm.peer_close(peer);
 			target_end(target);
 		}
@@ -127,7 +129,7 @@ static void test_unregister_waits_for_those_inside_and_what_it_waited_for_is_don
 
 static void test_a_write_that_unregister_gave_up_on_is_not_done(void **state)
 {
-	static const char *const specs[] = { "memfd:16777216:3", "heap:16777216:3" };
+	static const char *const specs[] = {"memfd:16777216:3", "heap:16777216:3"};
 
 	(void)state;
 	for (unsigned int i = 0; i < 2; i++) {
@@ -139,7 +141,8 @@ static void test_a_write_that_unregister_gave_up_on_is_not_done(void **state)
 		assert_int_equal(target_say(target, "remove %u 0", i), -EBUSY);
 		come_out();
 		must(in.job, MC_FAILED, -ESTALE);
-		must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 4096), MC_FAILED, -ESTALE);
+		must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 4096), MC_FAILED,
+		     -ESTALE);
 		assert_int_equal(target_say(target, "remove %u 1000", i), 0);
 		mci_transport_shm.peer_close(peer);
 		target_end(target);
@@ -149,7 +152,7 @@ static void test_a_write_that_unregister_gave_up_on_is_not_done(void **state)
 /* What the fence is for: without it a write lands in memory that its owner believes to be its own. */
 static void test_without_the_fence_a_write_lands_after_unregister(void **state)
 {
-	static const char *const specs[] = { "memfd:1048576:3", "heap:1048576:3" };
+	static const char *const specs[] = {"memfd:1048576:3", "heap:1048576:3"};
 
 	(void)state;
 	for (unsigned int i = 0; i < 2; i++) {
@@ -179,11 +182,13 @@ static void *writer_main(void *arg)
 	uint32_t seed = w->index + 1;
 
 	while (!w->stale && !w->other) {
-		uint64_t n = (seed >> 8) % 3 ? 64 + (seed >> 10) % 9000 : 700000, at = w->index * 2 * MIB + (seed >> 4) % (2 * MIB - n);
+		uint64_t n = (seed >> 8) % 3 ? 64 + (seed >> 10) % 9000 : 700000,
+			 at = w->index * 2 * MIB + (seed >> 4) % (2 * MIB - n);
 		struct job job;
 
 		memset(mine + w->index * 8 * MIB, (int)seed, n);
-		job = transfer(w->peer, MCI_OP_WRITE, &w->regions[w->index & 1], at, mine + w->index * 8 * MIB, n);
+		job = transfer(w->peer, MCI_OP_WRITE, &w->regions[w->index & 1], at,
+			       mine + w->index * 8 * MIB, n);
 		seed = seed * 1664525u + 1013904223u;
 		w->done += job.state == MC_DONE;
 		w->stale += job.state == MC_FAILED && job.error == -ESTALE;
@@ -194,7 +199,7 @@ static void *writer_main(void *arg)
 
 static void test_under_load_no_write_lands_after_unregister(void **state)
 {
-	static const char *const specs[] = { "memfd:8388608:3", "heap:8388608:3" };
+	static const char *const specs[] = {"memfd:8388608:3", "heap:8388608:3"};
 
 	(void)state;
 	for (unsigned int round = 0; round < 8; round++) {
@@ -204,7 +209,7 @@ static void test_under_load_no_write_lands_after_unregister(void **state)
 		pthread_t t[4];
 
 		for (unsigned int i = 0; i < 4; i++) {
-			w[i] = (struct writer){ peer, target->remote.regions, i, 0, 0, 0 };
+			w[i] = (struct writer){peer, target->remote.regions, i, 0, 0, 0};
 			assert_int_equal(pthread_create(&t[i], NULL, writer_main, &w[i]), 0);
 		}
 		for (unsigned int i = 0; i < 10 + round; i++)
@@ -230,19 +235,22 @@ struct child {
 	int out;
 };
 
-/* argv: uuid, transport JSON, then "id:generation:rights:length" each. Prints a line per region, then writes for ever. */
+/* argv: uuid, transport JSON, then "id:generation:rights:length" each. Prints a line per region, then writes
+ * for ever. */
 static int initiator_main(int argc, char **argv)
 {
-	struct remote remote = { .count = (unsigned int)argc - 2 };
+	struct remote remote = {.count = (unsigned int)argc - 2};
 	struct mci_remote_region regions[8];
 	struct mci_peer *peer;
 	struct fake *fake;
 	uint8_t *from = malloc(16 * MIB);
 	char text[128];
+	pid_t pid;
 	int ret;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getenv("TARGET_UID") && (setgid((gid_t)atoi(getenv("TARGET_UID"))) || setuid((uid_t)atoi(getenv("TARGET_UID")))))
+	if (getenv("TARGET_UID") &&
+	    (setgid((gid_t)atoi(getenv("TARGET_UID"))) || setuid((uid_t)atoi(getenv("TARGET_UID")))))
 		abort();
 	fake = fake_open("child");
 	memset(regions, 0, sizeof(regions));
@@ -256,8 +264,8 @@ static int initiator_main(int argc, char **argv)
 	for (unsigned int i = 0; i < remote.count; i++) {
 		unsigned long long length;
 
-		if (sscanf(argv[2 + i], "%u:%u:%u:%llu", &regions[i].id, &regions[i].generation, &regions[i].rights,
-			   &length) != 4)
+		if (sscanf(argv[2 + i], "%u:%u:%u:%llu", &regions[i].id, &regions[i].generation,
+			   &regions[i].rights, &length) != 4)
 			abort();
 		regions[i].length = length;
 	}
@@ -277,7 +285,9 @@ static int initiator_main(int argc, char **argv)
 		void *view;
 
 		ret = mci_transport_shm.map(peer, regions, 0, 4096, &addr, &view);
-		printf("%d %d\n", ret, (int)fork());	/* the child holds every descriptor, and sleeps */
+		pid = fork(); /* the child holds every descriptor, and sleeps */
+		if (pid)
+			printf("%d %d\n", ret, (int)pid);
 		fflush(stdout);
 		for (;;)
 			pause();
@@ -294,8 +304,8 @@ static int initiator_main(int argc, char **argv)
 
 static struct child initiator_start(struct fake *owner, struct mci_region **regions, unsigned int count)
 {
-	char uuid[MCI_UUID_TEXT], text[8][64], *argv[16] = { (char *)"self", (char *)"initiator" }, *json;
-	struct child child = { 0, -1 };
+	char uuid[MCI_UUID_TEXT], text[8][64], *argv[16] = {(char *)"self", (char *)"initiator"}, *json;
+	struct child child = {0, -1};
 	struct remote remote;
 	int out[2];
 
@@ -305,8 +315,8 @@ static struct child initiator_start(struct fake *owner, struct mci_region **regi
 	argv[2] = uuid;
 	argv[3] = json;
 	for (unsigned int i = 0; i < count; i++) {
-		snprintf(text[i], sizeof(text[i]), "%u:%u:%u:%llu", regions[i]->id, regions[i]->generation, regions[i]->rights,
-			 (unsigned long long)regions[i]->length);
+		snprintf(text[i], sizeof(text[i]), "%u:%u:%u:%llu", regions[i]->id, regions[i]->generation,
+			 regions[i]->rights, (unsigned long long)regions[i]->length);
 		argv[4 + i] = text[i];
 	}
 	if (pipe2(out, O_CLOEXEC))
@@ -466,7 +476,7 @@ static void test_another_user_gets_whole_regions_only_and_read_only_means_it(voi
 	assert_ptr_equal(mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);
 	assert_int_equal(pwrite(fd, "x", 1, 0), -1);
 	close(fd);
-	regions[3]->addr[5] = 1;	/* its owner still writes */
+	regions[3]->addr[5] = 1; /* its owner still writes */
 	for (int i = 0; i < 5; i++) {
 		assert_int_equal(fake_unregister(me, regions[i], mci_now_ns() + 5 * MCI_NS_PER_S), 0);
 		fake_region_free(regions[i]);
@@ -477,8 +487,8 @@ static void test_another_user_gets_whole_regions_only_and_read_only_means_it(voi
 
 static void test_a_target_killed_during_a_copy_means_failed(void **state)
 {
-	static const char *const specs[] = { "memfd:16777216:3", "heap:16777216:3" };
-	static const uint64_t lengths[] = { 4096, 16 * MIB };
+	static const char *const specs[] = {"memfd:16777216:3", "heap:16777216:3"};
+	static const uint64_t lengths[] = {4096, 16 * MIB};
 
 	(void)state;
 	for (unsigned int i = 0; i < 2; i++) {
@@ -490,7 +500,8 @@ static void test_a_target_killed_during_a_copy_means_failed(void **state)
 			target_kill(target);
 			come_out();
 			must(in.job, MC_FAILED, -ECONNRESET);
-			must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 100), MC_FAILED, -ECONNRESET);
+			must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 100),
+			     MC_FAILED, -ECONNRESET);
 			mci_transport_shm.peer_close(peer);
 			target_end(target);
 		}
@@ -499,7 +510,7 @@ static void test_a_target_killed_during_a_copy_means_failed(void **state)
 
 static void test_a_target_is_dead_even_if_a_child_of_it_holds_the_connection(void **state)
 {
-	static const char *const specs[] = { "memfd:1048576:3", "heap:1048576:3" };
+	static const char *const specs[] = {"memfd:1048576:3", "heap:1048576:3"};
 	struct target *target = target_start(2, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	int child;
@@ -511,7 +522,8 @@ static void test_a_target_is_dead_even_if_a_child_of_it_holds_the_connection(voi
 	assert_true(child > 0);
 	target_kill(target);
 	for (unsigned int i = 0; i < 2; i++)
-		must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 100), MC_FAILED, -ECONNRESET);
+		must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 100), MC_FAILED,
+		     -ECONNRESET);
 	kill(child, SIGKILL);
 	mci_transport_shm.peer_close(peer);
 	target_end(target);
@@ -520,7 +532,7 @@ static void test_a_target_is_dead_even_if_a_child_of_it_holds_the_connection(voi
 /* Mapped memory outlives its owner: a copy into it works, and means nothing. */
 static void test_without_the_look_at_the_end_a_dead_target_would_be_done(void **state)
 {
-	static const char *const specs[] = { "memfd:16777216:3" };
+	static const char *const specs[] = {"memfd:16777216:3"};
 	struct target *target = target_start(1, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 
@@ -537,7 +549,7 @@ static void test_without_the_look_at_the_end_a_dead_target_would_be_done(void **
 
 static void test_what_is_queued_fails_at_once_when_the_target_dies(void **state)
 {
-	static const char *const specs[] = { "memfd:67108864:3" };
+	static const char *const specs[] = {"memfd:67108864:3"};
 	static struct job jobs[64];
 	uint64_t start;
 
@@ -566,7 +578,7 @@ static void test_what_is_queued_fails_at_once_when_the_target_dies(void **state)
 
 static void test_after_a_restart_requests_are_stale(void **state)
 {
-	static const char *const specs[] = { "memfd:65536:3" };
+	static const char *const specs[] = {"memfd:65536:3"};
 	struct target *target = target_start(1, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	unsigned int before = atomic_load(&me->refreshes);
@@ -585,7 +597,7 @@ static void test_after_a_restart_requests_are_stale(void **state)
 
 static void test_a_peer_that_came_back_with_its_content_is_used_again(void **state)
 {
-	static const char *const specs[] = { "memfd:1048576:3" };
+	static const char *const specs[] = {"memfd:1048576:3"};
 	struct target *target = target_start(1, specs), *second;
 	struct mci_peer *peer = open_peer(&target->remote);
 	unsigned int before = atomic_load(&me->refreshes);
@@ -611,7 +623,7 @@ static void test_a_peer_that_came_back_with_its_content_is_used_again(void **sta
 	for (int i = 0; i < 3; i++)
 		must(jobs[i], MC_DONE, 0);
 	assert_int_equal(target_say(second, "filled 0 5 0 %llu", MIB), 1);
-	assert_true(filled(addr, 0, 4096, 8));	/* a view is a reference: it outlives the owner */
+	assert_true(filled(addr, 0, 4096, 8)); /* a view is a reference: it outlives the owner */
 	mci_transport_shm.unmap(view);
 	atomic_store(&me->refresh_error, -EAGAIN);
 	mci_transport_shm.peer_close(peer);
@@ -621,8 +633,8 @@ static void test_a_peer_that_came_back_with_its_content_is_used_again(void **sta
 
 static void test_what_was_in_flight_begins_anew_on_a_peer_that_came_back(void **state)
 {
-	static const char *const specs[] = { "memfd:16777216:3", "heap:16777216:3" };
-	static const uint64_t lengths[] = { 4096, 16 * MIB };
+	static const char *const specs[] = {"memfd:16777216:3", "heap:16777216:3"};
+	static const uint64_t lengths[] = {4096, 16 * MIB};
 
 	(void)state;
 	for (unsigned int i = 0; i < 2; i++) {
@@ -636,7 +648,9 @@ static void test_what_was_in_flight_begins_anew_on_a_peer_that_came_back(void **
 			target_kill(target);
 			come_out();
 			must(in.job, MC_DONE, 0);
-			assert_int_equal(target_say(second, "filled %u 42 0 %llu", i, (unsigned long long)lengths[k]), 1);
+			assert_int_equal(target_say(second, "filled %u 42 0 %llu", i,
+						    (unsigned long long)lengths[k]),
+					 1);
 			atomic_store(&me->refresh_error, -EAGAIN);
 			mci_transport_shm.peer_close(peer);
 			target_end(target);
@@ -651,7 +665,7 @@ static void test_what_was_in_flight_begins_anew_on_a_peer_that_came_back(void **
 static int speak(uint16_t first, const void *body, uint32_t length)
 {
 	char name[64];
-	uint8_t params[4] = { MCI_SHM_VERSION };
+	uint8_t params[4] = {MCI_SHM_VERSION};
 	struct mci_hello *hello = malloc(sizeof(*hello));
 	struct mci_sock sock;
 	uint64_t deadline = mci_now_ns() + 3 * MCI_NS_PER_S;
@@ -659,9 +673,15 @@ static int speak(uint16_t first, const void *body, uint32_t length)
 	int ret, fd;
 
 	mci_shm_socket_name(&me->self.uuid, name);
-	ret = mci_connect(&(struct mci_connect_attr){ .unix_name = name, .self = &me->self, .secret = &me->host.secret,
-						     .service = MCI_SERVICE_ENGINE, .role = MCI_ROLE_SHM, .params = params,
-						     .params_length = 4, .deadline_ns = deadline }, &sock, hello);
+	ret = mci_connect(&(struct mci_connect_attr){.unix_name = name,
+						     .self = &me->self,
+						     .secret = &me->host.secret,
+						     .service = MCI_SERVICE_ENGINE,
+						     .role = MCI_ROLE_SHM,
+						     .params = params,
+						     .params_length = 4,
+						     .deadline_ns = deadline},
+			  &sock, hello);
 	free(hello);
 	assert_int_equal(ret, 0);
 	ret = mci_frame_send(&sock, first, 0, body, length, deadline);
@@ -684,12 +704,12 @@ static int speak(uint16_t first, const void *body, uint32_t length)
 
 static void test_who_does_not_see_the_nonce_gets_nothing(void **state)
 {
-	struct mci_shm_prove_frame prove = { .probed = true };
+	struct mci_shm_prove_frame prove = {.probed = true};
 	uint8_t body[200];
 
 	(void)state;
 	assert_true(speak(MCI_SHM_PROVE, body, mci_shm_prove_encode(&prove, body)) < 0);
-	mci_shm_ask_encode(&(struct mci_shm_ask){ 0, 1 }, 0, body);
+	mci_shm_ask_encode(&(struct mci_shm_ask){0, 1}, 0, body);
 	assert_true(speak(MCI_SHM_ASK, body, mci_shm_list_encode(1, 0, body) + MCI_SHM_ASK_SIZE) < 0);
 	assert_true(speak(77, "x", 1) < 0);
 }

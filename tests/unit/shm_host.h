@@ -30,7 +30,7 @@
 
 #define RW (MC_REMOTE_READ | MC_REMOTE_WRITE)
 
-struct fake {			/* one engine */
+struct fake { /* one engine */
 	struct mci_transport_host host;
 	struct mci_identity self;
 	struct mci_loops loops;
@@ -38,14 +38,14 @@ struct fake {			/* one engine */
 	struct mci_transport *transport;
 	/* refresh() */
 	_Atomic unsigned int refreshes;
-	_Atomic int refresh_error;	/* 0: give @info */
+	_Atomic int refresh_error; /* 0: give @info */
 	struct mci_peer_info info;
-	struct mci_remote_region *remote;	/* marked stale with -ESTALE */
+	struct mci_remote_region *remote; /* marked stale with -ESTALE */
 	unsigned int remote_count;
 };
 
-struct job {			/* a request and how it ended */
-	struct mci_request r;		/* first */
+struct job {		      /* a request and how it ended */
+	struct mci_request r; /* first */
 	enum mc_state state;
 	int error;
 	uint64_t bytes;
@@ -59,7 +59,7 @@ static inline void fake_complete(struct mci_request *request, enum mc_state stat
 
 	(void)flags;
 	if (atomic_load(&job->done))
-		abort();	/* told twice */
+		abort(); /* told twice */
 	job->state = state;
 	job->error = error;
 	job->bytes = bytes;
@@ -93,9 +93,15 @@ static inline struct fake *fake_open(const char *name)
 {
 	struct fake *fake = calloc(1, sizeof(*fake));
 	struct mci_service_attr attr = {
-		.bind = "127.0.0.1", .port_low = 21000, .port_high = 25000, .service = MCI_SERVICE_ENGINE,
-		.features = MCI_FEATURES_KNOWN, .self = &fake->self, .loops = &fake->loops,
-		.connection = fake_connection, .arg = fake,
+		.bind = "127.0.0.1",
+		.port_low = 21000,
+		.port_high = 25000,
+		.service = MCI_SERVICE_ENGINE,
+		.features = MCI_FEATURES_KNOWN,
+		.self = &fake->self,
+		.loops = &fake->loops,
+		.connection = fake_connection,
+		.arg = fake,
 	};
 	char unix_name[64];
 
@@ -116,7 +122,8 @@ static inline struct fake *fake_open(const char *name)
 	mci_shm_socket_name(&fake->self.uuid, unix_name);
 	attr.unix_name = unix_name;
 	if (mci_regions_create(&fake->host.regions) || mci_loops_start("test", 2, &fake->loops) ||
-	    mci_transport_shm.open(&fake->host, &fake->transport) || mci_service_start(&attr, &fake->service)) {
+	    mci_transport_shm.open(&fake->host, &fake->transport) ||
+	    mci_service_start(&attr, &fake->service)) {
 		fprintf(stderr, "fake_open: %s\n", mc_errmsg());
 		abort();
 	}
@@ -133,7 +140,8 @@ static inline void fake_close(struct fake *fake)
 }
 
 /* Memory of a kind: "memfd", "heap", or "part" (the second half of a memfd). */
-static inline struct mci_region *fake_region(struct fake *fake, const char *kind, size_t length, uint32_t rights)
+static inline struct mci_region *fake_region(struct fake *fake, const char *kind, size_t length,
+					     uint32_t rights)
 {
 	struct mci_region *region = calloc(1, sizeof(*region));
 	size_t whole = strcmp(kind, "part") ? length : 2 * length;
@@ -145,7 +153,8 @@ static inline struct mci_region *fake_region(struct fake *fake, const char *kind
 		region->addr = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	} else {
 		region->memfd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-		if (region->memfd < 0 || ftruncate(region->memfd, (off_t)whole) || fchmod(region->memfd, 0600) ||
+		if (region->memfd < 0 || ftruncate(region->memfd, (off_t)whole) ||
+		    fchmod(region->memfd, 0600) ||
 		    fcntl(region->memfd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW))
 			abort();
 		region->memfd_offset = whole - length;
@@ -212,7 +221,8 @@ static inline void remote_free(struct remote *remote)
 	memset(remote, 0, sizeof(*remote));
 }
 
-static inline void remote_of(struct fake *target, struct mci_region **regions, unsigned int count, struct remote *out)
+static inline void remote_of(struct fake *target, struct mci_region **regions, unsigned int count,
+			     struct remote *out)
 {
 	json_t *mine = json_object();
 
@@ -246,7 +256,7 @@ struct target {
 static inline int target_main(int argc, char **argv)
 {
 	struct mci_region *region[16];
-	uint8_t *before[16] = { NULL };
+	uint8_t *before[16] = {NULL};
 	struct remote remote;
 	struct fake *fake;
 	char line[256], hex[MCI_UUID_TEXT], *text;
@@ -254,7 +264,8 @@ static inline int target_main(int argc, char **argv)
 	unsigned long long a, b, c;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getenv("TARGET_UID") && (setgid((gid_t)atoi(getenv("TARGET_UID"))) || setuid((uid_t)atoi(getenv("TARGET_UID")))))
+	if (getenv("TARGET_UID") &&
+	    (setgid((gid_t)atoi(getenv("TARGET_UID"))) || setuid((uid_t)atoi(getenv("TARGET_UID")))))
 		abort();
 	fake = fake_open("target");
 	for (int k = 0; k < argc; k++) {
@@ -281,18 +292,18 @@ static inline int target_main(int argc, char **argv)
 			break;
 		if (!strcmp(word, "fill")) {
 			fill(region[i]->addr, 0, region[i]->length, (uint32_t)a);
-		} else if (!strcmp(word, "filled")) {	/* seed, at, length */
+		} else if (!strcmp(word, "filled")) { /* seed, at, length */
 			ret = filled(region[i]->addr + b, b, c, (uint32_t)a);
-		} else if (!strcmp(word, "remove")) {	/* ms; 0 = do not wait */
+		} else if (!strcmp(word, "remove")) { /* ms; 0 = do not wait */
 			ret = fake_unregister(fake, region[i], a ? mci_now_ns() + a * MCI_NS_PER_MS : 0);
 			free(before[i]);
 			before[i] = malloc(region[i]->length);
 			memcpy(before[i], region[i]->addr, region[i]->length);
-		} else if (!strcmp(word, "changed")) {	/* since it was removed */
+		} else if (!strcmp(word, "changed")) { /* since it was removed */
 			ret = !!memcmp(before[i], region[i]->addr, region[i]->length);
 		} else if (!strcmp(word, "nofence")) {
 			fake->transport->hooks.no_fence = true;
-		} else if (!strcmp(word, "child")) {	/* one that holds every descriptor, and sleeps */
+		} else if (!strcmp(word, "child")) { /* one that holds every descriptor, and sleeps */
 			ret = fork();
 			if (!ret)
 				for (;;)
@@ -308,7 +319,6 @@ static inline int target_main(int argc, char **argv)
 	_exit(0);
 }
 
-
 static inline long long target_answer(struct target *target)
 {
 	char line[64];
@@ -318,7 +328,8 @@ static inline long long target_answer(struct target *target)
 	return atoll(line);
 }
 
-static inline __attribute__((format(printf, 2, 3))) void target_tell(struct target *target, const char *fmt, ...)
+static inline __attribute__((format(printf, 2, 3))) void target_tell(struct target *target, const char *fmt,
+								     ...)
 {
 	va_list ap;
 
@@ -334,7 +345,7 @@ static inline __attribute__((format(printf, 2, 3))) void target_tell(struct targ
 static inline struct target *target_start(int count, const char *const *regions)
 {
 	struct target *target = calloc(1, sizeof(*target));
-	char *argv[20] = { (char *)"self", (char *)"target" }, hex[64], text[512], line[640];
+	char *argv[20] = {(char *)"self", (char *)"target"}, hex[64], text[512], line[640];
 	int in[2], out[2];
 
 	for (int i = 0; i < count; i++)
@@ -396,8 +407,8 @@ static inline void target_end(struct target *target)
 
 /* ---- requests ---- */
 
-static inline void job_init(struct job *job, int op, struct mci_remote_region *remote, uint64_t offset, void *local,
-			    uint64_t length, unsigned int timeout_ms)
+static inline void job_init(struct job *job, int op, struct mci_remote_region *remote, uint64_t offset,
+			    void *local, uint64_t length, unsigned int timeout_ms)
 {
 	memset(job, 0, sizeof(*job));
 	job->r.op = (uint8_t)op;
@@ -412,7 +423,7 @@ static inline void job_init(struct job *job, int op, struct mci_remote_region *r
 static inline void jobs_wait(struct mci_peer *peer, struct job *jobs, unsigned int count, bool help)
 {
 	uint64_t deadline = mci_now_ns() + 20 * MCI_NS_PER_S;
-	struct timespec pause = { .tv_nsec = 100000 };
+	struct timespec pause = {.tv_nsec = 100000};
 
 	for (unsigned int i = 0; i < count; i++) {
 		while (!atomic_load(&jobs[i].done)) {
@@ -435,8 +446,8 @@ static inline void jobs_submit(struct mci_peer *peer, struct job *jobs, unsigned
 }
 
 /* One request, to its end. */
-static inline struct job transfer(struct mci_peer *peer, int op, struct mci_remote_region *remote, uint64_t offset,
-				  void *local, uint64_t length)
+static inline struct job transfer(struct mci_peer *peer, int op, struct mci_remote_region *remote,
+				  uint64_t offset, void *local, uint64_t length)
 {
 	struct job job;
 

@@ -14,14 +14,14 @@
 #define NO_WAIT 0
 
 static struct fake *me;
-static uint8_t *mine;		/* local memory */
+static uint8_t *mine; /* local memory */
 #define MINE (64 * MIB)
 
 static struct mci_peer *open_peer(struct remote *remote)
 {
 	struct mci_peer *peer = NULL;
-	int ret = mci_transport_shm.peer_open(me->transport, &remote->info, NULL, remote->regions, remote->count,
-					      mci_now_ns() + 3 * MCI_NS_PER_S, &peer);
+	int ret = mci_transport_shm.peer_open(me->transport, &remote->info, NULL, remote->regions,
+					      remote->count, mci_now_ns() + 3 * MCI_NS_PER_S, &peer);
 
 	if (ret)
 		fail_msg("peer_open: %d %s", ret, mc_errmsg());
@@ -37,15 +37,16 @@ static void must(struct job job, enum mc_state state, int error)
 	assert_int_equal(job.bytes, state == MC_DONE ? job.r.length : 0);
 }
 
-static const struct timespec moment = { .tv_nsec = 1000000 };
+static const struct timespec moment = {.tv_nsec = 1000000};
 
 /* ---- transfers ---- */
 
 static void there_and_back(const char *kind)
 {
-	static const uint64_t sizes[] = { 1, 63, 4096, 4097, 65536, 65537, 524288, 524289, 3 * MIB + 17, 40 * MIB };
+	static const uint64_t sizes[] = {1,	63,	4096,	4097,	      65536,
+					 65537, 524288, 524289, 3 * MIB + 17, 40 * MIB};
 	char spec[64];
-	const char *specs[1] = { spec };
+	const char *specs[1] = {spec};
 	struct target *target;
 	struct mci_peer *peer;
 
@@ -59,7 +60,8 @@ static void there_and_back(const char *kind)
 		fill(mine, at, n, i);
 		must(transfer(peer, MCI_OP_WRITE, target->remote.regions, at, mine, n), MC_DONE, 0);
 		assert_int_equal(target_say(target, "filled 0 %u %llu %llu", i, (unsigned long long)at,
-					    (unsigned long long)n), 1);
+					    (unsigned long long)n),
+				 1);
 		memset(mine, 0, n);
 		must(transfer(peer, MCI_OP_READ, target->remote.regions, at, mine, n), MC_DONE, 0);
 		assert_true(filled(mine, at, n, i));
@@ -88,7 +90,7 @@ static void test_other_memory_is_reached_through_the_kernel(void **state)
 
 static void test_a_batch_of_small_requests_of_all_kinds(void **state)
 {
-	static const char *const specs[] = { "memfd:8388608:3", "heap:8388608:3", "memfd:8388608:3" };
+	static const char *const specs[] = {"memfd:8388608:3", "heap:8388608:3", "memfd:8388608:3"};
 	struct target *target = target_start(3, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	static struct job jobs[3000];
@@ -110,7 +112,8 @@ static void test_a_batch_of_small_requests_of_all_kinds(void **state)
 				must(jobs[i], MC_DONE, 0);
 			if (op == MCI_OP_READ)
 				for (unsigned int i = 0; i < n; i++)
-					assert_true(filled(jobs[i].r.local, (uint64_t)(jobs[i].r.local - mine), size,
+					assert_true(filled(jobs[i].r.local,
+							   (uint64_t)(jobs[i].r.local - mine), size,
 							   5 + (uint32_t)help));
 		}
 	}
@@ -120,7 +123,7 @@ static void test_a_batch_of_small_requests_of_all_kinds(void **state)
 
 static void test_requests_that_nobody_helps_are_done_by_workers(void **state)
 {
-	static const char *const specs[] = { "memfd:67108864:3" };
+	static const char *const specs[] = {"memfd:67108864:3"};
 	struct target *target = target_start(1, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 
@@ -166,7 +169,7 @@ static void *hand(void *arg)
 
 static void test_four_threads_share_a_peer(void **state)
 {
-	static const char *const specs[] = { "memfd:16777216:3", "heap:16777216:3" };
+	static const char *const specs[] = {"memfd:16777216:3", "heap:16777216:3"};
 	struct target *target = target_start(2, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	struct hand h[4];
@@ -174,7 +177,7 @@ static void test_four_threads_share_a_peer(void **state)
 
 	(void)state;
 	for (unsigned int i = 0; i < 4; i++) {
-		h[i] = (struct hand){ peer, &target->remote.regions[i & 1], i, 0 };
+		h[i] = (struct hand){peer, &target->remote.regions[i & 1], i, 0};
 		assert_int_equal(pthread_create(&t[i], NULL, hand, &h[i]), 0);
 	}
 	for (unsigned int i = 0; i < 4; i++) {
@@ -189,7 +192,7 @@ static void test_four_threads_share_a_peer(void **state)
 
 static void test_a_right_that_is_not_granted_is_refused_before_a_byte_moves(void **state)
 {
-	static const char *const specs[] = { "memfd:65536:1", "heap:65536:1", "memfd:65536:2", "heap:65536:2" };
+	static const char *const specs[] = {"memfd:65536:1", "heap:65536:1", "memfd:65536:2", "heap:65536:2"};
 	struct target *target = target_start(4, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 
@@ -199,11 +202,13 @@ static void test_a_right_that_is_not_granted_is_refused_before_a_byte_moves(void
 
 		target_say(target, "fill %u 3", i);
 		memset(mine, 0x77, 65536);
-		must(transfer(peer, write_only ? MCI_OP_READ : MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 65536),
+		must(transfer(peer, write_only ? MCI_OP_READ : MCI_OP_WRITE, &target->remote.regions[i], 0,
+			      mine, 65536),
 		     MC_FAILED, -EACCES);
 		assert_int_equal(mine[0], 0x77);
 		assert_int_equal(target_say(target, "filled %u 3 0 65536", i), 1);
-		must(transfer(peer, write_only ? MCI_OP_WRITE : MCI_OP_READ, &target->remote.regions[i], 0, mine, 65536),
+		must(transfer(peer, write_only ? MCI_OP_WRITE : MCI_OP_READ, &target->remote.regions[i], 0,
+			      mine, 65536),
 		     MC_DONE, 0);
 	}
 	mci_transport_shm.peer_close(peer);
@@ -212,7 +217,7 @@ static void test_a_right_that_is_not_granted_is_refused_before_a_byte_moves(void
 
 static void test_a_stale_generation_is_refused(void **state)
 {
-	static const char *const specs[] = { "memfd:65536:3", "heap:65536:3" };
+	static const char *const specs[] = {"memfd:65536:3", "heap:65536:3"};
 	struct target *target = target_start(2, specs);
 	struct mci_peer *peer;
 
@@ -221,14 +226,15 @@ static void test_a_stale_generation_is_refused(void **state)
 	target->remote.regions[1].generation--;
 	peer = open_peer(&target->remote);
 	for (unsigned int i = 0; i < 2; i++)
-		must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 100), MC_FAILED, -ESTALE);
+		must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 100), MC_FAILED,
+		     -ESTALE);
 	mci_transport_shm.peer_close(peer);
 	target_end(target);
 }
 
 static void test_an_unregistered_region_is_stale(void **state)
 {
-	static const char *const specs[] = { "memfd:8388608:3", "heap:8388608:3" };
+	static const char *const specs[] = {"memfd:8388608:3", "heap:8388608:3"};
 	struct target *target = target_start(2, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 
@@ -237,9 +243,12 @@ static void test_an_unregistered_region_is_stale(void **state)
 		must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 8 * MIB), MC_DONE, 0);
 		assert_int_equal(target_say(target, "remove %u 1000", i), 0);
 		fill(mine, 0, 8 * MIB, 99);
-		must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 100), MC_FAILED, -ESTALE);
-		must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 8 * MIB), MC_FAILED, -ESTALE);
-		must(transfer(peer, MCI_OP_READ, &target->remote.regions[i], 0, mine, 100), MC_FAILED, -ESTALE);
+		must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 100), MC_FAILED,
+		     -ESTALE);
+		must(transfer(peer, MCI_OP_WRITE, &target->remote.regions[i], 0, mine, 8 * MIB), MC_FAILED,
+		     -ESTALE);
+		must(transfer(peer, MCI_OP_READ, &target->remote.regions[i], 0, mine, 100), MC_FAILED,
+		     -ESTALE);
 		assert_int_equal(target_say(target, "changed %u", i), 0);
 	}
 	mci_transport_shm.peer_close(peer);
@@ -277,7 +286,7 @@ static void test_a_region_that_went_is_unmapped(void **state)
 
 static void test_memory_that_the_owner_lost_fails_alone(void **state)
 {
-	static const char *const specs[] = { "heap:65536:3" };
+	static const char *const specs[] = {"heap:65536:3"};
 	struct target *target = target_start(1, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	struct job jobs[16];
@@ -285,7 +294,8 @@ static void test_memory_that_the_owner_lost_fails_alone(void **state)
 	(void)state;
 	assert_int_equal(target_say(target, "unmap 0 16384 4096"), 0);
 	for (unsigned int i = 0; i < 16; i++)
-		job_init(&jobs[i], MCI_OP_WRITE, target->remote.regions, i * 4096, mine + i * 4096, 4096, 5000);
+		job_init(&jobs[i], MCI_OP_WRITE, target->remote.regions, i * 4096, mine + i * 4096, 4096,
+			 5000);
 	jobs_submit(peer, jobs, 16);
 	jobs_wait(peer, jobs, 16, true);
 	for (unsigned int i = 0; i < 16; i++)
@@ -296,7 +306,7 @@ static void test_memory_that_the_owner_lost_fails_alone(void **state)
 
 static void test_notifies_take_another_way(void **state)
 {
-	static const char *const specs[] = { "memfd:65536:3" };
+	static const char *const specs[] = {"memfd:65536:3"};
 	struct target *target = target_start(1, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 
@@ -308,15 +318,17 @@ static void test_notifies_take_another_way(void **state)
 
 static void test_another_host_is_not_for_us(void **state)
 {
-	static const char *const specs[] = { "memfd:65536:3" };
+	static const char *const specs[] = {"memfd:65536:3"};
 	struct target *target = target_start(1, specs);
 	json_t *transport = (json_t *)(uintptr_t)target->remote.info.transport;
 	struct mci_peer *peer;
 
 	(void)state;
 	json_object_set_new(transport, "boot_id", json_string("00000000-0000-0000-0000-000000000000"));
-	assert_int_equal(mci_transport_shm.peer_open(me->transport, &target->remote.info, NULL, target->remote.regions, 1,
-						     mci_now_ns() + MCI_NS_PER_S, &peer), -EOPNOTSUPP);
+	assert_int_equal(mci_transport_shm.peer_open(me->transport, &target->remote.info, NULL,
+						     target->remote.regions, 1, mci_now_ns() + MCI_NS_PER_S,
+						     &peer),
+			 -EOPNOTSUPP);
 	assert_non_null(strstr(mc_errmsg(), "another host"));
 	target_end(target);
 }
@@ -325,14 +337,14 @@ static void test_another_host_is_not_for_us(void **state)
 
 static void test_a_deadline_passes_while_the_target_does_not_answer(void **state)
 {
-	static const char *const specs[] = { "memfd:1048576:3" };
+	static const char *const specs[] = {"memfd:1048576:3"};
 	struct target *target = target_start(1, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	uint64_t start = mci_now_ns();
 	struct job job;
 
 	(void)state;
-	kill(target->pid, SIGSTOP);	/* the descriptor has not been asked for yet */
+	kill(target->pid, SIGSTOP); /* the descriptor has not been asked for yet */
 	job_init(&job, MCI_OP_WRITE, target->remote.regions, 0, mine, 100, 200);
 	jobs_submit(peer, &job, 1);
 	jobs_wait(peer, &job, 1, true);
@@ -346,7 +358,7 @@ static void test_a_deadline_passes_while_the_target_does_not_answer(void **state
 
 static void test_a_stopped_target_is_served_memory_still(void **state)
 {
-	static const char *const specs[] = { "memfd:8388608:3", "heap:8388608:3" };
+	static const char *const specs[] = {"memfd:8388608:3", "heap:8388608:3"};
 	struct target *target = target_start(2, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 
@@ -365,7 +377,7 @@ static struct gate {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	unsigned int inside, open;
-} gate = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0 };
+} gate = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0};
 
 static void gate_inside(void *arg)
 {
@@ -404,7 +416,7 @@ static void gate_open(void)
 
 static void test_cancel_ends_what_waits_at_once_and_what_is_copied_between_chunks(void **state)
 {
-	static const char *const specs[] = { "memfd:67108864:3" };
+	static const char *const specs[] = {"memfd:67108864:3"};
 	struct target *target = target_start(1, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	struct job jobs[2];
@@ -413,7 +425,8 @@ static void test_cancel_ends_what_waits_at_once_and_what_is_copied_between_chunk
 	must(transfer(peer, MCI_OP_READ, target->remote.regions, 0, mine, 100), MC_DONE, 0);
 	gate_shut();
 	for (int i = 0; i < 2; i++)
-		job_init(&jobs[i], MCI_OP_WRITE, target->remote.regions, i * 32 * MIB, mine + i * 32 * MIB, 32 * MIB, 20000);
+		job_init(&jobs[i], MCI_OP_WRITE, target->remote.regions, i * 32 * MIB, mine + i * 32 * MIB,
+			 32 * MIB, 20000);
 	target_say(target, "fill 0 1");
 	fill(mine, 0, MINE, 2);
 	jobs_submit(peer, jobs, 2);
@@ -439,7 +452,7 @@ static void test_cancel_ends_what_waits_at_once_and_what_is_copied_between_chunk
 
 static void test_a_deadline_is_seen_between_chunks(void **state)
 {
-	static const char *const specs[] = { "heap:67108864:3" };
+	static const char *const specs[] = {"heap:67108864:3"};
 	struct target *target = target_start(1, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	struct job job;
@@ -463,7 +476,7 @@ static void test_a_deadline_is_seen_between_chunks(void **state)
 
 static void test_a_view_shows_the_memory_and_cannot_be_written(void **state)
 {
-	static const char *const specs[] = { "memfd:1048576:3", "memfd:1048576:1", "part:1048576:3" };
+	static const char *const specs[] = {"memfd:1048576:3", "memfd:1048576:1", "part:1048576:3"};
 	struct target *target = target_start(3, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	int pipes[2];
@@ -475,7 +488,8 @@ static void test_a_view_shows_the_memory_and_cannot_be_written(void **state)
 		void *view;
 
 		target_say(target, "fill %u %u", i, i);
-		assert_int_equal(mci_transport_shm.map(peer, &target->remote.regions[i], 777, 5000, &addr, &view), 0);
+		assert_int_equal(
+			mci_transport_shm.map(peer, &target->remote.regions[i], 777, 5000, &addr, &view), 0);
 		assert_true(filled(addr, 777, 5000, i));
 		target_say(target, "fill %u %u", i, i + 50);
 		assert_true(filled(addr, 777, 5000, i + 50));
@@ -493,7 +507,7 @@ static void test_a_view_shows_the_memory_and_cannot_be_written(void **state)
 
 static void test_a_view_holds_its_region(void **state)
 {
-	static const char *const specs[] = { "memfd:1048576:3" };
+	static const char *const specs[] = {"memfd:1048576:3"};
 	struct target *target = target_start(1, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	const void *addr;
@@ -515,7 +529,7 @@ static void test_a_view_holds_its_region(void **state)
 
 static void test_views_are_counted_and_other_memory_has_none(void **state)
 {
-	static const char *const specs[] = { "memfd:1048576:3", "heap:1048576:3", "memfd:65536:2" };
+	static const char *const specs[] = {"memfd:1048576:3", "heap:1048576:3", "memfd:65536:2"};
 	struct target *target = target_start(3, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	static void *views[MCI_SHM_VIEWS];
@@ -524,12 +538,15 @@ static void test_views_are_counted_and_other_memory_has_none(void **state)
 
 	(void)state;
 	for (unsigned int i = 0; i < MCI_SHM_VIEWS; i++)
-		assert_int_equal(mci_transport_shm.map(peer, target->remote.regions, i, 10, &addr, &views[i]), 0);
+		assert_int_equal(mci_transport_shm.map(peer, target->remote.regions, i, 10, &addr, &views[i]),
+				 0);
 	assert_int_equal(mci_transport_shm.map(peer, target->remote.regions, 0, 10, &addr, &view), -ENOSPC);
 	for (unsigned int i = 0; i < MCI_SHM_VIEWS; i++)
 		mci_transport_shm.unmap(views[i]);
-	assert_int_equal(mci_transport_shm.map(peer, &target->remote.regions[1], 0, 10, &addr, &view), -EOPNOTSUPP);
-	assert_int_equal(mci_transport_shm.map(peer, &target->remote.regions[2], 0, 10, &addr, &view), -EACCES);
+	assert_int_equal(mci_transport_shm.map(peer, &target->remote.regions[1], 0, 10, &addr, &view),
+			 -EOPNOTSUPP);
+	assert_int_equal(mci_transport_shm.map(peer, &target->remote.regions[2], 0, 10, &addr, &view),
+			 -EACCES);
 	assert_int_equal(mci_transport_shm.map(peer, target->remote.regions, MIB, 1, &addr, &view), -EFAULT);
 	mci_transport_shm.peer_close(peer);
 	target_end(target);

@@ -523,9 +523,10 @@ static bool holds_nothing(void *arg)
 
 /*
  * The heart of contracts B1: an old write is on its way (the proxy has it), the initiator gives up, goes
- * on over a new incarnation and writes the same place; then the old bytes are released. True: they landed.
+ * on over a new incarnation (@reopen: of a new handle) and writes the same place; then the old bytes are
+ * released. True: they landed.
  */
-static bool old_write_lands(void)
+static bool old_write_lands(bool reopen)
 {
 	struct job old, new;
 	bool landed;
@@ -541,6 +542,10 @@ static bool old_write_lands(void)
 	wait_until(holds_something, p.proxy);
 	assert_true(jobs_wait(&old, 1, 3 * S));
 	assert_int_equal(old.state, MC_TIMED_OUT);
+	if (reopen) {
+		mci_transport_tcp.peer_close(p.peer);
+		p.peer = fake_connect(p.from, p.to, p.proxy->port, &p.remote);
+	}
 	job_set(&new, p.from, MCI_OP_WRITE, &p.remote, 0, p.local + MIB, MIB, 10 * S);
 	run(&p, &new, 1, 12 * S);
 	assert_done(&new);
@@ -558,7 +563,13 @@ static bool old_write_lands(void)
 static void test_an_old_write_never_lands_after_a_newer_one(void **state)
 {
 	(void)state;
-	assert_false(old_write_lands());
+	assert_false(old_write_lands(false));
+}
+
+static void test_nor_after_one_of_the_next_handle(void **state)
+{
+	(void)state;
+	assert_false(old_write_lands(true));
 }
 
 static void test_without_the_fence_the_old_write_does_land(void **state)
@@ -567,7 +578,7 @@ static void test_without_the_fence_the_old_write_does_land(void **state)
 
 	(void)state;
 	atomic_store(&mci_tcp_fence_off, true);
-	landed = old_write_lands();
+	landed = old_write_lands(false) && old_write_lands(true);
 	atomic_store(&mci_tcp_fence_off, false);
 	assert_true(landed);
 }
@@ -927,6 +938,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_a_target_that_is_gone_fails_requests_fast),
 		cmocka_unit_test(test_a_target_that_comes_back_with_its_memory_is_followed),
 		cmocka_unit_test(test_an_old_write_never_lands_after_a_newer_one),
+		cmocka_unit_test(test_nor_after_one_of_the_next_handle),
 		cmocka_unit_test(test_without_the_fence_the_old_write_does_land),
 		cmocka_unit_test(test_incarnations_only_ever_rise),
 		cmocka_unit_test(test_a_session_belongs_to_one_engine_and_has_a_bounded_number_of_streams),

@@ -228,7 +228,7 @@ struct mc_engine_stats {
 };
 int mc_engine_stats(mc_engine *engine, struct mc_engine_stats *stats);
 
-/* One line of JSON per path to a peer: segment, transport, detail, streams, bytes, state. free() it. */
+/* The ways to each open segment as a JSON array; free() it. */
 int mc_engine_paths(mc_engine *engine, char **json);
 
 /* CPU seconds a peer's process has used so far, as it says itself; for benches. */

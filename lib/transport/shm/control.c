@@ -14,16 +14,20 @@ int mci_shm_table_check(const struct mci_shm_table *table)
 {
 	if (table->magic != MCI_SHM_TABLE_MAGIC || table->version != MCI_SHM_VERSION ||
 	    table->slots != MCI_SHM_SLOTS)
-		return mci_fail(-EPROTO, "the peer's table of shared regions is not one of version %u; "
-				"run the same release on both sides", MCI_SHM_VERSION);
+		return mci_fail(-EPROTO,
+				"the peer's table of shared regions is not one of version %u; "
+				"run the same release on both sides",
+				MCI_SHM_VERSION);
 	return 0;
 }
 
 int mci_shm_use_check(const struct mci_shm_use *use)
 {
 	if (use->magic != MCI_SHM_USE_MAGIC || use->version != MCI_SHM_VERSION || use->slots != MCI_SHM_SLOTS)
-		return mci_fail(-EPROTO, "the peer's page of use counters is not one of version %u; "
-				"run the same release on both sides", MCI_SHM_VERSION);
+		return mci_fail(-EPROTO,
+				"the peer's page of use counters is not one of version %u; "
+				"run the same release on both sides",
+				MCI_SHM_VERSION);
 	return 0;
 }
 
@@ -42,25 +46,16 @@ bool mci_shm_enter(struct mci_shm_use_slot *slot, const _Atomic uint64_t *word, 
 	return enter(&slot->copies, word, stamp);
 }
 
-void mci_shm_leave(struct mci_shm_use_slot *slot)
-{
-	atomic_fetch_sub(&slot->copies, 1);
-}
+void mci_shm_leave(struct mci_shm_use_slot *slot) { atomic_fetch_sub(&slot->copies, 1); }
 
 bool mci_shm_view_enter(struct mci_shm_use_slot *slot, const _Atomic uint64_t *word, uint64_t stamp)
 {
 	return enter(&slot->views, word, stamp);
 }
 
-void mci_shm_view_leave(struct mci_shm_use_slot *slot)
-{
-	atomic_fetch_sub(&slot->views, 1);
-}
+void mci_shm_view_leave(struct mci_shm_use_slot *slot) { atomic_fetch_sub(&slot->views, 1); }
 
-static int whole(const struct mci_reader *r)
-{
-	return r->bad || r->left ? -EPROTO : 0;
-}
+static int whole(const struct mci_reader *r) { return r->bad || r->left ? -EPROTO : 0; }
 
 uint32_t mci_shm_table_encode(const struct mci_shm_table_frame *frame, uint8_t *out)
 {
@@ -98,7 +93,8 @@ int mci_shm_use_decode(const void *p, size_t n, struct mci_shm_use_frame *frame)
 	mci_reader_init(&r, p, n);
 	frame->size = mci_read64(&r);
 	frame->probe = mci_read64(&r);
-	if (whole(&r) || frame->size < sizeof(struct mci_shm_use) || frame->size > 2 * sizeof(struct mci_shm_use))
+	if (whole(&r) || frame->size < sizeof(struct mci_shm_use) ||
+	    frame->size > 2 * sizeof(struct mci_shm_use))
 		return -EPROTO;
 	return 0;
 }

@@ -26,11 +26,18 @@
 #define MCI_SHM_NONCE 32
 #define MCI_SHM_FRAME_LIMIT (64u << 10)
 #define MCI_SHM_ASK_MAX 1024u
-#define MCI_SHM_TABLE_MAGIC 0x31454c424154434dull	/* "MCTABLE1" */
-#define MCI_SHM_USE_MAGIC 0x314553554853434dull		/* "MCSHUSE1" */
+#define MCI_SHM_TABLE_MAGIC 0x31454c424154434dull /* "MCTABLE1" */
+#define MCI_SHM_USE_MAGIC 0x314553554853434dull	  /* "MCSHUSE1" */
 
-enum mci_shm_frame { MCI_SHM_TABLE = 1, MCI_SHM_USE, MCI_SHM_PROVE, MCI_SHM_READY, MCI_SHM_ASK, MCI_SHM_GRANT,
-		     MCI_SHM_GONE };
+enum mci_shm_frame {
+	MCI_SHM_TABLE = 1,
+	MCI_SHM_USE,
+	MCI_SHM_PROVE,
+	MCI_SHM_READY,
+	MCI_SHM_ASK,
+	MCI_SHM_GRANT,
+	MCI_SHM_GONE
+};
 
 /*
  * The table: one per target, written by it alone, mapped read-only by all its initiators (sealed: nobody
@@ -53,9 +60,9 @@ struct mci_shm_table {
  * either the initiator sees that the region is going, or the owner sees that somebody is inside.
  */
 struct mci_shm_use_slot {
-	_Atomic uint32_t copies;	/* requests inside */
-	_Atomic uint32_t views;		/* mapped views */
-	uint8_t pad[56];		/* a cache line each: slots are used by different threads */
+	_Atomic uint32_t copies; /* requests inside */
+	_Atomic uint32_t views;	 /* mapped views */
+	uint8_t pad[56];	 /* a cache line each: slots are used by different threads */
 };
 
 struct mci_shm_use {
@@ -100,7 +107,7 @@ struct mci_shm_prove_frame {
 };
 struct mci_shm_ready_frame {
 	uint8_t nonce[MCI_SHM_NONCE];
-	bool probed;			/* the target believes the probe */
+	bool probed; /* the target believes the probe */
 };
 struct mci_shm_ask {
 	uint32_t id, generation;
@@ -108,13 +115,13 @@ struct mci_shm_ask {
 enum mci_shm_mode { MCI_SHM_NONE, MCI_SHM_MEMFD, MCI_SHM_VM };
 struct mci_shm_grant {
 	uint32_t id, generation;
-	int32_t status;			/* 0 or a negative errno: -ESTALE, -EOPNOTSUPP */
+	int32_t status; /* 0 or a negative errno: -ESTALE, -EOPNOTSUPP */
 	uint32_t slot;
 	uint64_t stamp, length;
-	uint64_t place;			/* MEMFD: offset in the file; VM: the owner's address */
+	uint64_t place; /* MEMFD: offset in the file; VM: the owner's address */
 	uint8_t mode, rights;
 };
-#define MCI_SHM_WANT_FD 1u		/* of an ASK for one region; of its GRANT: the descriptor rides along */
+#define MCI_SHM_WANT_FD 1u /* of an ASK for one region; of its GRANT: the descriptor rides along */
 
 /* Longest encoded frames, for buffers. */
 #define MCI_SHM_SMALL_MAX 80u

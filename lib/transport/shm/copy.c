@@ -113,8 +113,8 @@ mci_shm_copy_fn mci_shm_copy_variant(unsigned int index, const char **name)
 	static const struct {
 		const char *name;
 		mci_shm_copy_fn fn;
-	} variants[] = { { "avx512", copy_avx512 }, { "avx2", copy_avx2 }, { "memcpy", copy_plain } };
-	const bool there[] = { __builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx2"), true };
+	} variants[] = {{"avx512", copy_avx512}, {"avx2", copy_avx2}, {"memcpy", copy_plain}};
+	const bool there[] = {__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx2"), true};
 
 	for (unsigned int i = 0; i < 3; i++) {
 		if (!there[i] || index--)

@@ -21,7 +21,8 @@ int mci_shm_share(const char *name, size_t size, int seals, int *out, void **map
 
 	if (fd < 0)
 		return mci_fail(-errno, "cannot create shared memory: memfd_create: %s", strerror(errno));
-	if (fchmod(fd, 0600) || ftruncate(fd, (off_t)size) || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW)) {
+	if (fchmod(fd, 0600) || ftruncate(fd, (off_t)size) ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW)) {
 		ret = mci_fail(-errno, "cannot size and seal shared memory: %s", strerror(errno));
 		goto err_close;
 	}
@@ -32,7 +33,9 @@ int mci_shm_share(const char *name, size_t size, int seals, int *out, void **map
 	}
 	madvise(p, size, MADV_DONTFORK);
 	if (fcntl(fd, F_ADD_SEALS, seals | F_SEAL_SEAL)) {
-		ret = mci_fail(-errno, "cannot seal shared memory: %s; shared memory needs Linux 5.1 or newer", strerror(errno));
+		ret = mci_fail(-errno,
+			       "cannot seal shared memory: %s; shared memory needs Linux 5.1 or newer",
+			       strerror(errno));
 		goto err_unmap;
 	}
 	*out = fd;
@@ -64,13 +67,13 @@ static int tenants_grow(struct mci_shm_serve *serve, uint32_t id)
 	return 0;
 }
 
-static int add(struct mci_shm_serve *serve, const struct mci_region *region)	/* serve->lock held */
+static int add(struct mci_shm_serve *serve, const struct mci_region *region) /* serve->lock held */
 {
 	struct mci_shm_tenant *tenant;
 	int ret;
 
 	if (!region->rights || region->id >= MCI_SHM_SLOTS)
-		return 0;	/* peers take another way, if any */
+		return 0; /* peers take another way, if any */
 	ret = tenants_grow(serve, region->id);
 	if (ret)
 		return ret;
@@ -103,13 +106,14 @@ int mci_shm_serve_add(struct mci_shm_serve *serve, const struct mci_region *regi
 /* Its memory is gone with the process, even if a child that it forked holds the connection open. */
 static bool dead(const struct mci_shm_served *s)
 {
-	struct pollfd end = { .fd = s->pidfd, .events = POLLIN };
+	struct pollfd end = {.fd = s->pidfd, .events = POLLIN};
 
 	return s->pidfd >= 0 && poll(&end, 1, 0) > 0;
 }
 
 /* Who is inside of @slot? Counters are the peers' word: good for a bounded wait, no more. */
-static struct mci_shm_served *somebody_inside(struct mci_shm_serve *serve, uint32_t slot, uint32_t *copies, uint32_t *views)
+static struct mci_shm_served *somebody_inside(struct mci_shm_serve *serve, uint32_t slot, uint32_t *copies,
+					      uint32_t *views)
 {
 	struct mci_shm_served *s;
 
@@ -133,7 +137,7 @@ static void leave_slot(struct mci_shm_serve *serve, struct mci_shm_tenant *tenan
 
 int mci_shm_serve_remove(struct mci_shm_serve *serve, const struct mci_region *region, uint64_t deadline_ns)
 {
-	struct timespec pause = { .tv_nsec = 20000 };
+	struct timespec pause = {.tv_nsec = 20000};
 	_Atomic uint64_t *word;
 	struct mci_shm_tenant *tenant;
 	struct mci_shm_served *s;
@@ -151,11 +155,14 @@ int mci_shm_serve_remove(struct mci_shm_serve *serve, const struct mci_region *r
 	if (!tenant->given_up)
 		atomic_store(word, tenant->stamp | MCI_SHM_DYING);
 	atomic_thread_fence(memory_order_seq_cst);
-	while ((s = somebody_inside(serve, region->id, &copies, &views)) && !serve->transport->hooks.no_fence) {
+	while ((s = somebody_inside(serve, region->id, &copies, &views)) &&
+	       !serve->transport->hooks.no_fence) {
 		if (mci_now_ns() >= deadline_ns) {
-			ret = mci_fail(-EBUSY, "region %u is still in use by '%s' (process %d on this host: %u copies, %u "
-				       "views); wait for it, or end that process", region->id, s->name, (int)s->pid,
-				       copies, views);
+			ret = mci_fail(
+				-EBUSY,
+				"region %u is still in use by '%s' (process %d on this host: %u copies, %u "
+				"views); wait for it, or end that process",
+				region->id, s->name, (int)s->pid, copies, views);
 			break;
 		}
 		pthread_mutex_unlock(&serve->lock);
@@ -163,7 +170,7 @@ int mci_shm_serve_remove(struct mci_shm_serve *serve, const struct mci_region *r
 		if (pause.tv_nsec < 1000000)
 			pause.tv_nsec *= 2;
 		pthread_mutex_lock(&serve->lock);
-		tenant = &serve->tenants[region->id];	/* the array may have moved */
+		tenant = &serve->tenants[region->id]; /* the array may have moved */
 	}
 	if (!ret) {
 		leave_slot(serve, tenant, region->id);
@@ -192,7 +199,8 @@ struct mci_shm_tenant *mci_shm_tenant_find(struct mci_shm_serve *serve, const st
 	if (!tenant || !tenant->there || tenant->generation != ask->generation) {
 		if (tenant && tenant->there)
 			return NULL;
-		if (mci_region_get_remote(serve->transport->host->regions, ask->id, ask->generation, 0, 0, 0, &region))
+		if (mci_region_get_remote(serve->transport->host->regions, ask->id, ask->generation, 0, 0, 0,
+					  &region))
 			return NULL;
 		if (!add(serve, region) && ask->id < serve->tenant_count)
 			tenant = &serve->tenants[ask->id];

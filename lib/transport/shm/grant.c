@@ -2,9 +2,9 @@
 /*
  * May a peer have a descriptor of the file behind a region, and which one?
  *
- * A peer is trusted with files if it is of our user (it could open /proc/<pid>/fd/<n> by itself), or has shown
- * that the kernel lets it read our memory. Others get a file only if the region is all of it, and a read-only
- * one only if no way leads from there to a writable one: F_SEAL_FUTURE_WRITE, or a mode that keeps
+ * A peer is trusted with files if it is of our user (it could open /proc/<pid>/fd/<n> by itself), or has
+ * shown that the kernel lets it read our memory. Others get a file only if the region is all of it, and a
+ * read-only one only if no way leads from there to a writable one: F_SEAL_FUTURE_WRITE, or a mode that keeps
  * them from opening it anew. Each grant is an open file of its own: it shares no lock with ours.
  */
 #include <errno.h>
@@ -20,9 +20,16 @@
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
+#define OVERFLOW_USER 65534
 #define HUGETLBFS 0x958458f6
 
 int mci_shm_pidfd(pid_t pid) { return pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1; }
+
+bool mci_shm_same_user(uid_t uid)
+{
+	/* The overflow user stands for anybody whom our user namespace does not know. */
+	return !uid || (uid == geteuid() && uid != OVERFLOW_USER);
+}
 
 uint64_t mci_shm_file_page(int fd, const struct stat *st)
 {
@@ -39,7 +46,7 @@ void mci_shm_file_look(int fd, uint64_t offset, uint64_t length, struct mci_shm_
 	struct stat st;
 	int seals;
 
-	*file = (struct mci_shm_file){ .there = false };
+	*file = (struct mci_shm_file){.there = false};
 	if (fd < 0 || fstat(fd, &st) || !S_ISREG(st.st_mode) || offset > (uint64_t)st.st_size ||
 	    length > (uint64_t)st.st_size - offset)
 		return;

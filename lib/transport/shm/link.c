@@ -62,13 +62,15 @@ void mci_shm_link_put(struct mci_shm_link *link)
 /* Where does this descriptor lead? -EOPNOTSUPP: not to this host. */
 static int same_host(const struct mci_peer *peer, const struct mci_peer_info *info, const char **unix_name)
 {
-	const char *boot = info->transport ? json_string_value(json_object_get(info->transport, "boot_id")) : NULL;
+	const char *boot =
+		info->transport ? json_string_value(json_object_get(info->transport, "boot_id")) : NULL;
 
 	*unix_name = info->transport ? json_string_value(json_object_get(info->transport, "unix")) : NULL;
 	if (!boot || !*unix_name || strlen(*unix_name) > 100)
 		return mci_fail(-EOPNOTSUPP, "segment '%s' does not offer shared memory", info->name);
 	if (!peer->transport->boot_id[0] || strcmp(boot, peer->transport->boot_id))
-		return mci_fail(-EOPNOTSUPP, "segment '%s' is on another host, so it cannot be reached by shared memory",
+		return mci_fail(-EOPNOTSUPP,
+				"segment '%s' is on another host, so it cannot be reached by shared memory",
 				info->name);
 	return 0;
 }
@@ -88,7 +90,8 @@ static void know_process(struct mci_shm_link *link, int fd)
 /* Loop thread: send the questions, or the end. */
 static void send_asks(struct mci_task *task)
 {
-	struct mci_shm_link *link = (struct mci_shm_link *)((char *)task - offsetof(struct mci_shm_link, ask));
+	struct mci_shm_link *link =
+		(struct mci_shm_link *)((char *)task - offsetof(struct mci_shm_link, ask));
 	struct mci_peer *peer = link->peer;
 	uint8_t body[4 + MCI_SHM_ASK_SIZE];
 	bool failed = false;
@@ -101,8 +104,8 @@ static void send_asks(struct mci_task *task)
 		if (!link->asked[i])
 			continue;
 		link->asked[i] = 0;
-		ask = (struct mci_shm_ask){ peer->regions[i].id, peer->regions[i].generation };
-		pthread_mutex_unlock(&peer->lock);	/* what sends may find the end of the connection */
+		ask = (struct mci_shm_ask){peer->regions[i].id, peer->regions[i].generation};
+		pthread_mutex_unlock(&peer->lock); /* what sends may find the end of the connection */
 		mci_shm_ask_encode(&ask, 0, body);
 		failed = mci_conn_send(link->conn, MCI_SHM_ASK, i, body,
 				       mci_shm_list_encode(1, MCI_SHM_WANT_FD, body) + MCI_SHM_ASK_SIZE, -1);
@@ -151,8 +154,8 @@ static int on_grant(struct mci_shm_link *link, const struct mci_frame *frame, st
 	uint16_t count, flags;
 	int ret;
 
-	if (mci_shm_list_decode(frame->body, frame->length, MCI_SHM_GRANT_SIZE, &count, &flags) || count != 1 ||
-	    frame->id >= peer->count || mci_shm_grant_decode(frame->body, 0, &grant))
+	if (mci_shm_list_decode(frame->body, frame->length, MCI_SHM_GRANT_SIZE, &count, &flags) ||
+	    count != 1 || frame->id >= peer->count || mci_shm_grant_decode(frame->body, 0, &grant))
 		return -EPROTO;
 	pthread_mutex_lock(&peer->lock);
 	map = &link->maps[frame->id];
@@ -162,7 +165,7 @@ static int on_grant(struct mci_shm_link *link, const struct mci_frame *frame, st
 	}
 	ret = mci_shm_map_take(link, frame->id, &grant, frame->fd);
 	if (!ret && map->state != MCI_SHM_MAP_READY)
-		ret = map->error = -EPROTO;	/* a descriptor was promised and did not come */
+		ret = map->error = -EPROTO; /* a descriptor was promised and did not come */
 	while ((r = map->waiting.first)) {
 		mci_shm_queue_del(&map->waiting, r);
 		peer->waiting--;
@@ -187,7 +190,8 @@ static void on_gone(struct mci_shm_link *link)
 	for (unsigned int i = 0; i < peer->count; i++) {
 		struct mci_shm_map *map = &link->maps[i];
 
-		if (map->state != MCI_SHM_MAP_READY || mci_shm_alive(&link->table->word[map->slot], map->stamp))
+		if (map->state != MCI_SHM_MAP_READY ||
+		    mci_shm_alive(&link->table->word[map->slot], map->stamp))
 			continue;
 		map->state = MCI_SHM_MAP_IDLE;
 		mci_shm_map_drop(map);
@@ -210,7 +214,8 @@ static void on_frame(struct mci_conn *conn, const struct mci_frame *frame, void 
 		close(frame->fd);
 	mci_shm_finals_tell(link->peer, &finals);
 	if (ret) {
-		mci_warn("process %d on this host sent a malformed or unexpected frame; its connection is closed",
+		mci_warn("process %d on this host sent a malformed or unexpected frame; its connection is "
+			 "closed",
 			 (int)link->pid);
 		mci_conn_close(conn);
 	}
@@ -229,9 +234,9 @@ struct start {
 	int ret;
 };
 
-static void start(void *arg)	/* loop thread */
+static void start(void *arg) /* loop thread */
 {
-	static const struct mci_conn_ops ops = { .frame = on_frame, .closed = on_closed };
+	static const struct mci_conn_ops ops = {.frame = on_frame, .closed = on_closed};
 	struct start *s = arg;
 
 	pthread_mutex_lock(&s->link->peer->lock);
@@ -241,11 +246,11 @@ static void start(void *arg)	/* loop thread */
 
 static int link_start(struct mci_shm_link *link, struct mci_sock *sock)
 {
-	struct start s = { .link = link, .sock = *sock };
+	struct start s = {.link = link, .sock = *sock};
 
 	pthread_mutex_lock(&link->peer->lock);
-	link->refs++;		/* the connection's */
-	link->started = true;	/* peer_close() waits for its end */
+	link->refs++;	      /* the connection's */
+	link->started = true; /* peer_close() waits for its end */
 	link->peer->links++;
 	pthread_mutex_unlock(&link->peer->lock);
 	mci_loop_call(link->loop, start, &s);
@@ -262,7 +267,7 @@ static int link_start(struct mci_shm_link *link, struct mci_sock *sock)
 int mci_shm_link_open(struct mci_peer *peer, const struct mci_peer_info *info, uint64_t deadline_ns,
 		      struct mci_shm_link **out)
 {
-	struct mci_sock sock = { .fd = -1 };
+	struct mci_sock sock = {.fd = -1};
 	struct mci_shm_link *link;
 	struct mci_hello *hello;
 	const char *unix_name;
@@ -292,18 +297,20 @@ int mci_shm_link_open(struct mci_peer *peer, const struct mci_peer_info *info, u
 		ret = mci_fail(-ENOMEM, "no memory for %u regions of segment '%s'", peer->count, info->name);
 		goto err_free;
 	}
-	ret = mci_connect(&(struct mci_connect_attr){
-		.unix_name = unix_name,
-		.self = peer->host->self,
-		.secret = &info->secret,
-		.wanted = &info->uuid,
-		.features = MCI_FEATURE_SHM,
-		.service = MCI_SERVICE_ENGINE,
-		.role = MCI_ROLE_SHM,
-		.params = params,
-		.params_length = sizeof(params),
-		.deadline_ns = deadline_ns,
-	}, &sock, hello);
+	ret = mci_connect(
+		&(struct mci_connect_attr){
+			.unix_name = unix_name,
+			.self = peer->host->self,
+			.secret = &info->secret,
+			.wanted = &info->uuid,
+			.features = MCI_FEATURE_SHM,
+			.service = MCI_SERVICE_ENGINE,
+			.role = MCI_ROLE_SHM,
+			.params = params,
+			.params_length = sizeof(params),
+			.deadline_ns = deadline_ns,
+		},
+		&sock, hello);
 	if (ret)
 		goto err_free;
 	know_process(link, sock.fd);
@@ -328,4 +335,3 @@ err_free:
 	free(hello);
 	return ret;
 }
-

@@ -15,7 +15,7 @@
 
 #define TICK_MS 1u
 #define TICK_MAX_MS 16u
-#define EXPIRE_NS (100 * MCI_NS_PER_MS)	/* between looks for requests that nobody came to in time */
+#define EXPIRE_NS (100 * MCI_NS_PER_MS) /* between looks for requests that nobody came to in time */
 #define EAGER_MAX 16u
 #define EAGER_STEP 8u
 
@@ -35,7 +35,8 @@ void mci_shm_peer_wake(struct mci_peer *peer)
 		mci_shm_pool_wake(peer->transport->pool, 1);
 }
 
-static void expire(struct mci_peer *peer, struct mci_shm_queue *queue, uint64_t now, struct mci_shm_finals *finals)
+static void expire(struct mci_peer *peer, struct mci_shm_queue *queue, uint64_t now,
+		   struct mci_shm_finals *finals)
 {
 	struct mci_request *r, *next;
 
@@ -73,7 +74,8 @@ static void tick(struct mci_timer *timer)
 	peer->tick_ms = peer->tick_ms * 2 > TICK_MAX_MS ? TICK_MAX_MS : peer->tick_ms * 2;
 	if (atomic_load(&peer->queued) && !peer->active && peer->claims == peer->seen_claims) {
 		eager = atomic_load_explicit(&peer->eager, memory_order_relaxed) + EAGER_STEP;
-		atomic_store_explicit(&peer->eager, eager > EAGER_MAX ? EAGER_MAX : eager, memory_order_relaxed);
+		atomic_store_explicit(&peer->eager, eager > EAGER_MAX ? EAGER_MAX : eager,
+				      memory_order_relaxed);
 		peer->tick_ms = TICK_MS;
 		mci_shm_peer_wake(peer);
 	}
@@ -154,7 +156,7 @@ void mci_shm_peer_again(struct mci_peer *peer, struct mci_request *r, struct mci
 
 void mci_shm_peer_submit(struct mci_peer *peer, struct mci_request *first)
 {
-	struct mci_shm_queue own = { NULL, NULL };
+	struct mci_shm_queue own = {NULL, NULL};
 	struct mci_shm_finals finals;
 	struct mci_request *r, *next;
 	uint64_t total = 0;
@@ -195,7 +197,7 @@ void mci_shm_peer_mended(struct mci_peer *peer, int ret)
 	pthread_mutex_lock(&peer->lock);
 	peer->mending = false;
 	if (ret == -ESTALE || ret == -EOPNOTSUPP)
-		peer->lost = ret;	/* for good */
+		peer->lost = ret; /* for good */
 	for (r = peer->parked.first; r; r = next) {
 		next = r->next;
 		if (!peer->link && peer->lost == -ECONNRESET && r->tag == peer->attempts) {
@@ -235,7 +237,7 @@ bool mci_shm_peer_help(struct mci_peer *peer)
 	if (!atomic_load_explicit(&peer->queued, memory_order_relaxed) || !mci_shm_work(peer, NULL))
 		return false;
 	eager = atomic_load_explicit(&peer->eager, memory_order_relaxed);
-	if (eager)	/* a hint: it may get lost */
+	if (eager) /* a hint: it may get lost */
 		atomic_store_explicit(&peer->eager, eager - 1, memory_order_relaxed);
 	return true;
 }
@@ -246,7 +248,7 @@ bool mci_shm_peer_help(struct mci_peer *peer)
  */
 void mci_shm_peer_detach(struct mci_peer *peer, struct mci_shm_link *link, struct mci_shm_finals *finals)
 {
-	struct mci_shm_queue left = { NULL, NULL };
+	struct mci_shm_queue left = {NULL, NULL};
 	struct mci_request *r;
 
 	atomic_store(&link->dead, true);
@@ -298,7 +300,8 @@ static int install(struct mci_peer *peer, struct mci_shm_link *link)
 	pthread_mutex_lock(&peer->lock);
 	if (atomic_load(&link->dead)) {
 		mci_shm_link_put(link);
-		ret = mci_fail(-ECONNRESET, "the connection to the process on this host broke while it was opened");
+		ret = mci_fail(-ECONNRESET,
+			       "the connection to the process on this host broke while it was opened");
 	} else {
 		peer->link = link;
 		peer->lost = -ECONNRESET;
@@ -313,11 +316,11 @@ int mci_shm_peer_use(void *arg, const struct mci_peer_info *info)
 	struct mci_shm_link *link;
 	int ret;
 
-	ret = mci_shm_link_open(peer, info, mci_now_ns() + 3 * MCI_NS_PER_S, &link);
+	ret = mci_shm_link_open(peer, info, peer->mend_deadline_ns, &link);
 	return ret ? ret : install(peer, link);
 }
 
-static void close_loop_part(void *arg)	/* loop thread */
+static void close_loop_part(void *arg) /* loop thread */
 {
 	struct mci_peer *peer = arg;
 
@@ -410,13 +413,17 @@ int mci_shm_peer_usable(struct mci_peer *peer, struct mci_remote_region *region)
 		ret = -EOPNOTSUPP;
 	pthread_mutex_unlock(&peer->lock);
 	if (ret)
-		mci_fail(ret, "region %u cannot be reached by shared memory: it is not from mc_memory_alloc(), and this "
-			 "process may not read the memory of the other (see ptrace(2), \"Ptrace access mode checking\")",
+		mci_fail(ret,
+			 "region %u cannot be reached by shared memory: it is not from mc_memory_alloc(), "
+			 "and this "
+			 "process may not read the memory of the other (see ptrace(2), \"Ptrace access mode "
+			 "checking\")",
 			 region->id);
 	return ret;
 }
 
-void mci_shm_peer_detail(struct mci_peer *peer, const struct mci_remote_region *region, char *text, size_t size)
+void mci_shm_peer_detail(struct mci_peer *peer, const struct mci_remote_region *region, char *text,
+			 size_t size)
 {
 	const struct mci_shm_map *map;
 

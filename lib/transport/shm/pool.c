@@ -19,14 +19,14 @@
 #define MEND_MS 3000u
 #define MEND_PAUSE_MS 50u
 #define MEND_PAUSE_MAX_MS 1000u
-#define LOAD_NS 500000u		/* how long a look at the load is good for */
+#define LOAD_NS 500000u /* how long a look at the load is good for */
 
 struct mci_shm_pool {
 	struct mci_transport *transport;
 	pthread_mutex_t lock;
 	pthread_cond_t work, mend, left;
 	struct mci_peer *peers;
-	struct mci_peer *lost;		/* to be mended */
+	struct mci_peer *lost; /* to be mended */
 	pthread_t workers[MCI_SHM_WORKERS], mender;
 	unsigned int worker_count, worker_max, asleep, called;
 	bool mender_runs, closing;
@@ -141,7 +141,8 @@ void mci_shm_pool_wake(struct mci_shm_pool *pool, unsigned int threads)
 	while (pool->asleep < threads && pool->worker_count < pool->worker_max && !pool->closing) {
 		if (start_thread(&pool->workers[pool->worker_count], worker, pool)) {
 			if (!pool->worker_count)
-				mci_warn("cannot start a thread for shared memory; copies are left to those who wait for them");
+				mci_warn("cannot start a thread for shared memory; copies are left to those "
+					 "who wait for them");
 			break;
 		}
 		pool->worker_count++;
@@ -150,7 +151,8 @@ void mci_shm_pool_wake(struct mci_shm_pool *pool, unsigned int threads)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-/* Cores that nothing runs on now, as the kernel sees it: the fourth field of /proc/loadavg is "running/all". */
+/* Cores that nothing runs on now, as the kernel sees it: the fourth field of /proc/loadavg is "running/all".
+ */
 unsigned int mci_shm_pool_idle_cores(struct mci_shm_pool *pool)
 {
 	uint64_t now = mci_now_ns();
@@ -177,6 +179,7 @@ static int mend(struct mci_peer *peer)
 {
 	uint64_t deadline = mci_now_ns() + MEND_MS * MCI_NS_PER_MS;
 	bool needless;
+	int ret;
 
 	/* Nothing new is begun before the last of the old has ended. */
 	pthread_mutex_lock(&peer->lock);
@@ -187,8 +190,11 @@ static int mend(struct mci_peer *peer)
 	pthread_mutex_unlock(&peer->lock);
 	if (needless)
 		return 0;
-	atomic_fetch_add_explicit(&peer->host->stats.reconnects, 1, memory_order_relaxed);
-	return peer->host->refresh(peer->host->engine, peer->cookie, deadline, mci_shm_peer_use, peer);
+	peer->mend_deadline_ns = deadline;
+	ret = peer->host->refresh(peer->host->engine, peer->cookie, deadline, mci_shm_peer_use, peer);
+	if (!ret)
+		atomic_fetch_add_explicit(&peer->host->stats.reconnects, 1, memory_order_relaxed);
+	return ret;
 }
 
 static void unlist(struct mci_shm_pool *pool, struct mci_peer *peer)
@@ -241,7 +247,8 @@ static void *mender(void *arg)
 			mci_debug("a process on this host cannot be reached again: %s", mc_errmsg());
 		mci_shm_peer_mended(peer, ret);
 		pthread_mutex_lock(&pool->lock);
-		peer->mend_pause_ns = ret && peer->mend_pause_ns ? peer->mend_pause_ns * 2 : MEND_PAUSE_MS * MCI_NS_PER_MS;
+		peer->mend_pause_ns =
+			ret && peer->mend_pause_ns ? peer->mend_pause_ns * 2 : MEND_PAUSE_MS * MCI_NS_PER_MS;
 		if (peer->mend_pause_ns > MEND_PAUSE_MAX_MS * MCI_NS_PER_MS)
 			peer->mend_pause_ns = MEND_PAUSE_MAX_MS * MCI_NS_PER_MS;
 		peer->mend_at_ns = mci_now_ns() + peer->mend_pause_ns;

@@ -34,7 +34,8 @@ int mci_shm_serve_open(struct mci_transport *transport, struct mci_shm_serve **o
 
 	if (!serve)
 		return mci_fail(-ENOMEM, "no memory for the shared memory transport");
-	ret = mci_shm_share("mooncake-regions", sizeof(struct mci_shm_table), F_SEAL_FUTURE_WRITE, &serve->table_fd, &table);
+	ret = mci_shm_share("mooncake-regions", sizeof(struct mci_shm_table), F_SEAL_FUTURE_WRITE,
+			    &serve->table_fd, &table);
 	if (ret) {
 		free(serve);
 		return ret;
@@ -50,7 +51,7 @@ int mci_shm_serve_open(struct mci_transport *transport, struct mci_shm_serve **o
 	return 0;
 }
 
-static void served_put(struct mci_shm_served *s)	/* serve->lock held */
+static void served_put(struct mci_shm_served *s) /* serve->lock held */
 {
 	if (--s->refs)
 		return;
@@ -61,7 +62,8 @@ static void served_put(struct mci_shm_served *s)	/* serve->lock held */
 	free(s);
 }
 
-static void served_forget(struct mci_shm_served *s)	/* loop thread: the connection is no more, nor are its counters */
+static void
+served_forget(struct mci_shm_served *s) /* loop thread: the connection is no more, nor are its counters */
 {
 	struct mci_shm_serve *serve = s->serve;
 
@@ -80,7 +82,7 @@ static void served_forget(struct mci_shm_served *s)	/* loop thread: the connecti
 	pthread_mutex_unlock(&serve->lock);
 }
 
-static void close_served(void *arg)		/* loop thread */
+static void close_served(void *arg) /* loop thread */
 {
 	struct mci_shm_served *s = arg;
 
@@ -117,9 +119,10 @@ void mci_shm_serve_close(struct mci_shm_serve *serve)
 	free(serve);
 }
 
-static void tell_gone(struct mci_task *task)	/* loop thread */
+static void tell_gone(struct mci_task *task) /* loop thread */
 {
-	struct mci_shm_served *s = (struct mci_shm_served *)((char *)task - offsetof(struct mci_shm_served, gone));
+	struct mci_shm_served *s =
+		(struct mci_shm_served *)((char *)task - offsetof(struct mci_shm_served, gone));
 	struct mci_shm_serve *serve = s->serve;
 
 	pthread_mutex_lock(&serve->lock);
@@ -145,12 +148,13 @@ void mci_shm_serve_tell_gone(struct mci_shm_serve *serve)
 	}
 }
 
-static void decide(struct mci_shm_served *s, const struct mci_shm_ask *ask, struct mci_shm_grant *grant, int *fd)
+static void decide(struct mci_shm_served *s, const struct mci_shm_ask *ask, struct mci_shm_grant *grant,
+		   int *fd)
 {
 	struct mci_shm_serve *serve = s->serve;
 	struct mci_shm_tenant *tenant = mci_shm_tenant_find(serve, ask);
 
-	*grant = (struct mci_shm_grant){ .id = ask->id, .generation = ask->generation };
+	*grant = (struct mci_shm_grant){.id = ask->id, .generation = ask->generation};
 	if (!tenant) {
 		grant->status = -ESTALE;
 		return;
@@ -198,7 +202,8 @@ static int on_ask(struct mci_shm_served *s, const struct mci_frame *frame)
 		mci_shm_ask_decode(frame->body, i, &ask);
 		decide(s, &ask, &grant, flags & MCI_SHM_WANT_FD ? &fd : NULL);
 		if (grant.status)
-			atomic_fetch_add_explicit(&s->serve->transport->host->stats.refused, 1, memory_order_relaxed);
+			atomic_fetch_add_explicit(&s->serve->transport->host->stats.refused, 1,
+						  memory_order_relaxed);
 		mci_shm_grant_encode(&grant, i, reply);
 	}
 	pthread_mutex_unlock(&s->serve->lock);
@@ -219,7 +224,7 @@ static int on_prove(struct mci_shm_served *s, const struct mci_frame *frame)
 	if (ret)
 		return ret;
 	if (memcmp(prove.nonce, s->nonce, MCI_SHM_NONCE))
-		return -EPROTO;	/* it does not see our memory: not on this host */
+		return -EPROTO; /* it does not see our memory: not on this host */
 	s->probed = prove.probed && !memcmp(prove.probe, s->probe, MCI_SHM_NONCE);
 	s->proved = true;
 	ready.probed = s->probed;
@@ -233,7 +238,7 @@ static void on_frame(struct mci_conn *conn, const struct mci_frame *frame, void 
 	int ret = -EPROTO;
 
 	if (frame->fd >= 0)
-		close(frame->fd);	/* nobody asked for one */
+		close(frame->fd); /* nobody asked for one */
 	if (frame->type == MCI_SHM_PROVE && !s->proved)
 		ret = on_prove(s, frame);
 	else if (frame->type == MCI_SHM_ASK && s->proved)
@@ -254,8 +259,8 @@ static void on_closed(struct mci_conn *conn, int err, void *arg)
 
 static int greet(struct mci_shm_served *s)
 {
-	struct mci_shm_table_frame table = { MCI_SHM_VERSION, MCI_SHM_SLOTS, sizeof(struct mci_shm_table) };
-	struct mci_shm_use_frame frame = { sizeof(struct mci_shm_use), (uintptr_t)s->probe };
+	struct mci_shm_table_frame table = {MCI_SHM_VERSION, MCI_SHM_SLOTS, sizeof(struct mci_shm_table)};
+	struct mci_shm_use_frame frame = {sizeof(struct mci_shm_use), (uintptr_t)s->probe};
 	uint8_t body[MCI_SHM_SMALL_MAX];
 	void *mapped;
 	int ret, fd;
@@ -272,7 +277,8 @@ static int greet(struct mci_shm_served *s)
 	s->use->version = MCI_SHM_VERSION;
 	s->use->slots = MCI_SHM_SLOTS;
 	memcpy(s->use->target_nonce, s->nonce, sizeof(s->nonce));
-	ret = mci_conn_send(s->conn, MCI_SHM_TABLE, 0, body, mci_shm_table_encode(&table, body), s->serve->table_fd);
+	ret = mci_conn_send(s->conn, MCI_SHM_TABLE, 0, body, mci_shm_table_encode(&table, body),
+			    s->serve->table_fd);
 	if (!ret)
 		ret = mci_conn_send(s->conn, MCI_SHM_USE, 0, body, mci_shm_use_encode(&frame, body), fd);
 	close(fd);
@@ -281,25 +287,30 @@ static int greet(struct mci_shm_served *s)
 
 static void on_ready(void *arg, struct mci_sock sock, const struct mci_hello *hello, int error)
 {
-	static const struct mci_conn_ops ops = { .frame = on_frame, .closed = on_closed };
+	static const struct mci_conn_ops ops = {.frame = on_frame, .closed = on_closed};
 	struct mci_shm_served *s = arg;
 	struct ucred cred;
 	socklen_t size = sizeof(cred);
+	bool closing;
 
 	(void)hello;
 	if (error < 0)
 		goto err_forget;
+	pthread_mutex_lock(&s->serve->lock);
+	closing = s->closing;
+	pthread_mutex_unlock(&s->serve->lock);
 	if (!getsockopt(sock.fd, SOL_SOCKET, SO_PEERCRED, &cred, &size)) {
 		s->pid = cred.pid;
 		s->pidfd = mci_shm_pidfd(cred.pid);
-		s->same_user = cred.uid == geteuid() || !cred.uid;
+		s->same_user = mci_shm_same_user(cred.uid);
 	}
-	if (s->closing || mci_conn_start(s->loop, sock, MCI_SHM_FRAME_LIMIT, &ops, s, &s->conn)) {
+	if (closing || mci_conn_start(s->loop, sock, MCI_SHM_FRAME_LIMIT, &ops, s, &s->conn)) {
 		mci_sock_close(&sock);
 		goto err_forget;
 	}
 	if (greet(s)) {
-		mci_warn("cannot serve '%s' (process %d) by shared memory: %s", s->name, (int)s->pid, mc_errmsg());
+		mci_warn("cannot serve '%s' (process %d) by shared memory: %s", s->name, (int)s->pid,
+			 mc_errmsg());
 		mci_conn_close(s->conn);
 	}
 	return;
@@ -318,7 +329,8 @@ void mci_shm_serve_incoming(struct mci_shm_serve *serve, struct mci_incoming *in
 		return;
 	}
 	if (hello->params_length != 4 || mci_get32(hello->params) != MCI_SHM_VERSION) {
-		mci_incoming_reject(in, -EPROTO, "another version of the shared memory protocol; run the same release "
+		mci_incoming_reject(in, -EPROTO,
+				    "another version of the shared memory protocol; run the same release "
 				    "on both sides");
 		return;
 	}

@@ -6,32 +6,32 @@
 #include "net/service.h"
 #include "transport/shm/shm.h"
 
-struct mci_shm_tenant {			/* by region id, which is also the slot */
+struct mci_shm_tenant { /* by region id, which is also the slot */
 	bool there;
-	bool going;		/* takes nobody new */
-	bool given_up;		/* somebody was inside past the deadline: never comes back */
+	bool going;    /* takes nobody new */
+	bool given_up; /* somebody was inside past the deadline: never comes back */
 	uint32_t generation, rights;
 	uint64_t address, length, stamp, memfd_offset;
 	int memfd;
 	struct mci_shm_file file;
 };
 
-struct mci_shm_served {			/* a connection */
+struct mci_shm_served { /* a connection */
 	struct mci_shm_serve *serve;
 	struct mci_shm_served *prev, *next;
 	struct mci_loop *loop;
-	struct mci_conn *conn;	/* loop thread; NULL before and behind */
+	struct mci_conn *conn; /* loop thread; NULL before and behind */
 	struct mci_shm_use *use;
-	uint8_t nonce[MCI_SHM_NONCE];	/* also in the use page, which the peer can write */
-	uint8_t probe[MCI_SHM_NONCE];	/* read from outside at this very address */
+	uint8_t nonce[MCI_SHM_NONCE]; /* also in the use page, which the peer can write */
+	uint8_t probe[MCI_SHM_NONCE]; /* read from outside at this very address */
 	char name[MCI_NAME_MAX + 1];
 	pid_t pid;
-	int pidfd;		/* -1 = none */
+	int pidfd; /* -1 = none */
 	bool proved, probed, same_user;
 	bool closing;
 	bool gone_posted;
 	struct mci_task gone;
-	unsigned int refs;	/* serve->lock */
+	unsigned int refs; /* serve->lock */
 };
 
 struct mci_shm_serve {

@@ -19,13 +19,15 @@
 
 static int protocol(const char *what)
 {
-	return mci_fail(-EPROTO, "the peer on this host sent a malformed or unexpected %s frame; run the same release "
-			"on both sides", what);
+	return mci_fail(-EPROTO,
+			"the peer on this host sent a malformed or unexpected %s frame; run the same release "
+			"on both sides",
+			what);
 }
 
 /* The next frame, which must be of @want; what the target says at any time is passed over. */
-static int receive(struct mci_sock *sock, uint16_t want, const char *what, void **body, uint32_t *length, int *fd,
-		   uint64_t deadline_ns)
+static int receive(struct mci_sock *sock, uint16_t want, const char *what, void **body, uint32_t *length,
+		   int *fd, uint64_t deadline_ns)
 {
 	uint16_t type;
 	uint32_t id;
@@ -50,7 +52,7 @@ static bool safe_to_map(const struct mci_shm_link *link, int fd)
 {
 	int seals;
 
-	if (link->uid == geteuid() || !link->uid)
+	if (mci_shm_same_user(link->uid))
 		return true;
 	seals = fcntl(fd, F_GET_SEALS);
 	return seals >= 0 && seals & F_SEAL_SHRINK;
@@ -118,18 +120,19 @@ static int take_use(struct mci_shm_link *link, struct mci_sock *sock, uint64_t *
 	return mci_shm_use_check(link->use);
 }
 
-/* Read the target's nonce in its own memory: works or not, the answer tells whether process_vm_* may be used. */
+/* Read the target's nonce in its own memory: works or not, the answer tells whether process_vm_* may be used.
+ */
 static bool probe_vm(const struct mci_shm_link *link, uint64_t address, uint8_t nonce[MCI_SHM_NONCE])
 {
-	struct iovec here = { nonce, MCI_SHM_NONCE };
-	struct iovec there = { (void *)(uintptr_t)address, MCI_SHM_NONCE };
+	struct iovec here = {nonce, MCI_SHM_NONCE};
+	struct iovec there = {(void *)(uintptr_t)address, MCI_SHM_NONCE};
 
 	return link->pidfd >= 0 && process_vm_readv(link->pid, &here, 1, &there, 1, 0) == MCI_SHM_NONCE;
 }
 
 static int prove(struct mci_shm_link *link, struct mci_sock *sock, uint64_t probe, uint64_t deadline_ns)
 {
-	struct mci_shm_prove_frame frame = { .probed = false };
+	struct mci_shm_prove_frame frame = {.probed = false};
 	struct mci_shm_ready_frame ready;
 	uint8_t mine[MCI_SHM_NONCE], out[MCI_SHM_SMALL_MAX];
 	uint32_t length;
@@ -150,7 +153,8 @@ static int prove(struct mci_shm_link *link, struct mci_sock *sock, uint64_t prob
 	if (fd >= 0)
 		close(fd);
 	if (!ret && memcmp(ready.nonce, mine, sizeof(mine)))
-		ret = mci_fail(-EOPNOTSUPP, "the peer does not see this process's memory: it is not on this host");
+		ret = mci_fail(-EOPNOTSUPP,
+			       "the peer does not see this process's memory: it is not on this host");
 	if (!ret)
 		link->probed = frame.probed && ready.probed;
 	return ret;
@@ -158,7 +162,8 @@ static int prove(struct mci_shm_link *link, struct mci_sock *sock, uint64_t prob
 
 static uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
 
-/* Map at an address that is congruent with the file modulo 2 MiB, so that huge pages of the file can be used. */
+/* Map at an address that is congruent with the file modulo 2 MiB, so that huge pages of the file can be used.
+ */
 static void *map_aligned(int fd, uint64_t at, size_t size, int prot)
 {
 	size_t want = (size_t)(at % HUGE_2M);
@@ -185,9 +190,11 @@ static void *map_aligned(int fd, uint64_t at, size_t size, int prot)
 	return p;
 }
 
-int mci_shm_map_file(struct mci_shm_link *link, struct mci_shm_map *map, const struct mci_shm_grant *grant, int fd)
+int mci_shm_map_file(struct mci_shm_link *link, struct mci_shm_map *map, const struct mci_shm_grant *grant,
+		     int fd)
 {
-	bool both = (grant->rights & (MC_REMOTE_READ | MC_REMOTE_WRITE)) == (MC_REMOTE_READ | MC_REMOTE_WRITE);
+	bool both =
+		(grant->rights & (MC_REMOTE_READ | MC_REMOTE_WRITE)) == (MC_REMOTE_READ | MC_REMOTE_WRITE);
 	int prot = grant->rights & MC_REMOTE_WRITE ? PROT_READ | PROT_WRITE : PROT_READ;
 	uint64_t page, from, to;
 	struct stat st;
@@ -200,9 +207,9 @@ int mci_shm_map_file(struct mci_shm_link *link, struct mci_shm_map *map, const s
 	map->mapped_length = (size_t)(to - from);
 	map->mapped[0] = map->mapped[1] = NULL;
 	for (int i = 0; i < (both ? 2 : 1); i++) {
-		void *p = page > HUGE_2M ?
-				mmap(NULL, map->mapped_length, i ? PROT_READ : prot, MAP_SHARED, fd, (off_t)from) :
-				map_aligned(fd, from, map->mapped_length, i ? PROT_READ : prot);
+		void *p = page > HUGE_2M ? mmap(NULL, map->mapped_length, i ? PROT_READ : prot, MAP_SHARED,
+						fd, (off_t)from)
+					 : map_aligned(fd, from, map->mapped_length, i ? PROT_READ : prot);
 
 		if (p == MAP_FAILED) {
 			int ret = -errno;
@@ -219,7 +226,9 @@ int mci_shm_map_file(struct mci_shm_link *link, struct mci_shm_map *map, const s
 	}
 	map->base = (uint8_t *)map->mapped[0] + (grant->place - from);
 	map->view = both ? (uint8_t *)map->mapped[1] + (grant->place - from) : map->base;
-	map->touched = calloc(grant->length / MCI_SHM_UNIT + 1, 1);	/* without it pages come one by one */
+	if (grant->rights & MC_REMOTE_WRITE)
+		map->touched =
+			calloc(grant->length / MCI_SHM_UNIT + 1, 1); /* without it pages come one by one */
 	return 0;
 }
 
@@ -231,7 +240,7 @@ int mci_shm_map_take(struct mci_shm_link *link, unsigned int index, const struct
 	int ret = grant->status;
 
 	if (grant->id != remote->id || grant->generation != remote->generation)
-		ret = -ESTALE;	/* asked before it changed its name */
+		ret = -ESTALE; /* asked before it changed its name */
 	else if (!ret && grant->length < remote->length)
 		ret = -EPROTO;
 	else if (!ret && grant->mode == MCI_SHM_VM && !link->probed)
@@ -253,7 +262,7 @@ int mci_shm_map_take(struct mci_shm_link *link, unsigned int index, const struct
 		map->address = grant->place;
 		map->state = MCI_SHM_MAP_READY;
 	} else if (map->mapped[0]) {
-		map->state = MCI_SHM_MAP_READY;	/* the same region, alive again under another stamp */
+		map->state = MCI_SHM_MAP_READY; /* the same region, alive again under another stamp */
 	} else if (fd >= 0) {
 		ret = mci_shm_map_file(link, map, grant, fd);
 		map->error = ret;
@@ -275,13 +284,16 @@ static int ask_all(struct mci_shm_link *link, struct mci_sock *sock, uint64_t de
 	if (!list)
 		return mci_fail(-ENOMEM, "no memory to ask for %u regions", peer->count);
 	for (unsigned int first = 0; first < peer->count && !ret;) {
-		unsigned int n = peer->count - first < MCI_SHM_ASK_MAX ? peer->count - first : MCI_SHM_ASK_MAX;
+		unsigned int n =
+			peer->count - first < MCI_SHM_ASK_MAX ? peer->count - first : MCI_SHM_ASK_MAX;
 
 		for (unsigned int i = 0; i < n; i++)
-			mci_shm_ask_encode(&(struct mci_shm_ask){ peer->regions[first + i].id,
-								  peer->regions[first + i].generation }, i, list);
+			mci_shm_ask_encode(&(struct mci_shm_ask){peer->regions[first + i].id,
+								 peer->regions[first + i].generation},
+					   i, list);
 		ret = mci_frame_send(sock, MCI_SHM_ASK, 0, list,
-				     mci_shm_list_encode((uint16_t)n, 0, list) + n * MCI_SHM_ASK_SIZE, deadline_ns);
+				     mci_shm_list_encode((uint16_t)n, 0, list) + n * MCI_SHM_ASK_SIZE,
+				     deadline_ns);
 		if (!ret)
 			ret = receive(sock, MCI_SHM_GRANT, "GRANT", &body, &length, &fd, deadline_ns);
 		if (ret)

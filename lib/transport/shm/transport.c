@@ -32,7 +32,8 @@ static int shm_open_transport(struct mci_transport_host *host, struct mci_transp
 	transport->host = host;
 	read_boot_id(transport->boot_id);
 	if (!transport->boot_id[0]) {
-		ret = mci_fail(-EOPNOTSUPP, "no shared memory transport: /proc/sys/kernel/random/boot_id cannot be read; mount /proc");
+		ret = mci_fail(-EOPNOTSUPP, "no shared memory transport: /proc/sys/kernel/random/boot_id "
+					    "cannot be read; mount /proc");
 		goto err_free;
 	}
 	ret = mci_shm_pool_open(transport, &transport->pool);

@@ -20,10 +20,11 @@ struct view {
 };
 
 /* Ask for a region that is not mapped yet, and wait; peer->lock held. */
-static int wait_for(struct mci_peer *peer, struct mci_shm_link *link, unsigned int index, uint64_t deadline_ns)
+static int wait_for(struct mci_peer *peer, struct mci_shm_link *link, unsigned int index,
+		    uint64_t deadline_ns)
 {
-	struct timespec until = { .tv_sec = (time_t)(deadline_ns / MCI_NS_PER_S),
-				  .tv_nsec = (long)(deadline_ns % MCI_NS_PER_S) };
+	struct timespec until = {.tv_sec = (time_t)(deadline_ns / MCI_NS_PER_S),
+				 .tv_nsec = (long)(deadline_ns % MCI_NS_PER_S)};
 	struct mci_shm_map *map = &link->maps[index];
 	uint32_t answers = map->answers;
 	int ret = 0;
@@ -43,9 +44,11 @@ static int explain(int err, const struct mci_remote_region *region)
 {
 	switch (err) {
 	case -ESTALE:
-		return mci_fail(err, "region %u was unregistered by its owner; open the segment anew", region->id);
+		return mci_fail(err, "region %u was unregistered by its owner; open the segment anew",
+				region->id);
 	case -ECONNRESET:
-		return mci_fail(err, "the connection to the owner of region %u on this host is lost", region->id);
+		return mci_fail(err, "the connection to the owner of region %u on this host is lost",
+				region->id);
 	case -ETIMEDOUT:
 		return mci_fail(err, "the owner of region %u on this host does not answer", region->id);
 	default:
@@ -53,8 +56,8 @@ static int explain(int err, const struct mci_remote_region *region)
 	}
 }
 
-int mci_shm_view_map(struct mci_peer *peer, struct mci_remote_region *region, uint64_t offset, uint64_t length,
-		     const void **addr, void **out)
+int mci_shm_view_map(struct mci_peer *peer, struct mci_remote_region *region, uint64_t offset,
+		     uint64_t length, const void **addr, void **out)
 {
 	uint64_t deadline = mci_now_ns() + MAP_MS * MCI_NS_PER_MS;
 	unsigned int index = (unsigned int)(region - peer->regions);
@@ -83,7 +86,8 @@ int mci_shm_view_map(struct mci_peer *peer, struct mci_remote_region *region, ui
 		else if (map->state == MCI_SHM_MAP_READY && !(map->rights & MC_REMOTE_READ))
 			ret = -EACCES;
 		else if (map->state == MCI_SHM_MAP_READY &&
-			 mci_shm_view_enter(&link->use->slot[map->slot], &link->table->word[map->slot], map->stamp))
+			 mci_shm_view_enter(&link->use->slot[map->slot], &link->table->word[map->slot],
+					    map->stamp))
 			break;
 		else if (map->state == MCI_SHM_MAP_READY)
 			map->state = MCI_SHM_MAP_IDLE;
@@ -93,7 +97,7 @@ int mci_shm_view_map(struct mci_peer *peer, struct mci_remote_region *region, ui
 			break;
 	}
 	if (!ret) {
-		*view = (struct view){ peer, link, map, map->slot };
+		*view = (struct view){peer, link, map, map->slot};
 		*addr = map->view + offset;
 		map->users++;
 		link->refs++;
@@ -112,7 +116,9 @@ int mci_shm_view_map(struct mci_peer *peer, struct mci_remote_region *region, ui
 err_free:
 	free(view);
 	if (ret == -EOPNOTSUPP)
-		return mci_fail(ret, "region %u is not memory of mc_memory_alloc(), so it cannot be mapped; read it instead",
+		return mci_fail(ret,
+				"region %u is not memory of mc_memory_alloc(), so it cannot be mapped; read "
+				"it instead",
 				region->id);
 	if (ret == -EACCES)
 		return mci_fail(ret, "region %u may not be read", region->id);

@@ -1,29 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * Initiator: requests are claimed under peer->lock, entered in the use page, copied under no lock, and
- * told as final after the last byte only if the region and the connection were still there then.
+ * Initiator: requests are claimed under peer->lock, entered in the use page, copied under no lock (move.c),
+ * and told as final after the last byte only if the region and the connection were still there then.
  */
 #include <errno.h>
-#include <limits.h>
-#include <poll.h>
-#include <sys/mman.h>
-#include <sys/uio.h>
 
 #include "core/clock.h"
-#include "transport/shm/copy.h"
 #include "transport/shm/shm.h"
-
-struct lot {			/* what one thread does at a time */
-	struct mci_shm_link *link;
-	uint64_t bytes;
-	unsigned int count;	/* whole requests */
-	struct mci_request *item[MCI_SHM_LOT];
-	struct mci_shm_map *map[MCI_SHM_LOT];
-	int error[MCI_SHM_LOT];
-	uint64_t offset;	/* with count == 1 and length < item[0]->length: a part of it */
-	uint64_t length;
-	bool part, vm;
-};
 
 /* request->state: flags, the verdict and its errno. */
 static void set_verdict(struct mci_request *r, enum mc_state state, int error)
@@ -122,19 +105,19 @@ void mci_shm_take_off(struct mci_peer *peer, struct mci_request *r, struct mci_s
 {
 	take_off(peer, NULL, r);
 	if (r->outstanding)
-		return;		/* the last thread that copies for it sees to it */
+		return; /* the last thread that copies for it sees to it */
 	if (r->state & MCI_SHM_INSIDE)
 		leave(peer, peer->link, r);
 	mci_shm_queue_add(left, r);
 }
 
-static void end(struct mci_peer *peer, struct mci_shm_queue *own, struct mci_request *r, enum mc_state state, int error,
-		struct mci_shm_finals *finals)
+static void end(struct mci_peer *peer, struct mci_shm_queue *own, struct mci_request *r, enum mc_state state,
+		int error, struct mci_shm_finals *finals)
 {
 	take_off(peer, own, r);
 	set_verdict(r, state, error);
 	if (r->outstanding)
-		return;		/* the last thread that copies for it tells it */
+		return; /* the last thread that copies for it tells it */
 	if (r->state & MCI_SHM_INSIDE)
 		leave(peer, peer->link, r);
 	mci_shm_finals_push(finals, r, state, error);
@@ -197,13 +180,14 @@ static void park(struct mci_peer *peer, struct mci_shm_queue *own, struct mci_re
 		mci_shm_link_ask(peer->link, (unsigned int)(r->remote - peer->regions));
 }
 
-#define LOOK 8	/* requests at the head of the queue among which a thread chooses */
+#define LOOK 8 /* requests at the head of the queue among which a thread chooses */
 
 /*
- * What to do next: the large request that this thread is at, else one that nobody is at, else the first. Threads
- * that stream through requests of their own disturb each other less than those that share one.
+ * What to do next: the large request that this thread is at, else one that nobody is at, else the first.
+ * Threads that stream through requests of their own disturb each other less than those that share one.
  */
-static struct mci_request *choose(struct mci_peer *peer, struct mci_shm_queue *own, const struct mci_request *mine)
+static struct mci_request *choose(struct mci_peer *peer, struct mci_shm_queue *own,
+				  const struct mci_request *mine)
 {
 	struct mci_request *first, *free = NULL, *r;
 	unsigned int i = 0;
@@ -233,9 +217,10 @@ static uint64_t chunk_of(const struct mci_request *r)
 }
 
 /* Fill a lot: several small requests, or one part of a large one. peer->lock held. */
-static void claim(struct mci_peer *peer, struct mci_shm_queue *own, struct lot *lot, struct mci_shm_finals *finals)
+static void claim(struct mci_peer *peer, struct mci_shm_queue *own, struct mci_shm_lot *lot,
+		  struct mci_shm_finals *finals)
 {
-	static _Thread_local struct mci_request *mine;	/* compared only: it may be gone */
+	static _Thread_local struct mci_request *mine; /* compared only: it may be gone */
 	uint64_t now = mci_now_ns();
 	struct mci_request *r;
 
@@ -256,7 +241,7 @@ static void claim(struct mci_peer *peer, struct mci_shm_queue *own, struct lot *
 			end(peer, own, r, state, ret, finals);
 			continue;
 		}
-		if (!peer->link) {	/* lost since it was submitted */
+		if (!peer->link) { /* lost since it was submitted */
 			take_off(peer, own, r);
 			mci_shm_peer_again(peer, r, finals);
 			continue;
@@ -290,7 +275,7 @@ static void claim(struct mci_peer *peer, struct mci_shm_queue *own, struct lot *
 		r->outstanding++;
 		if (lot->offset + lot->length == r->length)
 			take_off(peer, own, r);
-		else if (!own)
+		else
 			peer->queued_bytes -= lot->length;
 		r->cursor += lot->length;
 		break;
@@ -301,154 +286,9 @@ static void claim(struct mci_peer *peer, struct mci_shm_queue *own, struct lot *
 	}
 }
 
-/* Asked of the process too: a child that it forked may hold its end of the connection open. */
-bool mci_shm_link_lives(struct mci_shm_link *link)
-{
-	struct pollfd fds[2] = { { .fd = link->fd, .events = POLLRDHUP }, { .fd = link->pidfd, .events = POLLIN } };
-
-	if (link->peer->transport->hooks.no_liveness)
-		return true;
-	if (atomic_load_explicit(&link->dead, memory_order_acquire))
-		return false;
-	/* The loop thread may not have heard yet; the kernel knows since before the process was reaped. */
-	return poll(fds, link->pidfd >= 0 ? 2 : 1, 0) <= 0;
-}
-
-/* Pages that this process has not touched yet: make them present at once instead of fault by fault. */
-static void touch(struct mci_shm_map *map, uint64_t offset, uint64_t length, bool write)
-{
-#ifdef MADV_POPULATE_WRITE
-	uint64_t unit = offset / MCI_SHM_UNIT, last = (offset + length - 1) / MCI_SHM_UNIT;
-	uint8_t *start = map->mapped[0], *from, *to;
-	uint64_t shift = (uint64_t)(map->base - start);
-
-	if (!map->touched || length < MCI_SHM_UNIT)
-		return;
-	while (unit <= last && atomic_load_explicit(&map->touched[unit], memory_order_relaxed) > write)
-		unit++;
-	if (unit > last)
-		return;
-	from = start + ((shift + unit * MCI_SHM_UNIT) & ~(uint64_t)(MCI_SHM_PAGE - 1));
-	to = start + ((shift + (last + 1) * MCI_SHM_UNIT) & ~(uint64_t)(MCI_SHM_PAGE - 1));
-	if (to > start + map->mapped_length)
-		to = start + map->mapped_length;
-	madvise(from, (size_t)(to - from), write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
-	for (; unit <= last; unit++)
-		atomic_store_explicit(&map->touched[unit], (uint8_t)(1 + write), memory_order_relaxed);
-#else
-	(void)map, (void)offset, (void)length, (void)write;
-#endif
-}
-
-static void copy_mapped(struct mci_shm_map *map, const struct mci_request *r, uint64_t at, uint64_t length)
-{
-	uint8_t *there = map->base + r->offset + at, *here = r->local + at;
-
-	touch(map, r->offset + at, length, r->op == MCI_OP_WRITE);
-	if (r->op == MCI_OP_WRITE)
-		mci_shm_copy(there, here, length);
-	else
-		mci_shm_copy(here, there, length);
-}
-
-static int vm_error(int err)
-{
-	switch (err) {
-	case ESRCH:
-		return -ECONNRESET;	/* the target is gone */
-	case EPERM:
-		return -EACCES;		/* it took the permission away: changed its user, or is not dumpable any more */
-	default:
-		return -err;		/* EFAULT: unmapped on either side */
-	}
-}
-
-static ssize_t vm_copy(const struct mci_shm_link *link, uint8_t op, const struct iovec *here, const struct iovec *there,
-		       unsigned int count)
-{
-	if (op == MCI_OP_WRITE)
-		return process_vm_writev(link->pid, here, count, there, count, 0);
-	return process_vm_readv(link->pid, here, count, there, count, 0);
-}
-
-static int vm_part(const struct mci_shm_link *link, const struct mci_shm_map *map, const struct mci_request *r,
-		   uint64_t at, uint64_t length)
-{
-	while (length) {
-		struct iovec here = { r->local + at, length };
-		struct iovec there = { (void *)(uintptr_t)(map->address + r->offset + at), length };
-		ssize_t n = vm_copy(link, r->op, &here, &there, 1);
-
-		if (n <= 0)
-			return n ? vm_error(errno) : -EFAULT;
-		at += (uint64_t)n;
-		length -= (uint64_t)n;
-	}
-	return 0;
-}
-
-/* Requests [@i, @end) of one direction in as few calls as the kernel lets us. */
-static void vm_run(struct lot *lot, unsigned int i, unsigned int end)
-{
-	struct iovec here[MCI_SHM_LOT], there[MCI_SHM_LOT];
-
-	while (i < end) {
-		unsigned int n = end - i;
-		ssize_t moved;
-
-		for (unsigned int k = 0; k < n; k++) {
-			const struct mci_request *r = lot->item[i + k];
-
-			here[k] = (struct iovec){ r->local, r->length };
-			there[k] = (struct iovec){ (void *)(uintptr_t)(lot->map[i + k]->address + r->offset), r->length };
-		}
-		moved = vm_copy(lot->link, lot->item[i]->op, here, there, n);
-		for (; i < end && moved >= (ssize_t)lot->item[i]->length; i++)
-			moved -= (ssize_t)lot->item[i]->length;
-		/* The one that stopped it is judged by itself; those behind it go on. */
-		if (i < end) {
-			lot->error[i] = vm_part(lot->link, lot->map[i], lot->item[i], 0, lot->item[i]->length);
-			i++;
-		}
-	}
-}
-
-static bool is_vm(const struct lot *lot, unsigned int i) { return lot->map[i]->mode == MCI_SHM_VM; }
-
-static void copy(struct lot *lot)
-{
-	unsigned int i, end;
-
-	lot->vm = false;
-	for (i = 0; i < lot->count; i++)
-		lot->vm |= is_vm(lot, i);
-	/* A process id may be another process by now: never write to one that is not known to live. */
-	if (lot->vm && !mci_shm_link_lives(lot->link)) {
-		for (i = 0; i < lot->count; i++)
-			lot->error[i] = -ECONNRESET;
-		return;
-	}
-	if (lot->part) {
-		if (lot->vm)
-			lot->error[0] = vm_part(lot->link, lot->map[0], lot->item[0], lot->offset, lot->length);
-		else
-			copy_mapped(lot->map[0], lot->item[0], lot->offset, lot->length);
-		return;
-	}
-	for (i = 0; i < lot->count; i = end) {
-		end = i + 1;
-		if (!is_vm(lot, i)) {
-			copy_mapped(lot->map[i], lot->item[i], 0, lot->item[i]->length);
-			continue;
-		}
-		while (end < lot->count && is_vm(lot, end) && lot->item[end]->op == lot->item[i]->op)
-			end++;
-		vm_run(lot, i, end);
-	}
-}
-
 /* A thread has done its part of @r. If it was the last: judge. peer->lock held. */
-static void judge(struct mci_peer *peer, struct lot *lot, struct mci_request *r, bool lives, struct mci_shm_finals *finals)
+static void judge(struct mci_peer *peer, struct mci_shm_lot *lot, struct mci_request *r, bool lives,
+		  struct mci_shm_finals *finals)
 {
 	struct mci_shm_link *link = lot->link;
 
@@ -456,16 +296,17 @@ static void judge(struct mci_peer *peer, struct lot *lot, struct mci_request *r,
 		return;
 	if (!(r->state >> 8) && (!lives || r->cursor < r->length)) {
 		leave(peer, link, r);
+		atomic_fetch_add_explicit(&peer->host->stats.resent, 1, memory_order_relaxed);
 		mci_shm_peer_again(peer, r, finals);
 		return;
 	}
 	if (!mci_shm_alive(&link->table->word[tag_slot(r->tag)], tag_stamp(r->tag)))
-		set_verdict(r, MC_FAILED, -ESTALE);	/* the owner gave up on us */
+		set_verdict(r, MC_FAILED, -ESTALE); /* the owner gave up on us */
 	leave(peer, link, r);
 	mci_shm_finals_push(finals, r, MC_DONE, 0);
 }
 
-static void finish(struct mci_peer *peer, struct lot *lot, struct mci_shm_finals *finals)
+static void finish(struct mci_peer *peer, struct mci_shm_lot *lot, struct mci_shm_finals *finals)
 {
 	struct mci_shm_link *link = lot->link;
 	bool lives;
@@ -484,7 +325,7 @@ static void finish(struct mci_peer *peer, struct lot *lot, struct mci_shm_finals
 		struct mci_request *r = lot->item[i];
 
 		if (lot->error[i] && lot->error[i] != -ECONNRESET) {
-			if (r->state & MCI_SHM_QUEUED)	/* parts of it were not begun: they never will */
+			if (r->state & MCI_SHM_QUEUED) /* parts of it were not begun: they never will */
 				mci_shm_end(peer, r, MC_FAILED, lot->error[i], finals);
 			set_verdict(r, MC_FAILED, lot->error[i]);
 		}
@@ -497,7 +338,7 @@ bool mci_shm_work(struct mci_peer *peer, struct mci_shm_queue *own)
 {
 	struct mci_shm_hooks *hooks = &peer->transport->hooks;
 	struct mci_shm_finals finals;
-	struct lot lot;
+	struct mci_shm_lot lot;
 	bool did;
 
 	mci_shm_finals_init(&finals);
@@ -508,7 +349,7 @@ bool mci_shm_work(struct mci_peer *peer, struct mci_shm_queue *own)
 	if (lot.link) {
 		if (hooks->inside)
 			hooks->inside(hooks->arg);
-		copy(&lot);
+		mci_shm_move(&lot);
 		finish(peer, &lot, &finals);
 	}
 	mci_shm_finals_tell(peer, &finals);

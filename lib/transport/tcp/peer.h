@@ -12,7 +12,7 @@
 
 #define MCI_TCP_GRACE_NS (100 * MCI_NS_PER_MS)	/* for answers to what timed out or was cancelled, before the session is broken */
 #define MCI_TCP_OP_FENCE 3			/* beside enum mci_op: an internal request */
-#define MCI_TCP_SLICE (512u << 10)		/* default; see docs/protocol.md for the measurements behind it */
+#define MCI_TCP_SLICE (1u << 20)		/* default; 256 KiB measured about a tenth slower with large blocks */
 
 struct mci_tcp_peer;
 struct mci_tcp_link;
