@@ -9,12 +9,39 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline void mci_put16(void *p, uint16_t v) { v = htole16(v); memcpy(p, &v, sizeof(v)); }
-static inline void mci_put32(void *p, uint32_t v) { v = htole32(v); memcpy(p, &v, sizeof(v)); }
-static inline void mci_put64(void *p, uint64_t v) { v = htole64(v); memcpy(p, &v, sizeof(v)); }
-static inline uint16_t mci_get16(const void *p) { uint16_t v; memcpy(&v, p, sizeof(v)); return le16toh(v); }
-static inline uint32_t mci_get32(const void *p) { uint32_t v; memcpy(&v, p, sizeof(v)); return le32toh(v); }
-static inline uint64_t mci_get64(const void *p) { uint64_t v; memcpy(&v, p, sizeof(v)); return le64toh(v); }
+static inline void mci_put16(void *p, uint16_t v)
+{
+	v = htole16(v);
+	memcpy(p, &v, sizeof(v));
+}
+static inline void mci_put32(void *p, uint32_t v)
+{
+	v = htole32(v);
+	memcpy(p, &v, sizeof(v));
+}
+static inline void mci_put64(void *p, uint64_t v)
+{
+	v = htole64(v);
+	memcpy(p, &v, sizeof(v));
+}
+static inline uint16_t mci_get16(const void *p)
+{
+	uint16_t v;
+	memcpy(&v, p, sizeof(v));
+	return le16toh(v);
+}
+static inline uint32_t mci_get32(const void *p)
+{
+	uint32_t v;
+	memcpy(&v, p, sizeof(v));
+	return le32toh(v);
+}
+static inline uint64_t mci_get64(const void *p)
+{
+	uint64_t v;
+	memcpy(&v, p, sizeof(v));
+	return le64toh(v);
+}
 
 /* Reader: after the first read past the end every read yields zeros and @bad stays set. */
 struct mci_reader {
@@ -42,10 +69,30 @@ static inline void mci_read_bytes(struct mci_reader *r, void *out, size_t n)
 	r->left -= n;
 }
 
-static inline uint8_t mci_read8(struct mci_reader *r) { uint8_t v; mci_read_bytes(r, &v, 1); return v; }
-static inline uint16_t mci_read16(struct mci_reader *r) { uint8_t b[2]; mci_read_bytes(r, b, 2); return mci_get16(b); }
-static inline uint32_t mci_read32(struct mci_reader *r) { uint8_t b[4]; mci_read_bytes(r, b, 4); return mci_get32(b); }
-static inline uint64_t mci_read64(struct mci_reader *r) { uint8_t b[8]; mci_read_bytes(r, b, 8); return mci_get64(b); }
+static inline uint8_t mci_read8(struct mci_reader *r)
+{
+	uint8_t v;
+	mci_read_bytes(r, &v, 1);
+	return v;
+}
+static inline uint16_t mci_read16(struct mci_reader *r)
+{
+	uint8_t b[2];
+	mci_read_bytes(r, b, 2);
+	return mci_get16(b);
+}
+static inline uint32_t mci_read32(struct mci_reader *r)
+{
+	uint8_t b[4];
+	mci_read_bytes(r, b, 4);
+	return mci_get32(b);
+}
+static inline uint64_t mci_read64(struct mci_reader *r)
+{
+	uint8_t b[8];
+	mci_read_bytes(r, b, 8);
+	return mci_get64(b);
+}
 
 /* Writer into a fixed buffer: @bad is set, and nothing written, once it would overflow. */
 struct mci_writer {
@@ -97,6 +144,5 @@ static inline void mci_write64(struct mci_writer *w, uint64_t v)
 	mci_put64(b, v);
 	mci_write_bytes(w, b, sizeof(b));
 }
-
 
 #endif

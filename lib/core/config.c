@@ -47,8 +47,8 @@ static json_t *value_json(const struct mci_settings *settings, const struct mci_
 
 static json_t *setting_json(const struct mci_settings *settings, const struct mci_setting *s)
 {
-	static const char *const type_names[] = { "text", "number", "bool" };
-	const char *names[] = { s->env, s->classic_env, s->classic_env_old };
+	static const char *const type_names[] = {"text", "number", "bool"};
+	const char *names[] = {s->env, s->classic_env, s->classic_env_old};
 	json_t *variables = json_array();
 	json_t *item;
 

@@ -21,17 +21,8 @@ int mci_fail(int err, const char *fmt, ...)
 	return err;
 }
 
-void mci_errmsg_set(const char *text)
-{
-	snprintf(last_message, sizeof(last_message), "%s", text);
-}
+void mci_errmsg_set(const char *text) { snprintf(last_message, sizeof(last_message), "%s", text); }
 
-const char *mc_errmsg(void)
-{
-	return last_message;
-}
+const char *mc_errmsg(void) { return last_message; }
 
-const char *mc_version(void)
-{
-	return MC_VERSION_STRING;
-}
+const char *mc_version(void) { return MC_VERSION_STRING; }

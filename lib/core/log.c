@@ -12,7 +12,7 @@
 
 int mci_log_threshold = MCI_LOG_WARNING;
 
-static const char *const level_names[] = { "error", "warning", "info", "debug" };
+static const char *const level_names[] = {"error", "warning", "info", "debug"};
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void read_environment(void)
@@ -27,10 +27,7 @@ static void read_environment(void)
 			mci_log_threshold = (int)i;
 }
 
-void mci_log_init(void)
-{
-	pthread_once(&once, read_environment);
-}
+void mci_log_init(void) { pthread_once(&once, read_environment); }
 
 void mci_log_write(enum mci_log_level level, const char *fmt, ...)
 {

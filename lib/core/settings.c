@@ -87,8 +87,8 @@ static bool section_exists(const char *section, char *near, size_t size)
 
 static int parse_bool(const char *text, uint64_t *value)
 {
-	static const char *const yes[] = { "true", "yes", "on", "1" }, *const no[] = { "false", "no", "off",
-										       "0" };
+	static const char *const yes[] = {"true", "yes", "on", "1"}, *const no[] = {"false", "no", "off",
+										    "0"};
 
 	for (unsigned int i = 0; i < 4; i++) {
 		if (!strcasecmp(text, yes[i]) || !strcasecmp(text, no[i])) {
@@ -355,7 +355,7 @@ static int check_relations(const struct mci_settings *settings, const char *name
 
 static int parse_into(const char *text, size_t length, const char *name, struct mci_settings *settings)
 {
-	struct parser p = { .file = name, .settings = settings };
+	struct parser p = {.file = name, .settings = settings};
 	int ret;
 
 	if (!yaml_parser_initialize(&p.yaml))

@@ -16,19 +16,19 @@ struct mci_settings;
 enum mci_setting_type { MCI_SETTING_TEXT, MCI_SETTING_NUMBER, MCI_SETTING_BOOL };
 
 struct mci_setting {
-	const char *key;		/* "engine.io_threads" */
+	const char *key; /* "engine.io_threads" */
 	enum mci_setting_type type;
-	const char *fallback;		/* default as text; NULL = unset */
-	const char *env;		/* "MOONCAKE_IO_THREADS" or NULL */
-	const char *classic_env;	/* "MC_..." or NULL */
-	uint64_t min, max;		/* numbers */
+	const char *fallback;	 /* default as text; NULL = unset */
+	const char *env;	 /* "MOONCAKE_IO_THREADS" or NULL */
+	const char *classic_env; /* "MC_..." or NULL */
+	uint64_t min, max;	 /* numbers */
 	const char *help;
-	const char *choices;		/* text: "a|b|c", NULL = any */
-	bool secret;			/* not to be shown */
-	const char *classic_env_old;	/* an older spelling of classic_env, or NULL */
+	const char *choices;	     /* text: "a|b|c", NULL = any */
+	bool secret;		     /* not to be shown */
+	const char *classic_env_old; /* an older spelling of classic_env, or NULL */
 };
 
-extern const struct mci_setting mci_setting_table[];	/* ends with key == NULL */
+extern const struct mci_setting mci_setting_table[]; /* ends with key == NULL */
 
 /*
  * Load @path (NULL = $MOONCAKE_CONFIG; none there = defaults) and the environment.

@@ -23,10 +23,7 @@ void mci_random(void *out, size_t n)
 	}
 }
 
-void mci_uuid_new(struct mc_uuid *uuid)
-{
-	mci_random(uuid->b, sizeof(uuid->b));
-}
+void mci_uuid_new(struct mc_uuid *uuid) { mci_random(uuid->b, sizeof(uuid->b)); }
 
 void mci_hex(const void *in, size_t n, char *text)
 {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* Which addresses a process publishes (contracts G): asked for, else by route, then every other one it has. */
+/* Which addresses a process publishes (contracts G): asked for, else by route, then every other one it has.
+ */
 #include "engine/engine.h"
 
 #include <arpa/inet.h>
@@ -30,10 +31,12 @@ static int add_list(struct mc_engine *engine, const char *list)
 	char *copy = strdup(list), *save = NULL, *word;
 	int ret = copy ? 0 : mci_fail(-ENOMEM, "no memory for addresses");
 
-	for (word = copy ? strtok_r(copy, ", ", &save) : NULL; word && !ret; word = strtok_r(NULL, ", ", &save)) {
+	for (word = copy ? strtok_r(copy, ", ", &save) : NULL; word && !ret;
+	     word = strtok_r(NULL, ", ", &save)) {
 		ret = add(engine, word);
 		if (ret == -ENOSPC)
-			ret = mci_fail(-EINVAL, "--advertise=%s names more than %u addresses", list, MCI_MAX_ADDRESSES);
+			ret = mci_fail(-EINVAL, "--advertise=%s names more than %u addresses", list,
+				       MCI_MAX_ADDRESSES);
 	}
 	free(copy);
 	return ret;
@@ -58,7 +61,8 @@ static void add_interfaces(struct mc_engine *engine)
 			if (IN6_IS_ADDR_LINKLOCAL(a) || !inet_ntop(AF_INET6, a, host, sizeof(host)))
 				continue;
 		} else if (sa->sa_family != AF_INET ||
-			   !inet_ntop(AF_INET, &((const struct sockaddr_in *)sa)->sin_addr, host, sizeof(host))) {
+			   !inet_ntop(AF_INET, &((const struct sockaddr_in *)sa)->sin_addr, host,
+				      sizeof(host))) {
 			continue;
 		}
 		if (add(engine, host))
@@ -71,8 +75,8 @@ bool mci_metadata_is_remote(const struct mc_engine *engine)
 {
 	char host[MCI_HOST_MAX];
 
-	return engine->kind != MCI_METADATA_P2P && !mci_metadata_host(engine->metadata_uri, host, sizeof(host)) &&
-	       !mci_host_is_loopback(host);
+	return engine->kind != MCI_METADATA_P2P &&
+	       !mci_metadata_host(engine->metadata_uri, host, sizeof(host)) && !mci_host_is_loopback(host);
 }
 
 bool mci_bind_is_any(const struct mc_engine *engine)
@@ -92,24 +96,27 @@ int mci_addresses_choose(struct mc_engine *engine, const char *advertise, const 
 		ret = add_list(engine, advertise);
 	else if (bound)
 		ret = add(engine, engine->bind);
-	else if (engine->kind != MCI_METADATA_P2P && !mci_metadata_host(engine->metadata_uri, host, sizeof(host)) &&
+	else if (engine->kind != MCI_METADATA_P2P &&
+		 !mci_metadata_host(engine->metadata_uri, host, sizeof(host)) &&
 		 !mci_local_address_to(host, local, sizeof(local)))
 		ret = add(engine, local);
 	else if (name_host && *name_host)
 		ret = add(engine, name_host);
 	if (ret)
 		return ret;
-	if (!advertise && !bound && (remote || !engine->address_count ||
-					    !mci_host_is_loopback(engine->addresses[0])))
+	if (!advertise && !bound &&
+	    (remote || !engine->address_count || !mci_host_is_loopback(engine->addresses[0])))
 		add_interfaces(engine);
 	if (!engine->address_count)
 		ret = add(engine, "127.0.0.1");
 	for (i = 0; i < engine->address_count && remote && !ret; i++) {
 		if (!mci_host_is_loopback(engine->addresses[i]))
 			continue;
-		ret = mci_fail(-EINVAL, "would publish the loopback address %s in the metadata service %s, which is on "
-			       "another host: no peer there could reach it; give --advertise=ADDRESS (or --bind)",
-			       engine->addresses[i], engine->metadata_uri);
+		ret = mci_fail(
+			-EINVAL,
+			"would publish the loopback address %s in the metadata service %s, which is on "
+			"another host: no peer there could reach it; give --advertise=ADDRESS (or --bind)",
+			engine->addresses[i], engine->metadata_uri);
 	}
 	return ret;
 }

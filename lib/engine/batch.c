@@ -25,8 +25,8 @@ static void futex_wake(_Atomic uint32_t *word)
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t timeout_ns)
 {
-	struct timespec t = { .tv_sec = (time_t)(timeout_ns / MCI_NS_PER_S),
-			      .tv_nsec = (long)(timeout_ns % MCI_NS_PER_S) };
+	struct timespec t = {.tv_sec = (time_t)(timeout_ns / MCI_NS_PER_S),
+			     .tv_nsec = (long)(timeout_ns % MCI_NS_PER_S)};
 
 	syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, timeout_ns == UINT64_MAX ? NULL : &t, NULL, 0);
 }
@@ -46,7 +46,8 @@ int mc_batch_alloc(mc_engine *engine, unsigned int capacity, mc_batch **out)
 	if (mci_forked(engine))
 		return mci_fork_fail();
 	if (!capacity || capacity > MAX_CAPACITY)
-		return mci_fail(-EINVAL, "a batch of %u requests is not possible; 1 to %u are", capacity, MAX_CAPACITY);
+		return mci_fail(-EINVAL, "a batch of %u requests is not possible; 1 to %u are", capacity,
+				MAX_CAPACITY);
 	batch = calloc(1, sizeof(*batch) + capacity * sizeof(batch->entry[0]));
 	if (!batch)
 		return mci_fail(-ENOMEM, "no memory for a batch of %u requests", capacity);
@@ -61,7 +62,8 @@ int mc_batch_alloc(mc_engine *engine, unsigned int capacity, mc_batch **out)
 
 static int in_flight(const struct mc_batch *batch, const char *verb)
 {
-	return mci_fail(-EBUSY, "cannot %s a batch with %u requests in flight; wait for it, or cancel it and wait",
+	return mci_fail(-EBUSY,
+			"cannot %s a batch with %u requests in flight; wait for it, or cancel it and wait",
 			verb, atomic_load(&batch->pending));
 }
 
@@ -75,7 +77,8 @@ static int in_flight(const struct mc_batch *batch, const char *verb)
  * @length: bytes; 0 is done at once
  *
  * Bounds and rights are judged at submit, into the request's own status.
- * Return: 0; -EINVAL: unknown op, another engine's segment; -ENOSPC: full; -EBUSY: submitted already; -ECHILD.
+ * Return: 0; -EINVAL: unknown op, another engine's segment; -ENOSPC: full; -EBUSY: submitted already;
+ * -ECHILD.
  */
 int mc_batch_add(mc_batch *batch, enum mc_op op, void *local, mc_segment *segment, struct mc_remote remote,
 		 uint64_t length)
@@ -88,20 +91,23 @@ int mc_batch_add(mc_batch *batch, enum mc_op op, void *local, mc_segment *segmen
 		return mci_fail(-EBUSY, "cannot add to a batch that was submitted; reset it first");
 	if (batch->count == batch->capacity)
 		return mci_fail(-ENOSPC, "the batch holds %u requests and is full", batch->capacity);
-	if ((op != MC_READ && op != MC_WRITE) || !segment || segment->engine != batch->engine || remote.reserved)
-		return mci_fail(-EINVAL, "a request needs MC_READ or MC_WRITE, a segment opened by the batch's engine, "
-					 "and reserved members that are zero");
+	if ((op != MC_READ && op != MC_WRITE) || !segment || segment->engine != batch->engine ||
+	    remote.reserved)
+		return mci_fail(
+			-EINVAL,
+			"a request needs MC_READ or MC_WRITE, a segment opened by the batch's engine, "
+			"and reserved members that are zero");
 	entry = &batch->entry[batch->count++];
 	entry->batch = batch;
 	entry->segment = segment;
 	entry->local_region = NULL;
 	atomic_store_explicit(&entry->final, 0, memory_order_relaxed);
-	entry->status = (struct mc_status){ .state = MC_PENDING };
+	entry->status = (struct mc_status){.state = MC_PENDING};
 	entry->request.op = (uint8_t)op;
 	entry->request.local = local;
 	entry->request.length = length;
 	entry->request.offset = remote.offset;
-	entry->request.tag = remote.region;	/* resolved at submit */
+	entry->request.tag = remote.region; /* resolved at submit */
 	return 0;
 }
 
@@ -178,9 +184,10 @@ static void count(struct mc_engine *engine, const struct mci_entry *entry)
 	}
 }
 
-static void set_status(struct mci_entry *entry, enum mc_state state, int error, uint64_t bytes, uint32_t flags)
+static void set_status(struct mci_entry *entry, enum mc_state state, int error, uint64_t bytes,
+		       uint32_t flags)
 {
-	entry->status = (struct mc_status){ .state = state, .error = error, .bytes = bytes, .flags = flags };
+	entry->status = (struct mc_status){.state = state, .error = error, .bytes = bytes, .flags = flags};
 	if (state != MC_DONE)
 		atomic_fetch_add(&entry->batch->failures, 1);
 	count(entry->batch->engine, entry);
@@ -199,7 +206,8 @@ static void notify_complete(struct mci_entry *entry, enum mc_state state, int er
 		batch_final(batch);
 }
 
-void mci_batch_complete(struct mci_request *request, enum mc_state state, int error, uint64_t bytes, uint32_t flags)
+void mci_batch_complete(struct mci_request *request, enum mc_state state, int error, uint64_t bytes,
+			uint32_t flags)
 {
 	struct mci_entry *entry = (struct mci_entry *)request;
 	struct mc_batch *batch = entry->batch;
@@ -233,7 +241,8 @@ static unsigned int find_region(const struct mc_segment *segment, const struct m
 	for (i = 0; i < n; i++) {
 		const struct mci_remote_region *region = &segment->regions[i];
 
-		if (region->base && request->offset >= region->base && request->offset - region->base < region->length)
+		if (region->base && request->offset >= region->base &&
+		    request->offset - region->base < region->length)
 			break;
 	}
 	return i;
@@ -280,8 +289,8 @@ static int take_local(struct mci_entry *entry, struct mci_region *last)
 		entry->local_region = last;
 		return 0;
 	}
-	return mci_region_get_address(entry->batch->engine->host.regions, request->local, request->length, 0, false,
-				      &entry->local_region);
+	return mci_region_get_address(entry->batch->engine->host.regions, request->local, request->length, 0,
+				      false, &entry->local_region);
 }
 
 /* Requests to @segment among the first @end of a batch. */
@@ -364,7 +373,7 @@ static int add_notify(struct mc_batch *batch, struct mc_segment *segment, uint32
 	if (ret)
 		return ret;
 	mci_segment_ref(segment);
-	*entry = (struct mci_entry){ .batch = batch, .segment = segment, .way = way };
+	*entry = (struct mci_entry){.batch = batch, .segment = segment, .way = way};
 	entry->request.op = MCI_OP_NOTIFY;
 	entry->request.local = batch->notify_body;
 	entry->request.length = body_length;
@@ -382,9 +391,10 @@ static int prepare_notify(struct mc_batch *batch, const struct mc_submit_attr *a
 	int ret;
 
 	if (name_length > MC_NOTIFY_NAME_MAX || attr->notify_length > MC_NOTIFY_MESSAGE_MAX)
-		return mci_fail(-EMSGSIZE, "a notify has a name of at most %u and a message of at most %u bytes; these "
-					   "are %zu and %u", MC_NOTIFY_NAME_MAX, MC_NOTIFY_MESSAGE_MAX, name_length,
-				attr->notify_length);
+		return mci_fail(-EMSGSIZE,
+				"a notify has a name of at most %u and a message of at most %u bytes; these "
+				"are %zu and %u",
+				MC_NOTIFY_NAME_MAX, MC_NOTIFY_MESSAGE_MAX, name_length, attr->notify_length);
 	batch->notify_body = malloc(length);
 	batch->notify = calloc(only ? 1 : batch->count, sizeof(*batch->notify));
 	if (!batch->notify_body || !batch->notify) {
@@ -484,8 +494,11 @@ static int submit(struct mc_batch *batch, const struct mc_submit_attr *attr, str
 	}
 	if (ret) {
 		free_notify(batch);
-		return mci_fail(ret, "%u requests more do not fit: %u per segment may wait or be in flight; wait for "
-				     "completions, or submit with MC_SUBMIT_BLOCK", batch->count, engine->queue_depth);
+		return mci_fail(
+			ret,
+			"%u requests more do not fit: %u per segment may wait or be in flight; wait for "
+			"completions, or submit with MC_SUBMIT_BLOCK",
+			batch->count, engine->queue_depth);
 	}
 	for (i = 0; i < batch->notify_count; i++)
 		batch->notify[i].request.deadline_ns = batch->deadline_ns;
@@ -510,7 +523,8 @@ static int submit(struct mc_batch *batch, const struct mc_submit_attr *attr, str
  * mc_batch_notify_status()). The batch becomes final at the latest 1 s past the deadline (2 s with a notify).
  *
  * Return: 0; -EAGAIN: no room, the completion fd signals when there is; -EINVAL: empty or malformed;
- * -EBUSY: submitted already; -EMSGSIZE: notify too large; -EOPNOTSUPP: the peer takes no notifies; -ENOMEM; -ECHILD.
+ * -EBUSY: submitted already; -EMSGSIZE: notify too large; -EOPNOTSUPP: the peer takes no notifies; -ENOMEM;
+ * -ECHILD.
  */
 int mc_batch_submit(mc_batch *batch, const struct mc_submit_attr *given)
 {
@@ -520,7 +534,8 @@ int mc_batch_submit(mc_batch *batch, const struct mc_submit_attr *given)
 		return mci_fork_fail();
 	if (given) {
 		if (given->size != sizeof(attr) || (given->flags & ~MC_SUBMIT_BLOCK))
-			return mci_fail(-EINVAL, "struct mc_submit_attr has a size or a flag that this library "
+			return mci_fail(-EINVAL,
+					"struct mc_submit_attr has a size or a flag that this library "
 					"does not know");
 		attr = *given;
 	}
@@ -549,7 +564,8 @@ int mc_batch_cancel(mc_batch *batch)
 	for (i = 0; i < batch->count; i++) {
 		struct mci_entry *entry = &batch->entry[i];
 
-		if (!entry->way || !entry->local_region || atomic_load_explicit(&entry->final, memory_order_acquire))
+		if (!entry->way || !entry->local_region ||
+		    atomic_load_explicit(&entry->final, memory_order_acquire))
 			continue;
 		atomic_store(&entry->request.cancelled, true);
 		entry->way->ops->cancel(entry->way->peer, &entry->request);
@@ -602,7 +618,8 @@ int mc_batch_wait(mc_batch *batch, int timeout_ms)
 		}
 		if (help(batch))
 			continue;
-		futex_wait(&batch->phase, MCI_BATCH_FLYING, deadline == UINT64_MAX ? UINT64_MAX : deadline - now);
+		futex_wait(&batch->phase, MCI_BATCH_FLYING,
+			   deadline == UINT64_MAX ? UINT64_MAX : deadline - now);
 	}
 	mci_completion_unlink(batch);
 	return 0;
@@ -645,11 +662,12 @@ int mc_batch_status(mc_batch *batch, unsigned int index, struct mc_status *statu
 	if (mci_forked(batch->engine))
 		return mci_fork_fail();
 	if (index >= batch->count)
-		return mci_fail(-EINVAL, "the batch holds %u requests; there is no request %u", batch->count, index);
+		return mci_fail(-EINVAL, "the batch holds %u requests; there is no request %u", batch->count,
+				index);
 	if (atomic_load_explicit(&batch->entry[index].final, memory_order_acquire))
 		*status = batch->entry[index].status;
 	else
-		*status = (struct mc_status){ .state = MC_PENDING };
+		*status = (struct mc_status){.state = MC_PENDING};
 	return 0;
 }
 
@@ -667,22 +685,13 @@ int mc_batch_notify_status(mc_batch *batch)
 }
 
 /** mc_batch_count() - requests added so far. */
-unsigned int mc_batch_count(const mc_batch *batch)
-{
-	return batch->count;
-}
+unsigned int mc_batch_count(const mc_batch *batch) { return batch->count; }
 
 /** mc_batch_set_user() - keep a pointer of the caller's with the batch; reset keeps it. */
-void mc_batch_set_user(mc_batch *batch, void *user)
-{
-	batch->user = user;
-}
+void mc_batch_set_user(mc_batch *batch, void *user) { batch->user = user; }
 
 /** mc_batch_user() - the pointer that mc_batch_set_user() kept. */
-void *mc_batch_user(const mc_batch *batch)
-{
-	return batch->user;
-}
+void *mc_batch_user(const mc_batch *batch) { return batch->user; }
 
 /**
  * mc_batch_reset() - empty a batch for re-use, without any allocation
@@ -739,7 +748,8 @@ int mc_batch_free(mc_batch *batch)
  * Thread-safe. Return: 0: delivered, once; -ETIMEDOUT; -EMSGSIZE; -EOPNOTSUPP; -ECONNREFUSED and other
  * reasons why the peer could not be reached; -ENOMEM; -ECHILD.
  */
-int mc_notify_send(mc_segment *segment, const char *name, const void *message, uint32_t length, uint32_t timeout_ms)
+int mc_notify_send(mc_segment *segment, const char *name, const void *message, uint32_t length,
+		   uint32_t timeout_ms)
 {
 	struct mc_submit_attr attr = MC_SUBMIT_ATTR_INIT;
 	struct mc_batch *batch;
@@ -757,7 +767,8 @@ int mc_notify_send(mc_segment *segment, const char *name, const void *message, u
 		mc_batch_wait(batch, -1);
 		ret = mc_batch_notify_status(batch);
 		if (ret)
-			mci_fail(ret, "a notify to '%s' could not be delivered: %s", segment->name, strerror(-ret));
+			mci_fail(ret, "a notify to '%s' could not be delivered: %s", segment->name,
+				 strerror(-ret));
 	}
 	mc_batch_free(batch);
 	return ret;

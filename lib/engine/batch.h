@@ -6,13 +6,13 @@
 #include "engine/engine.h"
 
 struct mci_entry {
-	struct mci_request request;	/* first: complete() gets its address */
+	struct mci_request request; /* first: complete() gets its address */
 	struct mc_batch *batch;
 	struct mc_segment *segment;
 	struct mci_way *way;
 	struct mci_region *local_region;
-	struct mc_status status;	/* written once, before pending drops */
-	_Atomic uint32_t final;		/* status is readable */
+	struct mc_status status; /* written once, before pending drops */
+	_Atomic uint32_t final;	 /* status is readable */
 };
 
 enum mci_batch_phase { MCI_BATCH_FILLING, MCI_BATCH_FLYING, MCI_BATCH_FINAL };
@@ -21,8 +21,8 @@ struct mc_batch {
 	struct mc_engine *engine;
 	void *user;
 	unsigned int capacity, count;
-	_Atomic uint32_t phase;		/* futex; enum mci_batch_phase */
-	_Atomic uint32_t pending;	/* requests without a final status, plus one while submit runs */
+	_Atomic uint32_t phase;	  /* futex; enum mci_batch_phase */
+	_Atomic uint32_t pending; /* requests without a final status, plus one while submit runs */
 	_Atomic uint32_t notify_pending;
 	_Atomic int notify_error;
 	_Atomic uint32_t failures;
@@ -31,7 +31,7 @@ struct mc_batch {
 	unsigned int notify_count;
 	void *notify_body;
 	uint64_t deadline_ns;
-	bool in_done_list;		/* engine->done_lock */
+	bool in_done_list; /* engine->done_lock */
 	struct mc_batch *done_next, *done_prev;
 	struct mci_entry entry[];
 };

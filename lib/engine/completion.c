@@ -45,7 +45,8 @@ int mc_engine_fd(mc_engine *engine)
 	if (engine->done_fd < 0) {
 		engine->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		if (engine->done_fd < 0) {
-			fd = mci_fail(-errno, "no descriptor for completions: %m; raise the limit on open files");
+			fd = mci_fail(-errno,
+				      "no descriptor for completions: %m; raise the limit on open files");
 			pthread_mutex_unlock(&engine->done_lock);
 			return fd;
 		}
@@ -104,7 +105,8 @@ void mci_completion_push(struct mc_batch *batch)
 		engine->done.last = batch;
 		update_fd(engine);
 	}
-	/* Under the lock: whoever is handed the batch by mc_engine_completed() finds it final, and may free it. */
+	/* Under the lock: whoever is handed the batch by mc_engine_completed() finds it final, and may free
+	 * it. */
 	atomic_store_explicit(&batch->phase, MCI_BATCH_FINAL, memory_order_release);
 	pthread_mutex_unlock(&engine->done_lock);
 }
@@ -149,7 +151,8 @@ void mci_completion_room(struct mc_engine *engine)
 	pthread_mutex_unlock(&engine->done_lock);
 }
 
-int mci_notify_arrived(void *arg, const struct mc_uuid *sender, uint64_t sequence, const void *p, uint32_t length)
+int mci_notify_arrived(void *arg, const struct mc_uuid *sender, uint64_t sequence, const void *p,
+		       uint32_t length)
 {
 	struct mc_engine *engine = arg;
 	struct mci_notify_body body;
@@ -173,7 +176,8 @@ int mci_notify_arrived(void *arg, const struct mc_uuid *sender, uint64_t sequenc
 	item->notify.sender = *sender;
 	item->notify.sequence = sequence;
 	pthread_mutex_lock(&engine->done_lock);
-	full = engine->notify_count == MAX_NOTIFIES || engine->notify_bytes + body.message_length > MAX_NOTIFY_BYTES;
+	full = engine->notify_count == MAX_NOTIFIES ||
+	       engine->notify_bytes + body.message_length > MAX_NOTIFY_BYTES;
 	if (!full) {
 		if (engine->notify_last)
 			engine->notify_last->next = item;
@@ -207,8 +211,8 @@ int mci_notify_arrived(void *arg, const struct mc_uuid *sender, uint64_t sequenc
 int mc_notify_recv(mc_engine *engine, struct mc_notify *notify, uint32_t timeout_ms)
 {
 	uint64_t deadline = mci_now_ns() + timeout_ms * MCI_NS_PER_MS;
-	struct timespec until = { .tv_sec = (time_t)(deadline / MCI_NS_PER_S),
-				  .tv_nsec = (long)(deadline % MCI_NS_PER_S) };
+	struct timespec until = {.tv_sec = (time_t)(deadline / MCI_NS_PER_S),
+				 .tv_nsec = (long)(deadline % MCI_NS_PER_S)};
 	struct mci_notify_item *item;
 	int ret = 0;
 

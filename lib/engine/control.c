@@ -28,7 +28,7 @@ struct mci_control_conn {
 	struct mci_conn *conn;
 	struct mci_timer stay;
 	struct mci_control_conn *prev, *next;
-	bool same_user;			/* came over the unix socket: may have the token */
+	bool same_user; /* came over the unix socket: may have the token */
 };
 
 void mci_p2p_socket_name(uint16_t port, char *name, size_t size)
@@ -69,7 +69,8 @@ static int send_description(struct mci_control_conn *control, struct mci_conn *c
 		body[0] = (uint8_t)engine->host.secret.mode;
 		memcpy(body + 1, engine->host.secret.key, 16);
 	}
-	ret = mci_conn_send(conn, MCI_CONTROL_DESCRIBE | MCI_CONTROL_REPLY, id, body, (uint32_t)(17 + length), -1);
+	ret = mci_conn_send(conn, MCI_CONTROL_DESCRIBE | MCI_CONTROL_REPLY, id, body, (uint32_t)(17 + length),
+			    -1);
 	free(body);
 	return ret;
 }
@@ -89,7 +90,8 @@ static void on_frame(struct mci_conn *conn, const struct mci_frame *frame, void 
 		break;
 	case MCI_CONTROL_STATS:
 		mci_put64(seconds, (uint64_t)(cpu_seconds() * 1e9));
-		ret = mci_conn_send(conn, MCI_CONTROL_STATS | MCI_CONTROL_REPLY, frame->id, seconds, sizeof(seconds), -1);
+		ret = mci_conn_send(conn, MCI_CONTROL_STATS | MCI_CONTROL_REPLY, frame->id, seconds,
+				    sizeof(seconds), -1);
 		break;
 	default:
 		ret = mci_conn_send(conn, MCI_CONTROL_ERROR, frame->id, unknown, sizeof(unknown) - 1, -1);
@@ -127,7 +129,7 @@ static void stayed(struct mci_timer *timer)
 
 static void ready(void *arg, struct mci_sock sock, const struct mci_hello *hello, int error)
 {
-	static const struct mci_conn_ops ops = { .frame = on_frame, .closed = on_closed };
+	static const struct mci_conn_ops ops = {.frame = on_frame, .closed = on_closed};
 	struct mci_control_conn *control = arg;
 	struct mc_engine *engine = control->engine;
 
@@ -192,7 +194,8 @@ static bool served_by_same_user(const struct mci_sock *sock)
 	struct ucred peer;
 	socklen_t length = sizeof(peer);
 
-	return !getsockopt(sock->fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) && (!peer.uid || peer.uid == geteuid());
+	return !getsockopt(sock->fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) &&
+	       (!peer.uid || peer.uid == geteuid());
 }
 
 int mci_control_ask(struct mc_engine *engine, const struct mci_connect_attr *attr, enum mci_control what,
@@ -210,8 +213,10 @@ int mci_control_ask(struct mc_engine *engine, const struct mci_connect_attr *att
 		return ret;
 	if (attr->unix_name && attr->secret->mode == MCI_AUTH_NONE && !served_by_same_user(&sock)) {
 		mci_sock_close(&sock);
-		return mci_fail(-EKEYREJECTED, "the unix socket '@%s' is served by another user; give both sides "
-				"--key_file=FILE (mooncake key new FILE), or run them as one user", attr->unix_name);
+		return mci_fail(-EKEYREJECTED,
+				"the unix socket '@%s' is served by another user; give both sides "
+				"--key_file=FILE (mooncake key new FILE), or run them as one user",
+				attr->unix_name);
 	}
 	if (peer)
 		*peer = hello.peer;
@@ -220,10 +225,12 @@ int mci_control_ask(struct mc_engine *engine, const struct mci_connect_attr *att
 		ret = mci_frame_recv(&sock, FRAME_MAX, &type, &id, body, length, NULL, attr->deadline_ns);
 	mci_sock_close(&sock);
 	if (ret)
-		return mci_fail(ret, "peer '%s' did not answer a control request: %s", hello.peer.name, strerror(-ret));
+		return mci_fail(ret, "peer '%s' did not answer a control request: %s", hello.peer.name,
+				strerror(-ret));
 	if (type != ((uint16_t)what | MCI_CONTROL_REPLY)) {
 		free(*body);
-		return mci_fail(-EPROTO, "peer '%s' does not know control request %u; is it older?", hello.peer.name, what);
+		return mci_fail(-EPROTO, "peer '%s' does not know control request %u; is it older?",
+				hello.peer.name, what);
 	}
 	return 0;
 }
@@ -239,7 +246,9 @@ int mc_segment_cpu_seconds(mc_segment *segment, double *seconds)
 {
 	struct mc_engine *engine = segment->engine;
 	struct mci_connect_attr attr = {
-		.self = &engine->self, .service = MCI_SERVICE_ENGINE, .role = MCI_ROLE_CONTROL,
+		.self = &engine->self,
+		.service = MCI_SERVICE_ENGINE,
+		.role = MCI_ROLE_CONTROL,
 		.deadline_ns = mci_now_ns() + 1000 * MCI_NS_PER_MS,
 	};
 	struct mci_secret secret;
@@ -253,7 +262,8 @@ int mc_segment_cpu_seconds(mc_segment *segment, double *seconds)
 	if (mci_forked(engine))
 		return mci_fork_fail();
 	if (segment->classic)
-		return mci_fail(-EOPNOTSUPP, "'%s' is a classic peer; it does not tell its CPU time", segment->name);
+		return mci_fail(-EOPNOTSUPP, "'%s' is a classic peer; it does not tell its CPU time",
+				segment->name);
 	pthread_mutex_lock(&segment->refresh_lock);
 	for (i = 0; i < segment->host_count; i++) {
 		hosts[attr.host_count] = strdup(segment->hosts[i]);

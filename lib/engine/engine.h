@@ -2,8 +2,9 @@
 /*
  * Inside of the engine: the structures its files share.
  *
- * Lock order: segment->notify_lock > segment->refresh_lock > engine->publish_lock > engine->lock > (leaf) engine->done_lock.
- * Transports are called with none of them held, except region_add() and describe() (publish_lock).
+ * Lock order: segment->notify_lock > segment->refresh_lock > engine->publish_lock > engine->lock > (leaf)
+ * engine->done_lock. Transports are called with none of them held, except region_add() and describe()
+ * (publish_lock).
  */
 #ifndef MCI_ENGINE_H
 #define MCI_ENGINE_H
@@ -30,12 +31,12 @@
 
 /* One registered range. */
 struct mc_region {
-	struct mci_region base;			/* first: transports see only this */
+	struct mci_region base; /* first: transports see only this */
 	struct mc_engine *engine;
-	struct mc_memory *memory;		/* held, or NULL */
-	json_t *json;				/* its object in the descriptor, with the transports' members */
+	struct mc_memory *memory; /* held, or NULL */
+	json_t *json;		  /* its object in the descriptor, with the transports' members */
 	struct mc_region *next;
-	bool retired;				/* a waiting unregister failed once: repeat it */
+	bool retired; /* a waiting unregister failed once: repeat it */
 };
 
 struct mci_batch_list {
@@ -60,48 +61,48 @@ struct mc_engine {
 	struct mci_settings *settings;
 	char *metadata_uri, *cluster_id, *bind, *transports_wanted;
 	enum mci_metadata_kind kind;
-	struct mci_metadata *metadata;		/* NULL with P2PHANDSHAKE */
-	struct mci_secret cluster;		/* mode CLUSTER, or NONE = no key */
+	struct mci_metadata *metadata; /* NULL with P2PHANDSHAKE */
+	struct mci_secret cluster;     /* mode CLUSTER, or NONE = no key */
 	struct mci_identity self;
-	struct mci_identity first_self;		/* what the services show until the name is finished */
+	struct mci_identity first_self; /* what the services show until the name is finished */
 	struct mc_uuid boot_id;
 	char *addresses[MCI_MAX_ADDRESSES];
 	unsigned int address_count;
 	uint16_t port;
 	struct mci_loops loops;
-	struct mci_service *service, *local_service;	/* local: unix socket of P2PHANDSHAKE without a key */
+	struct mci_service *service, *local_service; /* local: unix socket of P2PHANDSHAKE without a key */
 	struct mci_transport_host host;
 	struct mci_transport *transport[MCI_TRANSPORT_COUNT];
 
-	pthread_mutex_t publish_lock;		/* descriptor text, region list, publication */
+	pthread_mutex_t publish_lock; /* descriptor text, region list, publication */
 	struct mc_region *regions;
-	char *descriptor;			/* as published, also served to P2P peers; changed under both locks */
+	char *descriptor; /* as published, also served to P2P peers; changed under both locks */
 	bool published;
-	_Atomic bool lost;			/* another process took our name */
+	_Atomic bool lost; /* another process took our name */
 
-	pthread_mutex_t lock;			/* segments, control connections; held briefly */
+	pthread_mutex_t lock; /* segments, control connections; held briefly */
 	struct mci_control_conn *controls;
 	struct mc_segment *segments;
-	unsigned int batches;			/* allocated ones; close refuses while there are any */
+	unsigned int batches; /* allocated ones; close refuses while there are any */
 	unsigned int open_regions;
 
-	pthread_mutex_t done_lock;		/* completion fd, finished batches, notifies */
+	pthread_mutex_t done_lock; /* completion fd, finished batches, notifies */
 	pthread_cond_t notify_arrived;
-	int done_fd;				/* -1 until asked for */
+	int done_fd; /* -1 until asked for */
 	bool done_signalled, room_wanted, room_came;
 	struct mci_batch_list done;
 	struct mci_notify_item *notify_first, *notify_last;
 	unsigned int notify_count;
-	uint64_t notify_bytes;			/* of their messages */
-	_Atomic uint32_t room_epoch;		/* futex: bumped when a request ended while somebody waits for room */
+	uint64_t notify_bytes;	     /* of their messages */
+	_Atomic uint32_t room_epoch; /* futex: bumped when a request ended while somebody waits for room */
 	_Atomic uint32_t room_waiters;
 
 	struct mci_counters counters;
 };
 
-struct mci_way {				/* a transport's peer for this segment; its address is the cookie */
+struct mci_way { /* a transport's peer for this segment; its address is the cookie */
 	struct mc_segment *segment;
-	const struct mci_transport_ops *ops;	/* NULL = not open */
+	const struct mci_transport_ops *ops; /* NULL = not open */
 	struct mci_peer *peer;
 };
 
@@ -110,19 +111,19 @@ struct mc_segment {
 	struct mc_segment *next;
 	char name[MCI_NAME_MAX + 1];
 	uint32_t flags;
-	uint32_t refs;				/* batches that name it; engine->lock */
+	uint32_t refs; /* batches that name it; engine->lock */
 	_Atomic bool stale;
 	_Atomic uint64_t in_flight;
-	bool has_ours, classic;			/* what the descriptor holds; what we speak */
+	bool has_ours, classic; /* what the descriptor holds; what we speak */
 	struct mci_remote_region *regions;
-	uint32_t *region_id;			/* per region: the id that callers know, stable over a refresh */
-	struct mci_way **region_way;		/* per region; NULL = not reachable */
+	uint32_t *region_id;	     /* per region: the id that callers know, stable over a refresh */
+	struct mci_way **region_way; /* per region; NULL = not reachable */
 	unsigned int region_count;
-	struct mci_way way[MCI_TRANSPORT_COUNT];	/* ways in order of preference */
+	struct mci_way way[MCI_TRANSPORT_COUNT]; /* ways in order of preference */
 	unsigned int way_count;
-	struct mci_way notify_way;		/* opened on demand if no way carries notifies; notify_lock */
-	pthread_mutex_t notify_lock;		/* before refresh_lock */
-	pthread_mutex_t refresh_lock;		/* info below */
+	struct mci_way notify_way;    /* opened on demand if no way carries notifies; notify_lock */
+	pthread_mutex_t notify_lock;  /* before refresh_lock */
+	pthread_mutex_t refresh_lock; /* info below */
 	struct mci_descriptor *descriptor;
 	struct mci_secret secret;
 	char *hosts[MCI_MAX_ADDRESSES];
@@ -131,7 +132,7 @@ struct mc_segment {
 	struct mc_uuid uuid;
 	uint64_t generation;
 	uint64_t restarts;
-	char region_text[128];			/* detail of the last mc_segment_region() */
+	char region_text[128]; /* detail of the last mc_segment_region() */
 };
 
 /* What a name leads to. */
@@ -149,11 +150,12 @@ unsigned int mci_fork_epoch(void);
 int mci_fork_fail(void);
 
 /* address.c */
-bool mci_bind_is_any(const struct mc_engine *engine);	/* asked to listen on all addresses, by naming "any" */
+bool mci_bind_is_any(const struct mc_engine *engine); /* asked to listen on all addresses, by naming "any" */
 int mci_addresses_choose(struct mc_engine *engine, const char *advertise, const char *name_host);
 
 /* resolve.c */
-int mci_segment_resolve(struct mc_engine *engine, const char *name, uint64_t deadline_ns, struct mci_resolved *out);
+int mci_segment_resolve(struct mc_engine *engine, const char *name, uint64_t deadline_ns,
+			struct mci_resolved *out);
 /* Where a record says that its process is, whatever key it was written under; @out->secret is ours. */
 int mci_segment_locate(struct mc_engine *engine, const char *text, size_t length, struct mci_resolved *out);
 /* Host and port of the classic rpc record of @name, added to @out. */
@@ -162,16 +164,17 @@ void mci_resolved_release(struct mci_resolved *resolved);
 
 /* publish.c */
 int mci_publish_start(struct mc_engine *engine);
-int mci_publish_update(struct mc_engine *engine);	/* publish_lock held */
+int mci_publish_update(struct mc_engine *engine); /* publish_lock held */
 void mci_publish_stop(struct mc_engine *engine);
-char *mci_publish_text(struct mc_engine *engine);	/* copy of the descriptor, or NULL; never waits for the service */
+char *
+mci_publish_text(struct mc_engine *engine); /* copy of the descriptor, or NULL; never waits for the service */
 bool mci_metadata_is_remote(const struct mc_engine *engine);
 
 /* control.c: role CONTROL */
 enum mci_control { MCI_CONTROL_DESCRIBE = 1, MCI_CONTROL_STATS = 2, MCI_CONTROL_ERROR = 0xffff };
 #define MCI_CONTROL_REPLY 0x8000
 void mci_control_incoming(struct mc_engine *engine, struct mci_incoming *in);
-void mci_control_stop(struct mc_engine *engine);	/* the services are stopped */
+void mci_control_stop(struct mc_engine *engine); /* the services are stopped */
 /* One question over a fresh connection; *body is malloc'd. */
 int mci_control_ask(struct mc_engine *engine, const struct mci_connect_attr *attr, enum mci_control what,
 		    void **body, uint32_t *length, struct mci_identity *peer);
@@ -185,14 +188,16 @@ void mci_segment_ref(struct mc_segment *segment);
 void mci_segment_unref(struct mc_segment *segment);
 
 /* batch.c */
-void mci_batch_complete(struct mci_request *request, enum mc_state state, int error, uint64_t bytes, uint32_t flags);
+void mci_batch_complete(struct mci_request *request, enum mc_state state, int error, uint64_t bytes,
+			uint32_t flags);
 
 /* completion.c */
-void mci_completion_push(struct mc_batch *batch);	/* a batch became final */
+void mci_completion_push(struct mc_batch *batch); /* a batch became final */
 void mci_completion_unlink(struct mc_batch *batch);
 void mci_completion_room(struct mc_engine *engine);
 void mci_completion_want_room(struct mc_engine *engine);
-int mci_notify_arrived(void *engine, const struct mc_uuid *sender, uint64_t sequence, const void *p, uint32_t length);
+int mci_notify_arrived(void *engine, const struct mc_uuid *sender, uint64_t sequence, const void *p,
+		       uint32_t length);
 void mci_notify_drop_all(struct mc_engine *engine);
 
 #endif

@@ -5,15 +5,9 @@
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static _Atomic unsigned int epoch;
 
-static void child(void)
-{
-	atomic_fetch_add(&epoch, 1);
-}
+static void child(void) { atomic_fetch_add(&epoch, 1); }
 
-static void install(void)
-{
-	pthread_atfork(NULL, NULL, child);
-}
+static void install(void) { pthread_atfork(NULL, NULL, child); }
 
 unsigned int mci_fork_epoch(void)
 {
@@ -23,6 +17,7 @@ unsigned int mci_fork_epoch(void)
 
 int mci_fork_fail(void)
 {
-	return mci_fail(-ECHILD, "this handle belongs to the parent process; after fork() the child may only exec or "
-				 "exit, or open an engine of its own");
+	return mci_fail(-ECHILD,
+			"this handle belongs to the parent process; after fork() the child may only exec or "
+			"exit, or open an engine of its own");
 }

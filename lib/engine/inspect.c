@@ -14,15 +14,12 @@ struct listing {
 static const char redacted[] = "\"(redacted)\"";
 
 /* Access tokens lie under "<prefix>token/<name>", whatever the cluster id. */
-static bool is_secret(const char *key)
-{
-	return strstr(key, "/token/");
-}
+static bool is_secret(const char *key) { return strstr(key, "/token/"); }
 
 static int open_service(const struct mc_engine_attr *attr, struct mci_metadata **metadata)
 {
-	struct mci_metadata_options options = { 0 };
-	struct mci_secret cluster = { .mode = MCI_AUTH_NONE };
+	struct mci_metadata_options options = {0};
+	struct mci_secret cluster = {.mode = MCI_AUTH_NONE};
 	struct mci_settings *s;
 	enum mci_metadata_kind kind;
 	const char *uri, *key_file;
@@ -37,19 +34,22 @@ static int open_service(const struct mc_engine_attr *attr, struct mci_metadata *
 		return ret;
 	uri = attr->metadata ? attr->metadata : mci_settings_text(s, "engine.metadata");
 	key_file = attr->key_file ? attr->key_file : mci_settings_text(s, "security.key_file");
-	ret = uri ? mci_metadata_kind(uri, &kind) :
-		    mci_fail(-EINVAL, "no metadata service given: use --metadata_server=URI");
+	ret = uri ? mci_metadata_kind(uri, &kind)
+		  : mci_fail(-EINVAL, "no metadata service given: use --metadata_server=URI");
 	if (!ret && kind == MCI_METADATA_P2P)
-		ret = mci_fail(-EINVAL, "with P2PHANDSHAKE there is no metadata service to look into; ask the process itself "
-			       "(mooncake segment show HOST:PORT)");
+		ret = mci_fail(
+			-EINVAL,
+			"with P2PHANDSHAKE there is no metadata service to look into; ask the process itself "
+			"(mooncake segment show HOST:PORT)");
 	if (!ret && key_file && *key_file)
 		ret = mci_key_load(key_file, &cluster);
 	if (ret)
 		goto out_free;
 	options.timeout_ms = (uint32_t)mci_settings_number(s, "metadata.timeout_ms");
-	options.user = mci_settings_text(s, kind == MCI_METADATA_REDIS ? "metadata.redis_user" : "metadata.user");
-	options.password = mci_settings_text(s, kind == MCI_METADATA_REDIS ? "metadata.redis_password" :
-					     "metadata.password");
+	options.user =
+		mci_settings_text(s, kind == MCI_METADATA_REDIS ? "metadata.redis_user" : "metadata.user");
+	options.password = mci_settings_text(s, kind == MCI_METADATA_REDIS ? "metadata.redis_password"
+									   : "metadata.password");
 	options.redis_db = (unsigned int)mci_settings_number(s, "metadata.redis_db");
 	options.use_proxy = mci_settings_bool(s, "metadata.use_proxy");
 	options.ca_file = mci_settings_text(s, "security.ca_file");
@@ -85,7 +85,9 @@ int mc_metadata_get(const struct mc_engine_attr *attr, const char *key, char **v
 	ret = mci_metadata_fetch(metadata, key, &found);
 	mci_metadata_close(metadata);
 	if (ret == -ENOENT)
-		return mci_fail(ret, "the metadata service has no key '%s'; mooncake metadata ls lists those it has", key);
+		return mci_fail(
+			ret, "the metadata service has no key '%s'; mooncake metadata ls lists those it has",
+			key);
 	if (ret)
 		return ret;
 	if (is_secret(key)) {
@@ -117,7 +119,7 @@ static int each(const char *key, const struct mci_metadata_value *value, void *a
 int mc_metadata_list(const struct mc_engine_attr *attr, const char *prefix,
 		     int (*fn)(const char *key, const char *value, void *arg), void *arg)
 {
-	struct listing listing = { .fn = fn, .arg = arg };
+	struct listing listing = {.fn = fn, .arg = arg};
 	struct mci_metadata *metadata;
 	int ret;
 
@@ -145,7 +147,8 @@ int mc_metadata_segment_prefix(const struct mc_engine_attr *attr, char **prefix)
 	ret = mci_settings_load(attr->config_file, &s);
 	if (ret)
 		return ret;
-	ret = mci_key_ram_prefix(attr->cluster_id ? attr->cluster_id : mci_settings_text(s, "metadata.cluster_id"), key);
+	ret = mci_key_ram_prefix(
+		attr->cluster_id ? attr->cluster_id : mci_settings_text(s, "metadata.cluster_id"), key);
 	mci_settings_free(s);
 	if (ret)
 		return ret;

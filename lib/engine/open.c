@@ -13,12 +13,13 @@
 #include "core/uuid.h"
 #include "engine/classic.h"
 
-#define KNOWN_FLAGS                                                                                         \
-	(MC_ENGINE_CLASSIC | MC_ENGINE_INSECURE | MC_ENGINE_REQUIRE_ACK | MC_ENGINE_INTEGRITY | MC_ENGINE_CHECKSUM)
+#define KNOWN_FLAGS                                                                             \
+	(MC_ENGINE_CLASSIC | MC_ENGINE_INSECURE | MC_ENGINE_REQUIRE_ACK | MC_ENGINE_INTEGRITY | \
+	 MC_ENGINE_CHECKSUM)
 #define P2P_PORT_TRIES 500
 
-static const struct mci_transport_ops *const transports[] = { &mci_transport_tcp, &mci_transport_shm,
-							       &mci_transport_classic };
+static const struct mci_transport_ops *const transports[] = {&mci_transport_tcp, &mci_transport_shm,
+							     &mci_transport_classic};
 
 static int keep(char **out, const char *given, const struct mci_settings *settings, const char *key)
 {
@@ -69,7 +70,8 @@ static int read_settings(struct mc_engine *engine, const struct mc_engine_attr *
 	if (ret)
 		return ret;
 	if (!engine->metadata_uri)
-		return mci_fail(-EINVAL, "no metadata service given: use --metadata_server with etcd://host:2379, "
+		return mci_fail(-EINVAL,
+				"no metadata service given: use --metadata_server with etcd://host:2379, "
 				"redis://host:6379, http://host:8080/metadata or P2PHANDSHAKE");
 	key_file = attr->key_file ? attr->key_file : mci_settings_text(s, "security.key_file");
 	if (key_file && *key_file)
@@ -105,7 +107,8 @@ static int choose_secret(struct mc_engine *engine)
 		*secret = engine->cluster;
 	} else if (engine->kind == MCI_METADATA_P2P && engine->flags & MC_ENGINE_INSECURE) {
 		secret->mode = MCI_AUTH_NONE;
-		mci_warn("--insecure without a cluster key: anybody who reaches this port can read and write registered memory");
+		mci_warn("--insecure without a cluster key: anybody who reaches this port can read and write "
+			 "registered memory");
 	} else {
 		secret->mode = MCI_AUTH_TOKEN;
 		secret->key_length = 16;
@@ -132,9 +135,11 @@ static int check_p2p(struct mc_engine *engine, struct mci_hostport *name)
 	if (mci_host_is_loopback(engine->bind))
 		return 0;
 refuse:
-	return mci_fail(-EPERM, "P2PHANDSHAKE without a cluster key serves loopback only, not '%s': give "
-			"--key_file=FILE (mooncake key new FILE writes one), or --insecure to let everybody in",
-			engine->bind ? engine->bind : name->host);
+	return mci_fail(
+		-EPERM,
+		"P2PHANDSHAKE without a cluster key serves loopback only, not '%s': give "
+		"--key_file=FILE (mooncake key new FILE writes one), or --insecure to let everybody in",
+		engine->bind ? engine->bind : name->host);
 }
 
 static void on_connection(void *arg, struct mci_incoming *in)
@@ -157,7 +162,8 @@ static void on_connection(void *arg, struct mci_incoming *in)
 		return;
 	}
 	if (engine->transport[id])
-		(id == MCI_TRANSPORT_TCP ? &mci_transport_tcp : &mci_transport_shm)->incoming(engine->transport[id], in);
+		(id == MCI_TRANSPORT_TCP ? &mci_transport_tcp : &mci_transport_shm)
+			->incoming(engine->transport[id], in);
 	else
 		mci_incoming_reject(in, -EOPNOTSUPP, "this process does not serve that transport");
 }
@@ -165,7 +171,7 @@ static void on_connection(void *arg, struct mci_incoming *in)
 static int classic_notify(void *arg, const char *name, const char *message, size_t length)
 {
 	struct mc_engine *engine = arg;
-	struct mc_uuid nobody = { { 0 } };
+	struct mc_uuid nobody = {{0}};
 	size_t name_length = strlen(name);
 	uint8_t *body;
 	int ret;
@@ -196,18 +202,21 @@ static char *classic_descriptor(void *arg)
 
 static int on_classic(void *arg, enum mci_classic_type type, const char *json, size_t length, char **reply)
 {
-	struct mci_classic_handler handler = { .descriptor = classic_descriptor, .notify = classic_notify, .arg = arg };
+	struct mci_classic_handler handler = {
+		.descriptor = classic_descriptor, .notify = classic_notify, .arg = arg};
 
 	return mci_classic_answer(&handler, type, json, length, reply);
 }
 
-static int start_service(struct mc_engine *engine, const struct mc_engine_attr *attr, const struct mci_hostport *name)
+static int start_service(struct mc_engine *engine, const struct mc_engine_attr *attr,
+			 const struct mci_hostport *name)
 {
 	struct mci_service_attr service = {
 		.bind = engine->bind,
-		.port = attr->port ? attr->port :
-			mci_settings_number(engine->settings, "engine.port") ?
-			(uint16_t)mci_settings_number(engine->settings, "engine.port") : name->port,
+		.port = attr->port ? attr->port
+			: mci_settings_number(engine->settings, "engine.port")
+				? (uint16_t)mci_settings_number(engine->settings, "engine.port")
+				: name->port,
 		.port_low = (uint16_t)mci_settings_number(engine->settings, "engine.port_low"),
 		.port_high = (uint16_t)mci_settings_number(engine->settings, "engine.port_high"),
 		.classic = engine->flags & MC_ENGINE_CLASSIC,
@@ -237,7 +246,7 @@ static int start_service(struct mc_engine *engine, const struct mc_engine_attr *
 	mci_p2p_socket_name(engine->port, unix_name, sizeof(unix_name));
 	service.unix_only = true;
 	service.unix_same_user = true;
-	service.secret = (struct mci_secret){ .mode = MCI_AUTH_NONE };
+	service.secret = (struct mci_secret){.mode = MCI_AUTH_NONE};
 	return mci_service_start(&service, &engine->local_service);
 }
 
@@ -339,8 +348,10 @@ static int check_transports(const char *list)
 	if (!copy)
 		return mci_fail(-ENOMEM, "no memory for the settings");
 	for (word = strtok_r(copy, ",", &save); word && !ret; word = strtok_r(NULL, ",", &save))
-		if (strcmp(word, "tcp") && strcmp(word, "shm") && strcmp(word, "auto") && strcmp(word, "tcp-classic"))
-			ret = mci_fail(-EOPNOTSUPP, "transport '%s' is not in this build; use tcp, shm or auto", word);
+		if (strcmp(word, "tcp") && strcmp(word, "shm") && strcmp(word, "auto") &&
+		    strcmp(word, "tcp-classic"))
+			ret = mci_fail(-EOPNOTSUPP,
+				       "transport '%s' is not in this build; use tcp, shm or auto", word);
 	free(copy);
 	return ret;
 }
@@ -455,8 +466,10 @@ static int start(struct mc_engine *engine, const struct mc_engine_attr *attr)
 	engine->self.generation = 1;
 	read_boot_id(&engine->boot_id);
 	choose_secret(engine);
-	/* Addresses that were given are judged before anybody is asked; others are found by the route there. */
-	advertise = attr->advertise ? attr->advertise : mci_settings_text(engine->settings, "engine.advertise");
+	/* Addresses that were given are judged before anybody is asked; others are found by the route there.
+	 */
+	advertise =
+		attr->advertise ? attr->advertise : mci_settings_text(engine->settings, "engine.advertise");
 	given = (advertise && *advertise) || (engine->bind && !mci_bind_is_any(engine));
 	ret = given ? mci_addresses_choose(engine, advertise, name.host) : 0;
 	if (!ret)
@@ -468,7 +481,8 @@ static int start(struct mc_engine *engine, const struct mc_engine_attr *attr)
 	if (ret)
 		return ret;
 	threads = number(attr->io_threads, engine->settings, "engine.io_threads");
-	ret = mci_loops_start("mooncake-io", threads ? (unsigned int)threads : default_threads(), &engine->loops);
+	ret = mci_loops_start("mooncake-io", threads ? (unsigned int)threads : default_threads(),
+			      &engine->loops);
 	if (!ret)
 		ret = open_transports(engine, attr);
 	if (!ret)
@@ -488,9 +502,9 @@ static int start(struct mc_engine *engine, const struct mc_engine_attr *attr)
  * Blocks at most about 5 s. The calls on an engine are thread-safe.
  *
  * Return: 0; -EINVAL: attributes or configuration; -EADDRINUSE: port taken, or the name belongs to a living
- * process; -ECONNREFUSED, -ETIMEDOUT, -EHOSTUNREACH: metadata service not reachable; -EACCES, -EKEYREJECTED: it or
- * the key file refused us; -EPERM: P2PHANDSHAKE beyond loopback without a key; -EOPNOTSUPP: unknown transport;
- * -EMFILE; -ENOMEM.
+ * process; -ECONNREFUSED, -ETIMEDOUT, -EHOSTUNREACH: metadata service not reachable; -EACCES, -EKEYREJECTED:
+ * it or the key file refused us; -EPERM: P2PHANDSHAKE beyond loopback without a key; -EOPNOTSUPP: unknown
+ * transport; -EMFILE; -ENOMEM.
  */
 int mc_engine_open(const struct mc_engine_attr *attr, mc_engine **out)
 {
@@ -499,13 +513,17 @@ int mc_engine_open(const struct mc_engine_attr *attr, mc_engine **out)
 
 	mci_log_init();
 	if (!attr || attr->size != sizeof(*attr))
-		return mci_fail(-EINVAL, "struct mc_engine_attr of %zu bytes is not known, this library has %zu; set its size "
-				"(MC_ENGINE_ATTR_INIT), and build against the headers of this library",
-				attr ? attr->size : 0, sizeof(*attr));
+		return mci_fail(
+			-EINVAL,
+			"struct mc_engine_attr of %zu bytes is not known, this library has %zu; set its size "
+			"(MC_ENGINE_ATTR_INIT), and build against the headers of this library",
+			attr ? attr->size : 0, sizeof(*attr));
 	if ((attr->flags & ~KNOWN_FLAGS) || attr->reserved0)
-		return mci_fail(-EINVAL, "struct mc_engine_attr: this library does not know flag %#x, and reserved0 is %u "
-				"instead of 0; was the program built against other headers?",
-				attr->flags & ~KNOWN_FLAGS, attr->reserved0);
+		return mci_fail(
+			-EINVAL,
+			"struct mc_engine_attr: this library does not know flag %#x, and reserved0 is %u "
+			"instead of 0; was the program built against other headers?",
+			attr->flags & ~KNOWN_FLAGS, attr->reserved0);
 	engine = create();
 	if (!engine)
 		return mci_fail(-ENOMEM, "no memory for an engine");
@@ -540,23 +558,18 @@ int mc_engine_close(mc_engine *engine)
 	segments = engine->segments;
 	pthread_mutex_unlock(&engine->lock);
 	if (batches || segments || regions)
-		return mci_fail(-EBUSY, "the engine still has %u batches, %u regions and %s open; end them first", batches,
-				regions, segments ? "segments" : "no segment");
+		return mci_fail(-EBUSY,
+				"the engine still has %u batches, %u regions and %s open; end them first",
+				batches, regions, segments ? "segments" : "no segment");
 	destroy(engine);
 	return 0;
 }
 
 /** mc_engine_name() - the name it is known by; with P2PHANDSHAKE "host:port". */
-const char *mc_engine_name(const mc_engine *engine)
-{
-	return engine->self.name;
-}
+const char *mc_engine_name(const mc_engine *engine) { return engine->self.name; }
 
 /** mc_engine_port() - the port it listens on. */
-uint16_t mc_engine_port(const mc_engine *engine)
-{
-	return engine->port;
-}
+uint16_t mc_engine_port(const mc_engine *engine) { return engine->port; }
 
 /** mc_engine_uuid() - identity of its segment; new at every open. Return: 0. */
 int mc_engine_uuid(const mc_engine *engine, struct mc_uuid *uuid)

@@ -16,8 +16,10 @@ static void on_lost(void *arg, const char *key)
 	struct mc_engine *engine = arg;
 
 	if (!atomic_exchange(&engine->lost, true))
-		mci_error("another process published '%s' as its own: this one withdraws and answers -EOWNERDEAD; give each "
-			  "process a --local_server_name of its own", key);
+		mci_error("another process published '%s' as its own: this one withdraws and answers "
+			  "-EOWNERDEAD; give each "
+			  "process a --local_server_name of its own",
+			  key);
 }
 
 /* Regions whose memory may be named to others, with what the transports add. publish_lock held. */
@@ -38,24 +40,27 @@ static int collect_regions(struct mc_engine *engine, struct mci_descriptor *desc
 
 		if (!from->rights)
 			continue;
-		*to = (struct mci_descriptor_region){ .id = from->id, .generation = from->generation,
-						      .rights = from->rights, .length = from->length,
-						      .content_id = from->content_id, .json = region->json };
+		*to = (struct mci_descriptor_region){.id = from->id,
+						     .generation = from->generation,
+						     .rights = from->rights,
+						     .length = from->length,
+						     .content_id = from->content_id,
+						     .json = region->json};
 		memcpy(to->location, from->location, sizeof(to->location));
 		descriptor->region_count++;
 		if (!from->classic)
 			continue;
 		to->base = (uintptr_t)from->addr;
 		descriptor->buffers[descriptor->buffer_count++] = (struct mci_descriptor_buffer){
-			.addr = (uintptr_t)from->addr, .length = from->length, .name = engine->self.name };
+			.addr = (uintptr_t)from->addr, .length = from->length, .name = engine->self.name};
 	}
 	return 0;
 }
 
 static int collect_transports(struct mc_engine *engine, struct mci_descriptor *descriptor)
 {
-	static const struct mci_transport_ops *const all[] = { &mci_transport_tcp, &mci_transport_shm,
-								&mci_transport_classic };
+	static const struct mci_transport_ops *const all[] = {&mci_transport_tcp, &mci_transport_shm,
+							      &mci_transport_classic};
 	unsigned int i;
 
 	descriptor->transports = json_object();
@@ -76,7 +81,8 @@ static int collect_transports(struct mc_engine *engine, struct mci_descriptor *d
 			return ret;
 		}
 		if (all[i]->id == MCI_TRANSPORT_CLASSIC)
-			descriptor->tcp_data_port = (uint16_t)json_integer_value(json_object_get(mine, "port"));
+			descriptor->tcp_data_port =
+				(uint16_t)json_integer_value(json_object_get(mine, "port"));
 		json_object_set_new(descriptor->transports, all[i]->name, mine);
 	}
 	return 0;
@@ -85,10 +91,17 @@ static int collect_transports(struct mc_engine *engine, struct mci_descriptor *d
 static int encode(struct mc_engine *engine, char **text)
 {
 	struct mci_descriptor descriptor = {
-		.has_ours = true, .uuid = engine->self.uuid, .generation = engine->self.generation,
-		.boot_id = engine->boot_id, .version = MCI_DESCRIPTOR_VERSION, .features = MCI_FEATURES_KNOWN,
-		.addresses = (const char *const *)engine->addresses, .address_count = engine->address_count,
-		.port = engine->port, .classic = engine->flags & MC_ENGINE_CLASSIC, .tcp_proto_version = 2,
+		.has_ours = true,
+		.uuid = engine->self.uuid,
+		.generation = engine->self.generation,
+		.boot_id = engine->boot_id,
+		.version = MCI_DESCRIPTOR_VERSION,
+		.features = MCI_FEATURES_KNOWN,
+		.addresses = (const char *const *)engine->addresses,
+		.address_count = engine->address_count,
+		.port = engine->port,
+		.classic = engine->flags & MC_ENGINE_CLASSIC,
+		.tcp_proto_version = 2,
 	};
 	int ret;
 
@@ -106,8 +119,11 @@ static int encode(struct mc_engine *engine, char **text)
 
 static int taken_over(const struct mc_engine *engine)
 {
-	return mci_fail(-EOWNERDEAD, "the name '%s' was taken over by another process; open the engine anew under a name of "
-			"its own", engine->self.name);
+	return mci_fail(
+		-EOWNERDEAD,
+		"the name '%s' was taken over by another process; open the engine anew under a name of "
+		"its own",
+		engine->self.name);
 }
 
 int mci_publish_update(struct mc_engine *engine)
@@ -162,9 +178,15 @@ static int probe(struct mc_engine *engine, const struct mci_resolved *found)
 		return 0;
 	if (found->descriptor->has_ours) {
 		struct mci_connect_attr attr = {
-			.self = &engine->self, .secret = &found->secret, .wanted = &found->descriptor->uuid,
-			.hosts = hosts, .host_count = found->host_count, .port = found->port,
-			.service = MCI_SERVICE_ENGINE, .role = MCI_ROLE_CONTROL, .deadline_ns = deadline,
+			.self = &engine->self,
+			.secret = &found->secret,
+			.wanted = &found->descriptor->uuid,
+			.hosts = hosts,
+			.host_count = found->host_count,
+			.port = found->port,
+			.service = MCI_SERVICE_ENGINE,
+			.role = MCI_ROLE_CONTROL,
+			.deadline_ns = deadline,
 		};
 		struct mci_hello hello;
 		struct mci_sock sock;
@@ -178,12 +200,15 @@ static int probe(struct mc_engine *engine, const struct mci_resolved *found)
 	} else {
 		char *reply = NULL;
 
-		if (mci_classic_exchange(hosts, found->host_count, found->port, MCI_CLASSIC_PROBE, "{}\n", deadline, &reply))
+		if (mci_classic_exchange(hosts, found->host_count, found->port, MCI_CLASSIC_PROBE, "{}\n",
+					 deadline, &reply))
 			return 0;
 		free(reply);
 	}
-	return mci_fail(-EADDRINUSE, "the name '%s' is in use by a living process at %s port %u; give another "
-			"--local_server_name, or stop that process", engine->self.name, found->hosts[0], found->port);
+	return mci_fail(-EADDRINUSE,
+			"the name '%s' is in use by a living process at %s port %u; give another "
+			"--local_server_name, or stop that process",
+			engine->self.name, found->hosts[0], found->port);
 }
 
 /* What is under our name now: *version of it for the take-over, or -EADDRINUSE. */
@@ -201,8 +226,10 @@ static int look_at_predecessor(struct mc_engine *engine, const char *key, uint64
 		return ret;
 	*there = true;
 	*version = value.version;
-	ret = mci_segment_resolve(engine, engine->self.name, mci_now_ns() + MCI_PROBE_TIMEOUT_MS * MCI_NS_PER_MS, &found);
-	/* Written under another key, or none: its process may live all the same, and says so by refusing ours. */
+	ret = mci_segment_resolve(engine, engine->self.name,
+				  mci_now_ns() + MCI_PROBE_TIMEOUT_MS * MCI_NS_PER_MS, &found);
+	/* Written under another key, or none: its process may live all the same, and says so by refusing
+	 * ours. */
 	if (ret == -EKEYREJECTED)
 		ret = mci_segment_locate(engine, value.text, value.length, &found);
 	free(value.text);
@@ -234,8 +261,10 @@ static int take_name(struct mc_engine *engine, const char *key)
 		if (ret != -EEXIST && ret != -ESTALE)
 			return ret;
 	}
-	return mci_fail(-EADDRINUSE, "the name '%s' is being taken by another process at this moment; give another "
-			"--local_server_name", engine->self.name);
+	return mci_fail(-EADDRINUSE,
+			"the name '%s' is being taken by another process at this moment; give another "
+			"--local_server_name",
+			engine->self.name);
 }
 
 static int publish_token(struct mc_engine *engine)
@@ -288,8 +317,10 @@ int mci_publish_start(struct mc_engine *engine)
 		goto out_unlock;
 	engine->published = true;
 	if (engine->host.secret.mode == MCI_AUTH_TOKEN && mci_metadata_is_remote(engine))
-		mci_warn("no cluster key: whoever can read or write the metadata service %s can reach this process's memory "
-			 "(mooncake key new FILE, then --key_file=FILE everywhere, ends that)", engine->metadata_uri);
+		mci_warn("no cluster key: whoever can read or write the metadata service %s can reach this "
+			 "process's memory "
+			 "(mooncake key new FILE, then --key_file=FILE everywhere, ends that)",
+			 engine->metadata_uri);
 out_unlock:
 	pthread_mutex_unlock(&engine->publish_lock);
 	return ret;

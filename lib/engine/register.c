@@ -24,20 +24,26 @@ static const struct mci_transport_ops *const transports[MCI_TRANSPORT_COUNT] = {
 
 static int check(mc_engine *engine, const void *addr, uint64_t length, const struct mc_region_attr *attr)
 {
-	if (attr->size != sizeof(*attr) || (attr->rights & ~(MC_REMOTE_READ | MC_REMOTE_WRITE)) || attr->reserved0)
-		return mci_fail(-EINVAL, "struct mc_region_attr has a size, a right or a reserved member that this library "
-				"does not know");
+	if (attr->size != sizeof(*attr) || (attr->rights & ~(MC_REMOTE_READ | MC_REMOTE_WRITE)) ||
+	    attr->reserved0)
+		return mci_fail(
+			-EINVAL,
+			"struct mc_region_attr has a size, a right or a reserved member that this library "
+			"does not know");
 	if (attr->location && strlen(attr->location) >= MCI_LOCATION_MAX)
-		return mci_fail(-EINVAL, "location '%s' is longer than %d bytes", attr->location, MCI_LOCATION_MAX - 1);
+		return mci_fail(-EINVAL, "location '%s' is longer than %d bytes", attr->location,
+				MCI_LOCATION_MAX - 1);
 	if (!addr || !length)
 		return mci_fail(-EINVAL, "cannot register %llu bytes at %p: give a range that is not empty",
 				(unsigned long long)length, addr);
 	if (atomic_load(&engine->lost))
-		return mci_fail(-EOWNERDEAD, "the name '%s' was taken over by another process", engine->self.name);
+		return mci_fail(-EOWNERDEAD, "the name '%s' was taken over by another process",
+				engine->self.name);
 	return 0;
 }
 
-/* Every page must be mapped now, else the first transfer would find the hole. mincore() tells without touching. */
+/* Every page must be mapped now, else the first transfer would find the hole. mincore() tells without
+ * touching. */
 static int check_mapped(const void *addr, uint64_t length)
 {
 	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -66,7 +72,8 @@ static void remember_memory(struct mc_region *region)
 	mci_put64(base->content_id.b + 8, mci_get64(base->content_id.b + 8) ^ base->length);
 }
 
-/* Whole pages only: on those at the ends live others' data (heap, stack) that a child needs to get to exec. */
+/* Whole pages only: on those at the ends live others' data (heap, stack) that a child needs to get to exec.
+ */
 static void inherit(const struct mc_region *region, int advice)
 {
 	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), addr = (uintptr_t)region->base.addr;
@@ -93,8 +100,8 @@ static void release(struct mc_region *region)
  * @out: the region; mc_engine_unregister() it before the memory goes
  *
  * Memory from mc_memory_alloc() is shared with peers on this host by descriptor; other memory is reached
- * there through the kernel, or by TCP. Its whole pages are marked MADV_DONTFORK. The descriptor is published anew
- * before this returns. Thread-safe; blocks for the metadata service.
+ * there through the kernel, or by TCP. Its whole pages are marked MADV_DONTFORK. The descriptor is published
+ * anew before this returns. Thread-safe; blocks for the metadata service.
  *
  * Return: 0; -EINVAL; -EEXIST: overlaps another region; -EFAULT: not mapped; -EOWNERDEAD: our name was taken
  * over; -ENOSPC: 65,536 regions; -ENOMEM; errors of the metadata service; -ECHILD.
@@ -125,7 +132,8 @@ int mc_engine_register(mc_engine *engine, void *addr, uint64_t length, const str
 	region->base.length = length;
 	region->base.rights = attr->rights;
 	region->base.classic = attr->rights && engine->flags & MC_ENGINE_CLASSIC;
-	snprintf(region->base.location, sizeof(region->base.location), "%s", attr->location ? attr->location : "cpu:0");
+	snprintf(region->base.location, sizeof(region->base.location), "%s",
+		 attr->location ? attr->location : "cpu:0");
 	remember_memory(region);
 
 	pthread_mutex_lock(&engine->publish_lock);
@@ -163,7 +171,7 @@ err_remove:
 	if (mci_regions_remove(engine->host.regions, &region->base,
 			       mci_now_ns() + UNREGISTER_GRACE_MS * MCI_NS_PER_MS)) {
 		pthread_mutex_unlock(&engine->publish_lock);
-		return ret;	/* somebody is inside already: the region, which is retired, must stay */
+		return ret; /* somebody is inside already: the region, which is retired, must stay */
 	}
 err_free:
 	pthread_mutex_unlock(&engine->publish_lock);
@@ -190,12 +198,13 @@ static int leave_transports(struct mc_region *region, uint64_t deadline)
 /**
  * mc_engine_unregister() - end a region
  * @region: region
- * @flags: MC_UNREGISTER_WAIT: wait up to 30 s for transfers in flight; peers that still hold on then are cut off
+ * @flags: MC_UNREGISTER_WAIT: wait up to 30 s for transfers in flight; peers that still hold on then are cut
+ * off
  *
  * When it returned 0 no transfer of ours or of a peer touches the memory any more. Thread-safe.
  *
- * Return: 0; -EBUSY: in use, nothing changed (with MC_UNREGISTER_WAIT: a peer on this host is stopped inside a
- * copy; the region takes no new transfers, call again); -EINVAL; -ECHILD.
+ * Return: 0; -EBUSY: in use, nothing changed (with MC_UNREGISTER_WAIT: a peer on this host is stopped inside
+ * a copy; the region takes no new transfers, call again); -EINVAL; -ECHILD.
  */
 int mc_engine_unregister(mc_region *region, uint32_t flags)
 {
@@ -213,7 +222,8 @@ int mc_engine_unregister(mc_region *region, uint32_t flags)
 	if (mci_forked(engine))
 		return mci_fork_fail();
 	if (flags & ~MC_UNREGISTER_WAIT)
-		return mci_fail(-EINVAL, "mc_engine_unregister() knows no flag %#x", flags & ~MC_UNREGISTER_WAIT);
+		return mci_fail(-EINVAL, "mc_engine_unregister() knows no flag %#x",
+				flags & ~MC_UNREGISTER_WAIT);
 	ret = mci_regions_retire(table, &region->base, wait || region->retired);
 	if (ret)
 		return ret;
@@ -224,7 +234,8 @@ int mc_engine_unregister(mc_region *region, uint32_t flags)
 	}
 	if (!ret)
 		ret = mci_regions_remove(table, &region->base,
-					 (wait ? deadline : mci_now_ns()) + UNREGISTER_GRACE_MS * MCI_NS_PER_MS);
+					 (wait ? deadline : mci_now_ns()) +
+						 UNREGISTER_GRACE_MS * MCI_NS_PER_MS);
 	if (ret) {
 		region->retired = true;
 		return ret;
@@ -236,7 +247,8 @@ int mc_engine_unregister(mc_region *region, uint32_t flags)
 	engine->open_regions--;
 	/* The memory is fenced whatever the metadata service says; the record follows at the next change. */
 	if (region->base.rights && mci_publish_update(engine))
-		mci_warn("region %u is gone, but the descriptor could not be updated: %s", region->base.id, mc_errmsg());
+		mci_warn("region %u is gone, but the descriptor could not be updated: %s", region->base.id,
+			 mc_errmsg());
 	pthread_mutex_unlock(&engine->publish_lock);
 	inherit(region, MADV_DOFORK);
 	release(region);
@@ -244,7 +256,4 @@ int mc_engine_unregister(mc_region *region, uint32_t flags)
 }
 
 /** mc_region_id() - id of a region, for peers that are told of it by other means than the descriptor. */
-uint32_t mc_region_id(const mc_region *region)
-{
-	return region->base.id;
-}
+uint32_t mc_region_id(const mc_region *region) { return region->base.id; }

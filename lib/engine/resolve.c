@@ -74,8 +74,10 @@ static int decode(struct mc_engine *engine, const char *name, const char *text, 
 	if (descriptor->has_ours)
 		return 0;
 	if (cluster && !(engine->flags & MC_ENGINE_CLASSIC))
-		return mci_fail(-EKEYREJECTED, "segment '%s' is served by a classic peer, which knows no cluster key; "
-				"give --classic to talk to it all the same", descriptor->name);
+		return mci_fail(-EKEYREJECTED,
+				"segment '%s' is served by a classic peer, which knows no cluster key; "
+				"give --classic to talk to it all the same",
+				descriptor->name);
 	return 0;
 }
 
@@ -105,8 +107,10 @@ static int fetch_token(struct mc_engine *engine, const char *name, const struct 
 		poll(NULL, 0, 50);
 	}
 	if (ret == -ENOENT)
-		return mci_fail(-EKEYREJECTED, "segment '%s' publishes no access token, so its cluster uses a key: give "
-				"--key_file=FILE (or MOONCAKE_KEY_FILE) with the key of the cluster", name);
+		return mci_fail(-EKEYREJECTED,
+				"segment '%s' publishes no access token, so its cluster uses a key: give "
+				"--key_file=FILE (or MOONCAKE_KEY_FILE) with the key of the cluster",
+				name);
 	if (ret)
 		return ret;
 	secret->mode = MCI_AUTH_TOKEN;
@@ -114,7 +118,9 @@ static int fetch_token(struct mc_engine *engine, const char *name, const struct 
 	ret = mci_unhex(value.text, secret->key, 16);
 	free(value.text);
 	if (ret)
-		return mci_fail(-EBADMSG, "the access token of segment '%s' in the metadata service is malformed", name);
+		return mci_fail(-EBADMSG,
+				"the access token of segment '%s' in the metadata service is malformed",
+				name);
 	return 0;
 }
 
@@ -128,8 +134,10 @@ int mci_segment_rpc_meta(struct mc_engine *engine, const char *name, struct mci_
 	if (!ret)
 		ret = mci_metadata_fetch(engine->metadata, key, &value);
 	if (ret == -ENOENT)
-		return mci_fail(-ENOENT, "segment '%s' has no entry '%s' in the metadata service; is the target "
-				"running?", name, key);
+		return mci_fail(-ENOENT,
+				"segment '%s' has no entry '%s' in the metadata service; is the target "
+				"running?",
+				name, key);
 	if (ret)
 		return ret;
 	ret = mci_rpc_meta_decode(value.text, value.length, host, &out->port);
@@ -151,9 +159,11 @@ static int resolve_by_service(struct mc_engine *engine, const char *name, uint64
 		return ret;
 	ret = mci_metadata_fetch(engine->metadata, key, &value);
 	if (ret == -ENOENT)
-		return mci_fail(-ENOENT, "segment '%s' is not known to the metadata service %s; is the target running, "
-				"and under that name? (mooncake segment ls --metadata_server=%s lists what there is)",
-				name, engine->metadata_uri, engine->metadata_uri);
+		return mci_fail(
+			-ENOENT,
+			"segment '%s' is not known to the metadata service %s; is the target running, "
+			"and under that name? (mooncake segment ls --metadata_server=%s lists what there is)",
+			name, engine->metadata_uri, engine->metadata_uri);
 	if (ret)
 		return ret;
 	ret = decode(engine, name, value.text, value.length, out);
@@ -162,10 +172,14 @@ static int resolve_by_service(struct mc_engine *engine, const char *name, uint64
 		return ret;
 	/* Signed it may be, for another name: whoever writes the service must not lead us elsewhere. */
 	if (out->descriptor->has_ours && strcmp(out->descriptor->name, name))
-		return mci_fail(-EBADMSG, "the record under the name '%s' in the metadata service describes segment '%s'; it "
-				"was put there by hand, or tampered with", name, out->descriptor->name);
+		return mci_fail(
+			-EBADMSG,
+			"the record under the name '%s' in the metadata service describes segment '%s'; it "
+			"was put there by hand, or tampered with",
+			name, out->descriptor->name);
 	if (!out->descriptor->has_ours)
-		return mci_segment_rpc_meta(engine, out->descriptor->name[0] ? out->descriptor->name : name, out);
+		return mci_segment_rpc_meta(engine, out->descriptor->name[0] ? out->descriptor->name : name,
+					    out);
 	return fetch_token(engine, name, out->descriptor, deadline_ns, &out->secret);
 }
 
@@ -173,11 +187,12 @@ static int resolve_by_service(struct mc_engine *engine, const char *name, uint64
 static int ask_classic(struct mc_engine *engine, const char *name, const struct mci_hostport *at,
 		       uint64_t deadline_ns, struct mci_resolved *out)
 {
-	const char *hosts[1] = { at->host };
+	const char *hosts[1] = {at->host};
 	char *mine = mci_publish_text(engine), *reply = NULL;
 	int ret;
 
-	ret = mci_classic_exchange(hosts, 1, at->port, MCI_CLASSIC_METADATA, mine ? mine : "{}", deadline_ns, &reply);
+	ret = mci_classic_exchange(hosts, 1, at->port, MCI_CLASSIC_METADATA, mine ? mine : "{}", deadline_ns,
+				   &reply);
 	free(mine);
 	if (ret)
 		return ret;
@@ -186,20 +201,24 @@ static int ask_classic(struct mc_engine *engine, const char *name, const struct 
 	if (!ret) {
 		add_host(out, at->host);
 		out->port = at->port;
-		out->secret = engine->cluster;	/* should it be one of ours after all: no downgrade */
+		out->secret = engine->cluster; /* should it be one of ours after all: no downgrade */
 	}
 	return ret;
 }
 
-static int resolve_by_peer(struct mc_engine *engine, const char *name, uint64_t deadline_ns, struct mci_resolved *out)
+static int resolve_by_peer(struct mc_engine *engine, const char *name, uint64_t deadline_ns,
+			   struct mci_resolved *out)
 {
 	struct mci_connect_attr attr = {
-		.self = &engine->self, .service = MCI_SERVICE_ENGINE, .role = MCI_ROLE_CONTROL,
-		.deadline_ns = deadline_ns, .host_count = 1,
+		.self = &engine->self,
+		.service = MCI_SERVICE_ENGINE,
+		.role = MCI_ROLE_CONTROL,
+		.deadline_ns = deadline_ns,
+		.host_count = 1,
 	};
 	struct mci_hostport at;
 	const char *hosts[1];
-	struct mci_secret none = { .mode = MCI_AUTH_NONE };
+	struct mci_secret none = {.mode = MCI_AUTH_NONE};
 	char unix_name[64];
 	uint32_t length;
 	void *body;
@@ -209,16 +228,22 @@ static int resolve_by_peer(struct mc_engine *engine, const char *name, uint64_t 
 	if (ret)
 		return ret;
 	if (!at.port)
-		return mci_fail(-EINVAL, "with P2PHANDSHAKE a segment is named by host:port, as the target prints it; '%s' "
-				"has no port", name);
+		return mci_fail(
+			-EINVAL,
+			"with P2PHANDSHAKE a segment is named by host:port, as the target prints it; '%s' "
+			"has no port",
+			name);
 	hosts[0] = at.host;
 	attr.hosts = hosts;
 	attr.port = at.port;
-	attr.secret = &engine->cluster;		/* mode NONE if there is no key */
+	attr.secret = &engine->cluster; /* mode NONE if there is no key */
 	if (engine->cluster.mode != MCI_AUTH_CLUSTER && !(engine->flags & MC_ENGINE_INSECURE)) {
 		if (!mci_host_is_loopback(at.host))
-			return mci_fail(-EKEYREJECTED, "without a metadata service and without a cluster key only this host "
-					"can be reached, not '%s': give --key_file=FILE (mooncake key new FILE), or --insecure", name);
+			return mci_fail(-EKEYREJECTED,
+					"without a metadata service and without a cluster key only this host "
+					"can be reached, not '%s': give --key_file=FILE (mooncake key new "
+					"FILE), or --insecure",
+					name);
 		mci_p2p_socket_name(at.port, unix_name, sizeof(unix_name));
 		attr.unix_name = unix_name;
 		attr.secret = &none;
@@ -230,17 +255,21 @@ static int resolve_by_peer(struct mc_engine *engine, const char *name, uint64_t 
 			return 0;
 		/* Somebody may live there who wants a key: the hello over TCP says so. */
 		attr.unix_name = NULL;
-		if (mci_control_ask(engine, &attr, MCI_CONTROL_DESCRIBE, &body, &length, NULL) == -EKEYREJECTED)
+		if (mci_control_ask(engine, &attr, MCI_CONTROL_DESCRIBE, &body, &length, NULL) ==
+		    -EKEYREJECTED)
 			return -EKEYREJECTED;
-		return mci_fail(ret, "no segment answers at %s; is the target running there, as the same user%s?", name,
-				attr.unix_name ? " on this host" : "");
+		return mci_fail(ret,
+				"no segment answers at %s; is the target running there, as the same user%s?",
+				name, attr.unix_name ? " on this host" : "");
 	}
 	if (ret)
 		return ret;
-	/* Body: 1 + 16 bytes of mode and token (zeros unless this is the same-user socket), then the descriptor. */
+	/* Body: 1 + 16 bytes of mode and token (zeros unless this is the same-user socket), then the
+	 * descriptor. */
 	if (length < 17) {
 		free(body);
-		return mci_fail(-EPROTO, "the peer at %s describes itself in %u bytes, which is too short", name, length);
+		return mci_fail(-EPROTO, "the peer at %s describes itself in %u bytes, which is too short",
+				name, length);
 	}
 	ret = decode(engine, name, (const char *)body + 17, length - 17, out);
 	if (!ret) {
@@ -257,13 +286,14 @@ static int resolve_by_peer(struct mc_engine *engine, const char *name, uint64_t 
 	return ret;
 }
 
-int mci_segment_resolve(struct mc_engine *engine, const char *name, uint64_t deadline_ns, struct mci_resolved *out)
+int mci_segment_resolve(struct mc_engine *engine, const char *name, uint64_t deadline_ns,
+			struct mci_resolved *out)
 {
 	int ret;
 
 	memset(out, 0, sizeof(*out));
-	ret = engine->metadata ? resolve_by_service(engine, name, deadline_ns, out) :
-				 resolve_by_peer(engine, name, deadline_ns, out);
+	ret = engine->metadata ? resolve_by_service(engine, name, deadline_ns, out)
+			       : resolve_by_peer(engine, name, deadline_ns, out);
 	if (ret)
 		mci_resolved_release(out);
 	return ret;

@@ -13,7 +13,8 @@
 #define OPEN_TIMEOUT_MS 5000
 
 /* Preference when several ways lead to a peer. */
-static const enum mci_transport_id preference[] = { MCI_TRANSPORT_SHM, MCI_TRANSPORT_TCP, MCI_TRANSPORT_CLASSIC };
+static const enum mci_transport_id preference[] = {MCI_TRANSPORT_SHM, MCI_TRANSPORT_TCP,
+						   MCI_TRANSPORT_CLASSIC};
 
 static bool listed(const char *list, const char *word)
 {
@@ -51,7 +52,8 @@ static void peer_info(const struct mc_segment *segment, const struct mci_transpo
 		.port = segment->port,
 		.secret = segment->secret,
 		.descriptor = descriptor->root,
-		.transport = descriptor->transports ? json_object_get(descriptor->transports, ops->name) : NULL,
+		.transport =
+			descriptor->transports ? json_object_get(descriptor->transports, ops->name) : NULL,
 	};
 }
 
@@ -67,7 +69,8 @@ static const struct mci_transport_ops *transport_ops(enum mci_transport_id id)
 	}
 }
 
-static int open_way(struct mc_segment *segment, enum mci_transport_id id, uint64_t deadline, struct mci_way *way)
+static int open_way(struct mc_segment *segment, enum mci_transport_id id, uint64_t deadline,
+		    struct mci_way *way)
 {
 	struct mc_engine *engine = segment->engine;
 	struct mci_transport *transport = engine->transport[id];
@@ -93,7 +96,8 @@ static int open_way(struct mc_segment *segment, enum mci_transport_id id, uint64
 	pthread_mutex_unlock(&segment->refresh_lock);
 	way->segment = segment;
 	way->ops = ops;
-	ret = ops->peer_open(transport, &info, way, segment->regions, segment->region_count, deadline, &way->peer);
+	ret = ops->peer_open(transport, &info, way, segment->regions, segment->region_count, deadline,
+			     &way->peer);
 	if (ret)
 		way->ops = NULL;
 	for (i = 0; i < info.address_count; i++)
@@ -155,7 +159,8 @@ static void choose_ways(struct mc_segment *segment)
 		for (w = 0; w < segment->way_count && !segment->region_way[i]; w++) {
 			struct mci_way *way = &segment->way[w];
 
-			if (!way->ops->region_usable || !way->ops->region_usable(way->peer, &segment->regions[i]))
+			if (!way->ops->region_usable ||
+			    !way->ops->region_usable(way->peer, &segment->regions[i]))
 				segment->region_way[i] = way;
 		}
 	}
@@ -198,11 +203,13 @@ static int open_ways(struct mc_segment *segment, const char *transports, uint64_
 			ret = err;
 	}
 	if (segment->way_count)
-		return 0;	/* regions without a way answer -ENETUNREACH */
+		return 0; /* regions without a way answer -ENETUNREACH */
 	if (segment->classic && segment->engine->cluster.mode == MCI_AUTH_CLUSTER &&
 	    !(segment->engine->flags & MC_ENGINE_CLASSIC))
-		return mci_fail(-EKEYREJECTED, "segment '%s' is served by a classic peer, which knows no cluster key; "
-				"give --classic to talk to it all the same", segment->name);
+		return mci_fail(-EKEYREJECTED,
+				"segment '%s' is served by a classic peer, which knows no cluster key; "
+				"give --classic to talk to it all the same",
+				segment->name);
 	return mci_fail(ret, "no transport leads to segment '%s': %s", segment->name,
 			why[0] ? why : "none of those allowed is offered there; use --protocol=auto");
 }
@@ -244,7 +251,8 @@ static void destroy(struct mc_segment *segment)
  *
  * Return: 0; -ENOENT: no such segment; -EKEYREJECTED: wrong key, or only one side has one; -ECONNREFUSED,
  * -ETIMEDOUT, -EHOSTUNREACH: not reachable; -EPROTO: no common protocol; -ESTALE: what is published is dead;
- * -EOPNOTSUPP: no transport allowed leads there; -EOWNERDEAD: our name was taken over; -EINVAL; -ENOMEM; -ECHILD.
+ * -EOPNOTSUPP: no transport allowed leads there; -EOWNERDEAD: our name was taken over; -EINVAL; -ENOMEM;
+ * -ECHILD.
  */
 int mc_segment_open(mc_engine *engine, const char *name, const struct mc_segment_attr *attr, mc_segment **out)
 {
@@ -260,8 +268,11 @@ int mc_segment_open(mc_engine *engine, const char *name, const struct mc_segment
 		attr = &none;
 	if (attr->size != sizeof(*attr) || (attr->flags & ~MC_SEGMENT_FOLLOW_RESTART) || !name || !*name ||
 	    strlen(name) > MCI_NAME_MAX)
-		return mci_fail(-EINVAL, "mc_segment_open() needs a name of 1 to %u bytes and an attribute struct that "
-					 "this library knows", MCI_NAME_MAX);
+		return mci_fail(
+			-EINVAL,
+			"mc_segment_open() needs a name of 1 to %u bytes and an attribute struct that "
+			"this library knows",
+			MCI_NAME_MAX);
 	deadline = mci_now_ns() + (attr->timeout_ms ? attr->timeout_ms : OPEN_TIMEOUT_MS) * MCI_NS_PER_MS;
 	ret = mci_segment_resolve(engine, name, deadline, &resolved);
 	if (ret)
@@ -277,8 +288,8 @@ int mc_segment_open(mc_engine *engine, const char *name, const struct mc_segment
 	pthread_mutex_init(&segment->notify_lock, NULL);
 	snprintf(segment->name, sizeof(segment->name), "%s", name);
 	segment->has_ours = resolved.descriptor->has_ours;
-	segment->classic = !segment->has_ours || wants_classic(attr->transports ? attr->transports :
-							       engine->transports_wanted);
+	segment->classic = !segment->has_ours ||
+			   wants_classic(attr->transports ? attr->transports : engine->transports_wanted);
 	adopt(segment, &resolved);
 	ret = copy_regions(segment);
 	if (!ret)
@@ -315,7 +326,8 @@ int mc_segment_close(mc_segment *segment)
 	pthread_mutex_lock(&engine->lock);
 	if (atomic_load(&segment->in_flight) || segment->refs) {
 		pthread_mutex_unlock(&engine->lock);
-		return mci_fail(-EBUSY, "segment '%s' has requests in flight; wait for them first", segment->name);
+		return mci_fail(-EBUSY, "segment '%s' has requests in flight; wait for them first",
+				segment->name);
 	}
 	for (link = &engine->segments; *link != segment; link = &(*link)->next)
 		;
@@ -453,16 +465,10 @@ out_unlock:
 }
 
 /** mc_segment_name() - the name it was opened by. */
-const char *mc_segment_name(const mc_segment *segment)
-{
-	return segment->name;
-}
+const char *mc_segment_name(const mc_segment *segment) { return segment->name; }
 
 /** mc_segment_region_count() - regions that the segment had when it was opened. */
-unsigned int mc_segment_region_count(const mc_segment *segment)
-{
-	return segment->region_count;
-}
+unsigned int mc_segment_region_count(const mc_segment *segment) { return segment->region_count; }
 
 /**
  * mc_segment_region() - what is known of one region
@@ -489,10 +495,14 @@ int mc_segment_region(const mc_segment *constant, unsigned int index, struct mc_
 	segment->region_text[0] = '\0';
 	if (way && way->ops->detail)
 		way->ops->detail(way->peer, region, segment->region_text, sizeof(segment->region_text));
-	*out = (struct mc_segment_region){ .size = sizeof(*out), .id = segment->region_id[index],
-					   .rights = region->rights, .length = region->length, .base = region->base,
-					   .location = region->location, .path = way ? way->ops->name : "none",
-					   .detail = segment->region_text };
+	*out = (struct mc_segment_region){.size = sizeof(*out),
+					  .id = segment->region_id[index],
+					  .rights = region->rights,
+					  .length = region->length,
+					  .base = region->base,
+					  .location = region->location,
+					  .path = way ? way->ops->name : "none",
+					  .detail = segment->region_text};
 	return 0;
 }
 
@@ -516,7 +526,8 @@ int mc_segment_fence(mc_segment *segment, uint32_t timeout_ms)
 		if (segment->way[i].ops->fence)
 			ret = segment->way[i].ops->fence(segment->way[i].peer, deadline);
 	if (ret)
-		return mci_fail(ret, "segment '%s' did not confirm the fence: %s", segment->name, strerror(-ret));
+		return mci_fail(ret, "segment '%s' did not confirm the fence: %s", segment->name,
+				strerror(-ret));
 	return 0;
 }
 
@@ -557,14 +568,17 @@ int mc_segment_map(mc_segment *segment, uint32_t region, uint64_t offset, uint64
 	}
 	if (!remote || !length || offset > remote->length || length > remote->length - offset)
 		return mci_fail(-EFAULT, "bytes %llu to %llu are not inside region %u of segment '%s'",
-				(unsigned long long)offset, (unsigned long long)(offset + length), region, segment->name);
+				(unsigned long long)offset, (unsigned long long)(offset + length), region,
+				segment->name);
 	if (atomic_load(&segment->stale) || atomic_load(&remote->stale))
 		return mci_fail(-ESTALE, "segment '%s' was restarted; open it anew", segment->name);
 	if (!(remote->rights & MC_REMOTE_READ))
 		return mci_fail(-EACCES, "region %u of segment '%s' may not be read", region, segment->name);
 	if (!way || !way->ops->map)
-		return mci_fail(-EOPNOTSUPP, "region %u of segment '%s' is not reached through shared memory, so it "
-				"cannot be mapped; read it instead", region, segment->name);
+		return mci_fail(-EOPNOTSUPP,
+				"region %u of segment '%s' is not reached through shared memory, so it "
+				"cannot be mapped; read it instead",
+				region, segment->name);
 	view = calloc(1, sizeof(*view));
 	if (!view)
 		return mci_fail(-ENOMEM, "no memory for a view");

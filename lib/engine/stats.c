@@ -19,19 +19,29 @@ int mc_engine_stats(mc_engine *engine, struct mc_engine_stats *stats)
 	if (mci_forked(engine))
 		return mci_fork_fail();
 	if (stats->size != sizeof(*stats))
-		return mci_fail(-EINVAL, "struct mc_engine_stats has %zu bytes here; set its size member", sizeof(*stats));
+		return mci_fail(-EINVAL, "struct mc_engine_stats has %zu bytes here; set its size member",
+				sizeof(*stats));
 	*stats = (struct mc_engine_stats){
 		.size = sizeof(*stats),
-		.requests = c->requests, .requests_done = c->done, .requests_failed = c->failed,
-		.requests_timed_out = c->timed_out, .requests_cancelled = c->cancelled,
-		.requests_unconfirmed = c->unconfirmed, .requests_stale = c->stale,
-		.bytes_read = c->bytes_read, .bytes_written = c->bytes_written,
-		.served_reads = t->served_reads, .served_writes = t->served_writes,
-		.served_bytes_read = t->served_bytes_read, .served_bytes_written = t->served_bytes_written,
+		.requests = c->requests,
+		.requests_done = c->done,
+		.requests_failed = c->failed,
+		.requests_timed_out = c->timed_out,
+		.requests_cancelled = c->cancelled,
+		.requests_unconfirmed = c->unconfirmed,
+		.requests_stale = c->stale,
+		.bytes_read = c->bytes_read,
+		.bytes_written = c->bytes_written,
+		.served_reads = t->served_reads,
+		.served_writes = t->served_writes,
+		.served_bytes_read = t->served_bytes_read,
+		.served_bytes_written = t->served_bytes_written,
 		.refused = t->refused,
 		.refused_connections = engine->service ? mci_service_refused(engine->service) : 0,
-		.reconnects = t->reconnects, .resent_requests = t->resent,
-		.notifies_sent = c->notifies_sent, .notifies_received = c->notifies_received,
+		.reconnects = t->reconnects,
+		.resent_requests = t->resent,
+		.notifies_sent = c->notifies_sent,
+		.notifies_received = c->notifies_received,
 		.data_path_allocs = t->allocs,
 	};
 	return 0;
@@ -44,8 +54,9 @@ static json_t *way_json(struct mc_segment *segment, struct mci_way *way)
 	if (way->ops->detail && segment->region_count)
 		way->ops->detail(way->peer, &segment->regions[0], text, sizeof(text));
 	return json_pack("{s:s, s:s, s:b, s:I, s:I}", "transport", way->ops->name, "detail", text, "stale",
-			 (int)atomic_load(&segment->stale), "in_flight", (json_int_t)atomic_load(&segment->in_flight),
-			 "restarts", (json_int_t)segment->restarts);
+			 (int)atomic_load(&segment->stale), "in_flight",
+			 (json_int_t)atomic_load(&segment->in_flight), "restarts",
+			 (json_int_t)segment->restarts);
 }
 
 /**
@@ -70,7 +81,8 @@ int mc_engine_paths(mc_engine *engine, char **json)
 
 		for (i = 0; i < segment->way_count; i++)
 			json_array_append_new(paths, way_json(segment, &segment->way[i]));
-		json_array_append_new(list, json_pack("{s:s, s:o}", "segment", segment->name, "paths", paths));
+		json_array_append_new(list,
+				      json_pack("{s:s, s:o}", "segment", segment->name, "paths", paths));
 	}
 	pthread_mutex_unlock(&engine->lock);
 	text = json_dumps(list, JSON_COMPACT);

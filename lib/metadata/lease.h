@@ -12,11 +12,11 @@
 struct mci_published {
 	struct mci_published *next;
 	char *key, *text;
-	char *other;		/* a text that a failed update may have left there; or NULL */
-	uint64_t version;	/* as the server last told it; 0 = not known, or backend has none */
-	uint64_t round;		/* heartbeat that saw it last */
-	bool busy;		/* a thread is talking to the server about it */
-	bool leaving;		/* to be removed: the server could not be asked in time */
+	char *other;	  /* a text that a failed update may have left there; or NULL */
+	uint64_t version; /* as the server last told it; 0 = not known, or backend has none */
+	uint64_t round;	  /* heartbeat that saw it last */
+	bool busy;	  /* a thread is talking to the server about it */
+	bool leaving;	  /* to be removed: the server could not be asked in time */
 };
 
 struct mci_metadata {
@@ -26,7 +26,7 @@ struct mci_metadata {
 
 	/* lease.c */
 	pthread_mutex_t lock;	/* guards what follows; never held while a server is asked or @lost runs */
-	pthread_cond_t changed;	/* an entry is no longer busy; stopping */
+	pthread_cond_t changed; /* an entry is no longer busy; stopping */
 	struct mci_published *published;
 	void (*lost)(void *arg, const char *key);
 	void *lost_arg;
@@ -35,7 +35,7 @@ struct mci_metadata {
 	uint64_t round;
 
 	/* watch.c */
-	pthread_mutex_t watch_lock;	/* one start or end of a watch at a time; outside @lock */
+	pthread_mutex_t watch_lock; /* one start or end of a watch at a time; outside @lock */
 	struct mci_watch *watch;
 };
 

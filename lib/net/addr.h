@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 
 #define MCI_ADDR_TEXT 64
-#define MCI_RESOLVE_MAX 16		/* addresses of one name */
+#define MCI_RESOLVE_MAX 16 /* addresses of one name */
 
 struct mci_addr {
 	struct sockaddr_storage sa;
@@ -23,7 +23,7 @@ struct mci_addr {
 struct mci_resolve;
 
 int mci_resolve_start(const char *host, uint16_t port, struct mci_resolve **resolve);
-int mci_resolve_fd(const struct mci_resolve *resolve);	/* readable once it is done; -1: done already */
+int mci_resolve_fd(const struct mci_resolve *resolve); /* readable once it is done; -1: done already */
 /* -EAGAIN: not yet. Else the number of addresses, or -errno with a sentence. */
 int mci_resolve_result(struct mci_resolve *resolve, struct mci_addr addrs[MCI_RESOLVE_MAX]);
 void mci_resolve_end(struct mci_resolve *resolve);

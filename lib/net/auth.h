@@ -24,7 +24,7 @@
 
 #include "core/bytes.h"
 
-#define MCI_MAGIC "\xffMOONC1\n"	/* 8 bytes; read as a classic length they are absurd: 2^59 and more */
+#define MCI_MAGIC "\xffMOONC1\n" /* 8 bytes; read as a classic length they are absurd: 2^59 and more */
 #define MCI_PROTOCOL_VERSION 1
 #define MCI_NAME_MAX 255
 #define MCI_PARAMS_MAX 512
@@ -35,11 +35,11 @@ enum mci_service_id { MCI_SERVICE_ENGINE = 1, MCI_SERVICE_MASTER = 2, MCI_SERVIC
 enum mci_role { MCI_ROLE_CONTROL = 1, MCI_ROLE_DATA = 2, MCI_ROLE_SHM = 3 };
 
 /* feature bits of the hello */
-#define MCI_FEATURE_CHECKSUM	(1ull << 0)	/* xxh3 per payload */
-#define MCI_FEATURE_INTEGRITY	(1ull << 1)	/* TLS 1.3 under the session key follows ACCEPT */
-#define MCI_FEATURE_SHM		(1ull << 2)
-#define MCI_FEATURE_NOTIFY	(1ull << 3)
-#define MCI_FEATURES_KNOWN	0xfull
+#define MCI_FEATURE_CHECKSUM (1ull << 0)  /* xxh3 per payload */
+#define MCI_FEATURE_INTEGRITY (1ull << 1) /* TLS 1.3 under the session key follows ACCEPT */
+#define MCI_FEATURE_SHM (1ull << 2)
+#define MCI_FEATURE_NOTIFY (1ull << 3)
+#define MCI_FEATURES_KNOWN 0xfull
 
 struct mci_identity {
 	char name[MCI_NAME_MAX + 1];
@@ -49,7 +49,7 @@ struct mci_identity {
 
 struct mci_secret {
 	enum mci_auth_mode mode;
-	uint8_t key[64];		/* cluster: 32..64 bytes; token: 16 */
+	uint8_t key[64]; /* cluster: 32..64 bytes; token: 16 */
 	uint8_t key_length;
 };
 
@@ -66,14 +66,14 @@ void mci_key_id(const struct mci_secret *secret, char text[17]);
 void mci_key_mac(const struct mci_secret *secret, const char *label, const void *p, size_t n,
 		 uint8_t mac[32]);
 
-struct mci_hello {			/* what both sides know once a connection is open */
+struct mci_hello { /* what both sides know once a connection is open */
 	struct mci_identity peer;
-	uint64_t features;		/* agreed */
+	uint64_t features; /* agreed */
 	enum mci_service_id service;
 	enum mci_role role;
-	struct mc_uuid wanted;		/* server: uuid that the client asked for; zero = any */
+	struct mc_uuid wanted; /* server: uuid that the client asked for; zero = any */
 	uint16_t params_length;
-	uint8_t params[MCI_PARAMS_MAX];	/* server: from the client's HELLO; client: from ACCEPT */
+	uint8_t params[MCI_PARAMS_MAX]; /* server: from the client's HELLO; client: from ACCEPT */
 	uint8_t key_to_server[MCI_SESSION_KEY], key_to_client[MCI_SESSION_KEY];
 };
 

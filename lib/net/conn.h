@@ -17,12 +17,13 @@ struct mci_frame {
 	uint32_t id;
 	const void *body;
 	uint32_t length;
-	int fd;			/* -1, or a received descriptor that the callee now owns */
+	int fd; /* -1, or a received descriptor that the callee now owns */
 };
 
 struct mci_conn_ops {
-	void (*frame)(struct mci_conn *conn, const struct mci_frame *frame, void *arg);	/* loop thread */
-	/* loop thread, once; @err 0 = the peer ended between frames, or mci_conn_close(); conn is freed after it */
+	void (*frame)(struct mci_conn *conn, const struct mci_frame *frame, void *arg); /* loop thread */
+	/* loop thread, once; @err 0 = the peer ended between frames, or mci_conn_close(); conn is freed after
+	 * it */
 	void (*closed)(struct mci_conn *conn, int err, void *arg);
 };
 

@@ -7,16 +7,16 @@
 #include "net/sock.h"
 
 struct mci_connect_attr {
-	const char *const *hosts;	/* addresses of the peer, tried as in mci_connect_any() */
+	const char *const *hosts; /* addresses of the peer, tried as in mci_connect_any() */
 	unsigned int host_count;
 	uint16_t port;
-	const char *unix_name;		/* instead of hosts: abstract unix socket */
-	const char *source;		/* NULL or local address to bind */
+	const char *unix_name; /* instead of hosts: abstract unix socket */
+	const char *source;    /* NULL or local address to bind */
 	const struct mci_identity *self;
 	const struct mci_secret *secret;
-	const struct mc_uuid *wanted;	/* NULL = any */
-	uint64_t features;		/* offered */
-	uint64_t features_required;	/* refuse a peer without them */
+	const struct mc_uuid *wanted; /* NULL = any */
+	uint64_t features;	      /* offered */
+	uint64_t features_required;   /* refuse a peer without them */
 	enum mci_service_id service;
 	enum mci_role role;
 	const void *params;

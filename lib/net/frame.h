@@ -5,9 +5,9 @@
 
 #include "net/conn.h"
 
-#define MCI_FRAME_HEAD 12		/* u32 length, u16 type, u16 flags, u32 id */
-#define MCI_FRAME_REST 8		/* of the head, counted in length */
-#define MCI_FRAME_FD 1u			/* flags: a descriptor came with the frame's first byte */
+#define MCI_FRAME_HEAD 12 /* u32 length, u16 type, u16 flags, u32 id */
+#define MCI_FRAME_REST 8  /* of the head, counted in length */
+#define MCI_FRAME_FD 1u	  /* flags: a descriptor came with the frame's first byte */
 
 /*
  * The first frame in @p. 0: whole, *@used bytes long (body points into @p; fd is -1). -EAGAIN: not yet;

@@ -26,13 +26,13 @@
 
 #define MCI_NONCE 32
 #define MCI_MAC 32
-#define MCI_HELLO_HEAD 12		/* magic and length */
-#define MCI_HEAD 5			/* type and length of every later message */
-#define MCI_HELLO_MAX 2048		/* a HELLO, head included */
-#define MCI_MESSAGE_MAX 1024		/* any later message, head included */
+#define MCI_HELLO_HEAD 12    /* magic and length */
+#define MCI_HEAD 5	     /* type and length of every later message */
+#define MCI_HELLO_MAX 2048   /* a HELLO, head included */
+#define MCI_MESSAGE_MAX 1024 /* any later message, head included */
 #define MCI_SENTENCE_MAX 300
 #define MCI_CLASSIC_MAX (1u << 20)
-#define MCI_PROBE_MAX 4096		/* all that a stranger may send where classic is off */
+#define MCI_PROBE_MAX 4096 /* all that a stranger may send where classic is off */
 
 enum mci_message { MCI_MSG_CHALLENGE = 2, MCI_MSG_PROOF = 3, MCI_MSG_ACCEPT = 4, MCI_MSG_REJECT = 5 };
 
@@ -63,15 +63,15 @@ struct mci_msg_accept {
 };
 
 struct mci_msg_reject {
-	int err;			/* negative */
-	char sentence[MCI_SENTENCE_MAX + 1];	/* printable ASCII only */
+	int err;			     /* negative */
+	char sentence[MCI_SENTENCE_MAX + 1]; /* printable ASCII only */
 };
 
 /* Writers give the bytes used, or -EMSGSIZE (a name or parameters too long). @size is the room at @p. */
 ssize_t mci_hello_write(const struct mci_msg_hello *m, uint8_t *p, size_t size);
 ssize_t mci_challenge_write(const struct mci_msg_challenge *m, uint8_t *p, size_t size);
 ssize_t mci_proof_write(const uint8_t mac[MCI_MAC], uint8_t *p, size_t size);
-ssize_t mci_accept_write(const struct mci_msg_accept *m, uint8_t *p, size_t size);	/* m->mac included */
+ssize_t mci_accept_write(const struct mci_msg_accept *m, uint8_t *p, size_t size); /* m->mac included */
 ssize_t mci_reject_write(int err, const char *sentence, uint8_t *p, size_t size);
 
 /*
@@ -88,14 +88,14 @@ int mci_reject_read(const uint8_t *p, size_t n, struct mci_msg_reject *m);
  * How long a message is, as far as @n bytes of it tell: more bytes than @n = read up to there and ask
  * again; equal to @n = complete. -EPROTO: nothing that may come here. Never asks for a byte too many.
  */
-ssize_t mci_message_need(const uint8_t *p, size_t n);	/* CHALLENGE to REJECT */
+ssize_t mci_message_need(const uint8_t *p, size_t n); /* CHALLENGE to REJECT */
 /* The first message at a server. -EACCES: a classic message other than the probe, and !@classic. */
 ssize_t mci_opening_need(const uint8_t *p, size_t n, bool classic);
 bool mci_opening_is_hello(const uint8_t *p, size_t n);
 
 struct mci_classic {
-	uint8_t type;			/* enum mci_classic_type */
-	bool old;			/* no type byte: the reply has none either */
+	uint8_t type; /* enum mci_classic_type */
+	bool old;     /* no type byte: the reply has none either */
 	const char *json;
 	size_t length;
 };
@@ -110,7 +110,7 @@ struct mci_transcript {
 	size_t hello_length;
 	uint8_t challenge[MCI_MESSAGE_MAX];
 	size_t challenge_length;
-	uint8_t exporter[32];		/* of TLS below the hello, where there is */
+	uint8_t exporter[32]; /* of TLS below the hello, where there is */
 	size_t exporter_length;
 };
 
@@ -126,10 +126,10 @@ void mci_session_keys(const uint8_t key[32], const struct mci_transcript *t,
 		      const uint8_t server_mac[MCI_MAC], struct mci_hello *hello);
 /* Key of the TLS that follows where integrity was agreed. */
 void mci_tls_key(const struct mci_hello *hello, uint8_t key[32]);
-bool mci_mac_equal(const uint8_t a[MCI_MAC], const uint8_t b[MCI_MAC]);	/* in constant time */
+bool mci_mac_equal(const uint8_t a[MCI_MAC], const uint8_t b[MCI_MAC]); /* in constant time */
 void mci_wipe(void *p, size_t n);
 
-int mci_secret_check(const struct mci_secret *secret);	/* 0 or -EINVAL with a sentence */
+int mci_secret_check(const struct mci_secret *secret); /* 0 or -EINVAL with a sentence */
 
 /* "none", "token", "cluster key". */
 const char *mci_mode_name(unsigned int mode);

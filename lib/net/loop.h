@@ -23,13 +23,13 @@ struct mci_task {
 /* One-shot timer; embed it, zeroed. Loop thread only. */
 struct mci_timer {
 	void (*fn)(struct mci_timer *timer);
-	uint64_t at_ns;			/* CLOCK_MONOTONIC */
-	struct mci_timer *prev, *next;	/* loop's sorted list */
+	uint64_t at_ns;		       /* CLOCK_MONOTONIC */
+	struct mci_timer *prev, *next; /* loop's sorted list */
 	bool armed;
 };
 
 int mci_loop_start(const char *name, struct mci_loop **loop);
-void mci_loop_stop(struct mci_loop *loop);	/* runs what is posted, joins, frees; not from inside */
+void mci_loop_stop(struct mci_loop *loop); /* runs what is posted, joins, frees; not from inside */
 bool mci_loop_inside(const struct mci_loop *loop);
 
 /* Any thread. @events as for epoll, EPOLLET included if wanted. 0 or -errno. */

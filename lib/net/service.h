@@ -13,7 +13,7 @@
 #include "net/sock.h"
 
 struct mci_service;
-struct mci_incoming;		/* a proved connection waiting for accept or reject */
+struct mci_incoming; /* a proved connection waiting for accept or reject */
 
 /* Types of classic messages. */
 enum mci_classic_type {
@@ -26,15 +26,15 @@ enum mci_classic_type {
 struct mci_service_attr {
 	const char *bind;
 	uint16_t port, port_low, port_high;
-	const char *unix_name;		/* NULL, or also listen on this abstract unix socket */
-	bool unix_only;			/* no TCP listener at all: only the unix socket */
-	bool unix_same_user;		/* on the unix socket, SO_PEERCRED of the same user (or root) counts as
-					 * proof in place of a token: the hello there uses mode none for peers
-					 * that offer none. Never in place of a cluster key. */
-	bool classic;			/* answer classic messages other than the probe */
+	const char *unix_name; /* NULL, or also listen on this abstract unix socket */
+	bool unix_only;	       /* no TCP listener at all: only the unix socket */
+	bool unix_same_user;   /* on the unix socket, SO_PEERCRED of the same user (or root) counts as
+				* proof in place of a token: the hello there uses mode none for peers
+				* that offer none. Never in place of a cluster key. */
+	bool classic;	       /* answer classic messages other than the probe */
 	enum mci_service_id service;
 	uint64_t features;
-	const struct mci_identity *self;	/* outlives the service; read at each hello */
+	const struct mci_identity *self; /* outlives the service; read at each hello */
 	struct mci_secret secret;
 	struct mci_loops *loops;
 	/*

@@ -11,7 +11,8 @@
 
 #define MCI_HOST_MAX 256
 
-/* "host", "host:port", "[v6]", "[v6]:port", bare v6. Port 0 = none given (":0" too). -EINVAL with a sentence. */
+/* "host", "host:port", "[v6]", "[v6]:port", bare v6. Port 0 = none given (":0" too). -EINVAL with a sentence.
+ */
 struct mci_hostport {
 	char host[MCI_HOST_MAX];
 	uint16_t port;
@@ -19,7 +20,7 @@ struct mci_hostport {
 int mci_hostport_parse(const char *text, struct mci_hostport *out);
 /* "h:p", IPv6 in brackets. */
 void mci_hostport_text(const struct mci_hostport *in, char *text, size_t size);
-bool mci_host_is_loopback(const char *host);		/* by literal or resolution */
+bool mci_host_is_loopback(const char *host); /* by literal or resolution */
 /* Source address of the route to @host (no packet is sent); -errno if there is none. */
 int mci_local_address_to(const char *host, char *out, size_t size);
 
@@ -40,7 +41,7 @@ ssize_t mci_sock_recvv(struct mci_sock *sock, const struct iovec *iov, int count
 /* Blocking forms on the (non-blocking) socket: whole buffer or -errno; -ETIMEDOUT at the deadline. */
 int mci_sock_send_all(struct mci_sock *sock, const void *p, size_t n, uint64_t deadline_ns);
 int mci_sock_recv_all(struct mci_sock *sock, void *p, size_t n, uint64_t deadline_ns);
-void mci_sock_close(struct mci_sock *sock);		/* safe on fd -1; sets it to -1 */
+void mci_sock_close(struct mci_sock *sock); /* safe on fd -1; sets it to -1 */
 
 /*
  * Dual-stack listener on @bind (NULL = all addresses). @port 0 = a free one in [@low, @high].

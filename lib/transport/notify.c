@@ -22,7 +22,9 @@ int mci_notify_decode(const void *p, size_t n, struct mci_notify_body *body)
 	length = mci_read32(&r);
 	if (r.bad || length > MC_NOTIFY_MESSAGE_MAX || length != r.left)
 		return -EINVAL;
-	*body = (struct mci_notify_body){ .name = (const char *)name, .name_length = name_length,
-					  .message = r.p, .message_length = length };
+	*body = (struct mci_notify_body){.name = (const char *)name,
+					 .name_length = name_length,
+					 .message = r.p,
+					 .message_length = length};
 	return 0;
 }

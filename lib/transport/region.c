@@ -18,16 +18,16 @@
 #define MAX_REGIONS 65536u
 
 struct slot {
-	struct mci_region *region;	/* NULL = free */
-	uint32_t generation;		/* of the last tenant */
+	struct mci_region *region; /* NULL = free */
+	uint32_t generation;	   /* of the last tenant */
 };
 
 struct mci_region_table {
 	pthread_mutex_t lock;
-	pthread_cond_t idle;		/* a dying region lost its last user */
-	struct slot *slots;		/* by id */
+	pthread_cond_t idle; /* a dying region lost its last user */
+	struct slot *slots;  /* by id */
 	uint32_t slot_count;
-	struct mci_region **sorted;	/* by address */
+	struct mci_region **sorted; /* by address */
 	uint32_t count, room;
 };
 
@@ -119,14 +119,16 @@ int mci_regions_add(struct mci_region_table *table, struct mci_region *region)
 	int ret;
 
 	if (!region->length || start + region->length < start)
-		return mci_fail(-EINVAL, "cannot register %llu bytes at %p: the range is empty or wraps around",
+		return mci_fail(-EINVAL,
+				"cannot register %llu bytes at %p: the range is empty or wraps around",
 				(unsigned long long)region->length, (void *)region->addr);
 	pthread_mutex_lock(&table->lock);
 	at = lower_bound(table, start);
 	if (at < table->count && (uintptr_t)table->sorted[at]->addr < start + region->length) {
-		ret = mci_fail(-EEXIST,
-			       "cannot register %llu bytes at %p: they overlap region %u; unregister that first",
-			       (unsigned long long)region->length, (void *)region->addr, table->sorted[at]->id);
+		ret = mci_fail(
+			-EEXIST,
+			"cannot register %llu bytes at %p: they overlap region %u; unregister that first",
+			(unsigned long long)region->length, (void *)region->addr, table->sorted[at]->id);
 		goto out_unlock;
 	}
 	if (table->count == table->room) {
@@ -147,8 +149,8 @@ int mci_regions_add(struct mci_region_table *table, struct mci_region *region)
 	table->slots[id].region = region;
 	goto out_unlock;
 err_room:
-	mci_fail(ret, ret == -ENOSPC ? "cannot register more than 65536 regions; register larger ranges" :
-				       "no memory for one more region");
+	mci_fail(ret, ret == -ENOSPC ? "cannot register more than 65536 regions; register larger ranges"
+				     : "no memory for one more region");
 out_unlock:
 	pthread_mutex_unlock(&table->lock);
 	return ret;
@@ -165,8 +167,10 @@ static void forget(struct mci_region_table *table, struct mci_region *region)
 
 static int busy(const struct mci_region *region)
 {
-	return mci_fail(-EBUSY, "region %u is in use by transfers in flight; wait for them, or unregister with "
-				"MC_UNREGISTER_WAIT", region->id);
+	return mci_fail(-EBUSY,
+			"region %u is in use by transfers in flight; wait for them, or unregister with "
+			"MC_UNREGISTER_WAIT",
+			region->id);
 }
 
 int mci_regions_retire(struct mci_region_table *table, struct mci_region *region, bool force)
@@ -190,8 +194,8 @@ void mci_regions_revive(struct mci_region_table *table, struct mci_region *regio
 
 int mci_regions_remove(struct mci_region_table *table, struct mci_region *region, uint64_t deadline_ns)
 {
-	struct timespec until = { .tv_sec = (time_t)(deadline_ns / MCI_NS_PER_S),
-				  .tv_nsec = (long)(deadline_ns % MCI_NS_PER_S) };
+	struct timespec until = {.tv_sec = (time_t)(deadline_ns / MCI_NS_PER_S),
+				 .tv_nsec = (long)(deadline_ns % MCI_NS_PER_S)};
 	int ret = 0;
 
 	pthread_mutex_lock(&table->lock);
@@ -250,7 +254,8 @@ int mci_region_get_address(struct mci_region_table *table, const void *addr, uin
 	if (at < table->count)
 		region = table->sorted[at];
 	if (region && (uintptr_t)region->addr <= start &&
-	    length <= region->length - (start - (uintptr_t)region->addr) && (!classic_only || region->classic)) {
+	    length <= region->length - (start - (uintptr_t)region->addr) &&
+	    (!classic_only || region->classic)) {
 		if ((region->rights & right) != right)
 			ret = -EACCES;
 		else if (use(region))
@@ -274,7 +279,8 @@ void mci_region_put(struct mci_region *region)
 	}
 }
 
-void mci_regions_each(struct mci_region_table *table, void (*fn)(struct mci_region *region, void *arg), void *arg)
+void mci_regions_each(struct mci_region_table *table, void (*fn)(struct mci_region *region, void *arg),
+		      void *arg)
 {
 	uint32_t i;
 

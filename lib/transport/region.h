@@ -17,26 +17,27 @@
 
 struct mci_region {
 	uint32_t id, generation;
-	uint32_t rights;		/* MC_REMOTE_* */
+	uint32_t rights; /* MC_REMOTE_* */
 	uint8_t *addr;
 	uint64_t length;
 	struct mc_uuid content_id;
 	char location[MCI_LOCATION_MAX];
-	int memfd;			/* descriptor behind it (not owned), -1 = none */
+	int memfd; /* descriptor behind it (not owned), -1 = none */
 	uint64_t memfd_offset;
-	bool classic;			/* also reachable by raw address, under --classic */
+	bool classic; /* also reachable by raw address, under --classic */
 	/* low bits: users; top bit: dying. mci_region_get() fails once it is dying. */
 	_Atomic uint64_t users;
-	struct mci_region_table *table;	/* set by mci_regions_add() */
+	struct mci_region_table *table; /* set by mci_regions_add() */
 	void *engine_private;
-	void *transport_private[4];	/* by enum mci_transport_id */
+	void *transport_private[4]; /* by enum mci_transport_id */
 };
 
 struct mci_region_table;
 
 int mci_regions_create(struct mci_region_table **table);
 void mci_regions_destroy(struct mci_region_table *table);
-/* -EEXIST if the range overlaps one that is there. Fills id and generation: ids are re-used with a higher generation. */
+/* -EEXIST if the range overlaps one that is there. Fills id and generation: ids are re-used with a higher
+ * generation. */
 int mci_regions_add(struct mci_region_table *table, struct mci_region *region);
 /*
  * Taking a region out: retire() refuses new users (without @force: -EBUSY if there are any, and nothing
@@ -53,11 +54,13 @@ int mci_regions_remove(struct mci_region_table *table, struct mci_region *region
  */
 int mci_region_get_remote(struct mci_region_table *table, uint32_t id, uint32_t generation, uint64_t offset,
 			  uint64_t length, uint32_t right, struct mci_region **region);
-/* By address: local buffers of requests (right 0), and classic peers (which only see regions flagged classic). -EFAULT. */
+/* By address: local buffers of requests (right 0), and classic peers (which only see regions flagged
+ * classic). -EFAULT. */
 int mci_region_get_address(struct mci_region_table *table, const void *addr, uint64_t length, uint32_t right,
 			   bool classic_only, struct mci_region **region);
 void mci_region_put(struct mci_region *region);
 /* Under the table's mutex; @fn must be short. */
-void mci_regions_each(struct mci_region_table *table, void (*fn)(struct mci_region *region, void *arg), void *arg);
+void mci_regions_each(struct mci_region_table *table, void (*fn)(struct mci_region *region, void *arg),
+		      void *arg);
 
 #endif

@@ -17,10 +17,16 @@
 #include "net/service.h"
 #include "transport/region.h"
 
-enum mci_transport_id { MCI_TRANSPORT_TCP, MCI_TRANSPORT_SHM, MCI_TRANSPORT_CLASSIC, MCI_TRANSPORT_RDMA, MCI_TRANSPORT_COUNT };
+enum mci_transport_id {
+	MCI_TRANSPORT_TCP,
+	MCI_TRANSPORT_SHM,
+	MCI_TRANSPORT_CLASSIC,
+	MCI_TRANSPORT_RDMA,
+	MCI_TRANSPORT_COUNT
+};
 
-struct mci_transport;		/* one per engine and kind; first member of a transport's own struct is free */
-struct mci_peer;		/* a transport's way to one remote segment */
+struct mci_transport; /* one per engine and kind; first member of a transport's own struct is free */
+struct mci_peer;      /* a transport's way to one remote segment */
 
 /* A region of a remote segment, owned by the engine's segment handle, stable until peer_close(). */
 struct mci_remote_region {
@@ -29,11 +35,11 @@ struct mci_remote_region {
 	uint32_t id, generation;
 	uint32_t rights;
 	uint64_t length;
-	uint64_t base;			/* owner's address, 0 = hidden */
+	uint64_t base; /* owner's address, 0 = hidden */
 	struct mc_uuid content_id;
-	_Atomic bool stale;		/* complete requests to it with -ESTALE, do not send them */
+	_Atomic bool stale; /* complete requests to it with -ESTALE, do not send them */
 	char location[MCI_LOCATION_MAX];
-	json_t *json;			/* this region's object in the descriptor, for transport members */
+	json_t *json; /* this region's object in the descriptor, for transport members */
 };
 
 enum mci_op { MCI_OP_READ = 0, MCI_OP_WRITE = 1, MCI_OP_NOTIFY = 2 };
@@ -44,40 +50,40 @@ struct mci_request {
 	uint8_t op;
 	int8_t priority;
 	struct mci_remote_region *remote;
-	uint64_t offset;		/* in the remote region; already checked against its length */
-	uint8_t *local;			/* inside a registered region, kept alive by the engine */
-	uint64_t length;		/* > 0 */
+	uint64_t offset; /* in the remote region; already checked against its length */
+	uint8_t *local;	 /* inside a registered region, kept alive by the engine */
+	uint64_t length; /* > 0 */
 	uint64_t deadline_ns;
-	_Atomic bool cancelled;		/* set before ops->cancel() */
-	void *owner;			/* engine's */
+	_Atomic bool cancelled; /* set before ops->cancel() */
+	void *owner;		/* engine's */
 	/* the transport's, zeroed at submit */
 	struct mci_request *next, *prev;
-	uint64_t cursor;		/* e.g. bytes handed to streams so far */
+	uint64_t cursor; /* e.g. bytes handed to streams so far */
 	uint64_t done_bytes;
-	uint32_t outstanding;		/* e.g. slices in flight */
+	uint32_t outstanding; /* e.g. slices in flight */
 	uint32_t state;
 	uint64_t tag;
 };
 
-struct mci_peer_info {			/* how to reach a remote segment; valid during the call only */
+struct mci_peer_info { /* how to reach a remote segment; valid during the call only */
 	const char *name;
 	struct mc_uuid uuid;
 	uint64_t generation;
-	const char *const *addresses;	/* hosts, in order of preference */
+	const char *const *addresses; /* hosts, in order of preference */
 	unsigned int address_count;
-	uint16_t port;			/* rpc port */
-	struct mci_secret secret;	/* to prove ourselves there */
-	const json_t *descriptor;	/* whole, as read */
-	const json_t *transport;	/* mooncake_c.transports.<name> of it, or NULL */
+	uint16_t port;		  /* rpc port */
+	struct mci_secret secret; /* to prove ourselves there */
+	const json_t *descriptor; /* whole, as read */
+	const json_t *transport;  /* mooncake_c.transports.<name> of it, or NULL */
 };
 
 struct mci_transport_options {
-	uint32_t streams;		/* TCP connections per peer, 0 = automatic */
-	uint32_t slice_size;		/* 0 = automatic */
+	uint32_t streams;    /* TCP connections per peer, 0 = automatic */
+	uint32_t slice_size; /* 0 = automatic */
 	bool classic, require_ack, integrity, checksum;
-	const char *source;		/* local address to connect from, or NULL */
-	uint32_t connect_timeout_ms;	/* 3000 */
-	uint16_t port_low, port_high;	/* for further listeners */
+	const char *source;	      /* local address to connect from, or NULL */
+	uint32_t connect_timeout_ms;  /* 3000 */
+	uint16_t port_low, port_high; /* for further listeners */
 	const char *bind;
 };
 
@@ -90,13 +96,15 @@ struct mci_transport_stats {
 struct mci_transport_host {
 	void *engine;
 	const struct mci_identity *self;
-	struct mci_secret secret;		/* of our own segment */
+	struct mci_secret secret; /* of our own segment */
 	struct mci_region_table *regions;
 	struct mci_loops *loops;
 	struct mci_transport_options options;
 	struct mci_transport_stats stats;
-	/* A request is final. Any thread, no transport lock held that submit() takes. Must not be slow; does not block. */
-	void (*complete)(struct mci_request *request, enum mc_state state, int error, uint64_t bytes, uint32_t flags);
+	/* A request is final. Any thread, no transport lock held that submit() takes. Must not be slow; does
+	 * not block. */
+	void (*complete)(struct mci_request *request, enum mc_state state, int error, uint64_t bytes,
+			 uint32_t flags);
 	/*
 	 * After a lost connection that could not be re-opened, or a peer that answered -ESTALE to the hello:
 	 * read the descriptor anew. @cookie is what peer_open() got. Calls @use with the new info (same or
@@ -108,12 +116,13 @@ struct mci_transport_host {
 		       int (*use)(void *arg, const struct mci_peer_info *info), void *arg);
 	/* A notify for us arrived (loop thread; @p only during the call). 0: taken; else -ENOBUFS (nobody
 	 * fetches them), -EBADMSG: the sender's request fails with that status. */
-	int (*notify)(void *engine, const struct mc_uuid *sender, uint64_t sequence, const void *p, uint32_t length);
+	int (*notify)(void *engine, const struct mc_uuid *sender, uint64_t sequence, const void *p,
+		      uint32_t length);
 };
 
 struct mci_transport_ops {
 	enum mci_transport_id id;
-	const char *name;		/* "tcp", "shm", "tcp-classic" */
+	const char *name; /* "tcp", "shm", "tcp-classic" */
 	/* -EOPNOTSUPP with a sentence: this machine cannot. */
 	int (*open)(struct mci_transport_host *host, struct mci_transport **transport);
 	/* All peers are closed before. */
@@ -124,7 +133,8 @@ struct mci_transport_ops {
 	int (*region_add)(struct mci_transport *transport, struct mci_region *region, json_t *json);
 	/* Called when the region is dying, before the engine waits for its users: hurry them, fence mappings.
 	 * Returns 0, or -EBUSY if remote users were still inside at @deadline_ns. May be NULL. */
-	int (*region_remove)(struct mci_transport *transport, struct mci_region *region, uint64_t deadline_ns);
+	int (*region_remove)(struct mci_transport *transport, struct mci_region *region,
+			     uint64_t deadline_ns);
 	/* A connection for us (role DATA for tcp, SHM for shm). Accept or reject it. May be NULL. */
 	void (*incoming)(struct mci_transport *transport, struct mci_incoming *in);
 
@@ -145,12 +155,15 @@ struct mci_transport_ops {
 	/* A thread is about to sleep for completions of requests on this peer: work for it instead, as
 	 * long as there is something to do. Returns true if it did something. May be NULL. */
 	bool (*help)(struct mci_peer *peer);
-	/* Everything a failed or timed-out write may still do has happened or never will. May be NULL: already so. */
+	/* Everything a failed or timed-out write may still do has happened or never will. May be NULL:
+	 * already so. */
 	int (*fence)(struct mci_peer *peer, uint64_t deadline_ns);
-	/* Can this peer reach that region? 0, or -EOPNOTSUPP: the engine uses the next transport for it. May be NULL. */
+	/* Can this peer reach that region? 0, or -EOPNOTSUPP: the engine uses the next transport for it. May
+	 * be NULL. */
 	int (*region_usable)(struct mci_peer *peer, struct mci_remote_region *region);
 	/* Text such as "4 streams"; into the caller's buffer. */
-	void (*detail)(struct mci_peer *peer, const struct mci_remote_region *region, char *text, size_t size);
+	void (*detail)(struct mci_peer *peer, const struct mci_remote_region *region, char *text,
+		       size_t size);
 	/* Read-only mapping; shm only. */
 	int (*map)(struct mci_peer *peer, struct mci_remote_region *region, uint64_t offset, uint64_t length,
 		   const void **addr, void **view);

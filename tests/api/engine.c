@@ -35,7 +35,7 @@ static void *send_all(void *arg)
 static void test_notifies_come_once_and_in_order(void **state)
 {
 	mc_engine *target = open_named("notified"), *initiator = open_named("notifier");
-	unsigned int next[SENDERS] = { 0 }, id, n, i, got = 0;
+	unsigned int next[SENDERS] = {0}, id, n, i, got = 0;
 	static bool seen[4 * SENDERS * EACH];
 	struct sender sender[SENDERS];
 	pthread_t thread[SENDERS];
@@ -48,7 +48,7 @@ static void test_notifies_come_once_and_in_order(void **state)
 	must(mc_engine_uuid(initiator, &uuid));
 	must(mc_segment_open(initiator, "notified", NULL, &segment));
 	for (i = 0; i < SENDERS; i++) {
-		sender[i] = (struct sender){ .segment = segment, .id = i };
+		sender[i] = (struct sender){.segment = segment, .id = i};
 		assert_int_equal(pthread_create(&thread[i], NULL, send_all, &sender[i]), 0);
 	}
 	while (got < SENDERS * EACH) {
@@ -82,8 +82,8 @@ static void test_notifies_come_once_and_in_order(void **state)
 static void test_a_sender_hears_of_a_full_backlog(void **state)
 {
 	mc_engine *target = open_named("backlog"), *initiator = open_named("backlog-sender");
-	struct mc_notify notify = { .size = sizeof(notify) };
-	struct mc_engine_stats stats = { .size = sizeof(stats) };
+	struct mc_notify notify = {.size = sizeof(notify)};
+	struct mc_engine_stats stats = {.size = sizeof(stats)};
 	mc_segment *segment;
 	unsigned int i;
 	uint64_t start;
@@ -101,9 +101,9 @@ static void test_a_sender_hears_of_a_full_backlog(void **state)
 	must(mc_engine_stats(target, &stats));
 	assert_int_equal(stats.notifies_received, 4096);
 	must(mc_notify_recv(target, &notify, 0));
-	assert_memory_equal(notify.message, &(unsigned int){ 0 }, sizeof(i));
+	assert_memory_equal(notify.message, &(unsigned int){0}, sizeof(i));
 	free(notify.message);
-	must(mc_notify_send(segment, "last", &i, sizeof(i), 20000));	/* room again */
+	must(mc_notify_send(segment, "last", &i, sizeof(i), 20000)); /* room again */
 	for (i = 1; !mc_notify_recv(target, &notify, 0); i++) {
 		if (i < 4096)
 			assert_memory_equal(notify.message, &i, sizeof(i));
@@ -144,12 +144,12 @@ static void test_an_engine_with_open_objects_does_not_close(void **state)
 
 static void test_the_segment_of_oneself_can_be_opened(void **state)
 {
-	static const char *const transports[] = { "tcp", "shm", "auto" };
+	static const char *const transports[] = {"tcp", "shm", "auto"};
 	unsigned int i;
 
 	(void)state;
 	for (i = 0; i < 3; i++) {
-		struct pair p = { .transport = transports[i], .memory = "memfd" };
+		struct pair p = {.transport = transports[i], .memory = "memfd"};
 
 		snprintf(p.uri, sizeof(p.uri), "%s", uri);
 		p.remote = pair_alloc(&p, &p.target_memory);
@@ -172,8 +172,8 @@ static void test_the_segment_of_oneself_can_be_opened(void **state)
 
 static void test_statistics_and_paths_say_what_happened(void **state)
 {
-	struct mc_engine_stats mine = { .size = sizeof(mine) }, theirs = { .size = sizeof(theirs) };
-	struct pair p = { .transport = "tcp", .memory = "malloc" };
+	struct mc_engine_stats mine = {.size = sizeof(mine)}, theirs = {.size = sizeof(theirs)};
+	struct pair p = {.transport = "tcp", .memory = "malloc"};
 	json_t *root, *segment, *path;
 	unsigned int i;
 	char *text;
@@ -223,7 +223,7 @@ static void test_statistics_and_paths_say_what_happened(void **state)
 
 static void many(const char *transport, const char *memory)
 {
-	struct pair p = { .transport = transport, .memory = memory };
+	struct pair p = {.transport = transport, .memory = memory};
 	const uint64_t step = PAIR_BYTES / MANY / 4096 * 4096;
 	mc_region *region[MANY];
 	unsigned int i;
@@ -241,8 +241,8 @@ static void many(const char *transport, const char *memory)
 	must(mc_segment_open(p.initiator, "many", NULL, &p.segment));
 	assert_int_equal(mc_segment_region_count(p.segment), MANY);
 	for (i = 0; i < MANY; i++) {
-		struct mc_segment_region info = { .size = sizeof(info) };
-		struct mc_remote place = { 0 };
+		struct mc_segment_region info = {.size = sizeof(info)};
+		struct mc_remote place = {0};
 
 		must(mc_segment_region(p.segment, i, &info));
 		assert_int_equal(info.length, step);
@@ -273,8 +273,8 @@ static void test_each_of_many_regions_is_reachable(void **state)
 
 static void by_address(uint32_t flags, const char *transport, int err)
 {
-	struct pair p = { .transport = transport, .memory = "malloc", .flags = flags };
-	struct mc_remote place = { .region = MC_REGION_BY_ADDRESS };
+	struct pair p = {.transport = transport, .memory = "malloc", .flags = flags};
+	struct mc_remote place = {.region = MC_REGION_BY_ADDRESS};
 	struct mc_status status;
 
 	pair_setup(&p);
@@ -315,7 +315,7 @@ static double cpu_seconds(void)
 
 static void test_an_idle_engine_uses_no_cpu(void **state)
 {
-	struct pair p = { .transport = "auto", .memory = "memfd" };
+	struct pair p = {.transport = "auto", .memory = "memfd"};
 	double before, used;
 
 	(void)state;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* For the tests of the engine as such: one metadata server for all tests of a program, keys, engines by name. */
+/* For the tests of the engine as such: one metadata server for all tests of a program, keys, engines by name.
+ */
 #ifndef ENGINE_ENV_H
 #define ENGINE_ENV_H
 
@@ -10,7 +11,7 @@
 
 #define LEASE_MS 1500u
 #define HEARTBEAT_MS (LEASE_MS / 3)
-#define SLACK_MS 1500u		/* for a machine with other things to do */
+#define SLACK_MS 1500u /* for a machine with other things to do */
 
 static mc_metadata_server *server;
 static char uri[64], folder[] = "/tmp/mooncake-engine-XXXXXX", key_file[64], other_key_file[64];
@@ -98,7 +99,7 @@ static inline int group_teardown(void **state)
 }
 
 /* @only: NULL, or the name of the test to run. */
-#define run_group(tests, only)                                                                               \
+#define run_group(tests, only) \
 	(cmocka_set_test_filter(only), cmocka_run_group_tests(tests, group_setup, group_teardown))
 
 #endif

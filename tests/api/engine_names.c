@@ -16,10 +16,11 @@ static const char *self;
 /* One HTTP request to the metadata server, as any client of it could send it; the status. */
 static int http(const char *method, const char *key, const char *body)
 {
-	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-				  .sin_port = htons(mc_metadata_server_port(server)) };
+	struct sockaddr_in at = {.sin_family = AF_INET,
+				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+				 .sin_port = htons(mc_metadata_server_port(server))};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), status = 0;
-	struct timeval limit = { .tv_sec = 10 };
+	struct timeval limit = {.tv_sec = 10};
 	char *text, reply[256] = "";
 	ssize_t n;
 
@@ -104,9 +105,9 @@ static int hold(const char *where, const char *name)
 /* This program again, holding @name. */
 static pid_t start_holder(const char *name)
 {
-	char *argv[] = { (char *)self, "--hold", uri, (char *)name, NULL };
+	char *argv[] = {(char *)self, "--hold", uri, (char *)name, NULL};
 	posix_spawn_file_actions_t actions;
-	struct pollfd wait = { .events = POLLIN };
+	struct pollfd wait = {.events = POLLIN};
 	int fds[2];
 	char c = 0;
 	pid_t pid;
@@ -140,12 +141,12 @@ static void test_the_name_of_a_killed_process_can_be_taken_at_once(void **state)
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFSIGNALED(status));
 	record = record_of("mooncake/ram/killed");
-	assert_non_null(record);	/* its lease lives still */
+	assert_non_null(record); /* its lease lives still */
 	free(record);
 	start = now_ms();
 	must(mc_engine_open(&attr, &engine));
 	assert_true(now_ms() - start < 1000 + SLACK_MS);
-	must(mc_segment_open(engine, "killed", NULL, &segment));	/* and it is ours, token and all */
+	must(mc_segment_open(engine, "killed", NULL, &segment)); /* and it is ours, token and all */
 	must(mc_segment_close(segment));
 	must(mc_engine_close(engine));
 }
@@ -178,7 +179,7 @@ static void test_of_two_that_race_for_a_name_one_wins(void **state)
 	(void)state;
 	pthread_barrier_init(&barrier, NULL, 2);
 	for (round = 0; round < 20; round++) {
-		struct racer racer[2] = { { .barrier = &barrier }, { .barrier = &barrier } };
+		struct racer racer[2] = {{.barrier = &barrier}, {.barrier = &barrier}};
 		pthread_t thread[2];
 		unsigned int won = 0;
 
@@ -234,7 +235,7 @@ static void test_a_process_whose_name_was_taken_says_owner_dead(void **state)
 	int ret;
 
 	(void)state;
-	private.rights = 0;	/* publishes nothing: only the heartbeat can find out */
+	private.rights = 0; /* publishes nothing: only the heartbeat can find out */
 	assert_int_equal(http("PUT", "mooncake%2Fram%2Fstolen", record), 200);
 	start = now_ms();
 	for (;;) {
@@ -249,7 +250,7 @@ static void test_a_process_whose_name_was_taken_says_owner_dead(void **state)
 	assert_int_equal(ret, -EOWNERDEAD);
 	assert_sentence("'stolen'");
 	must(mc_engine_close(engine));
-	after = record_of("mooncake/ram/stolen");	/* the thief's, untouched by our leaving */
+	after = record_of("mooncake/ram/stolen"); /* the thief's, untouched by our leaving */
 	assert_non_null(after);
 	assert_string_equal(after, record);
 	free(after);
@@ -266,7 +267,7 @@ static void test_a_register_that_finds_the_name_taken_says_owner_dead(void **sta
 	char *record;
 
 	(void)state;
-	attr.lease_ms = 600000;		/* the heartbeat does not come first */
+	attr.lease_ms = 600000; /* the heartbeat does not come first */
 	must(mc_engine_open(&attr, &engine));
 	record = forged("stolen-now");
 	assert_int_equal(http("PUT", "mooncake%2Fram%2Fstolen-now", record), 200);

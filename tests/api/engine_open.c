@@ -9,7 +9,7 @@
 /* A listening socket on a port of the system's choice. */
 static int occupy(uint16_t *port)
 {
-	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	socklen_t length = sizeof(at);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -149,7 +149,7 @@ static void test_loopback_is_not_published_in_a_remote_metadata_service(void **s
 
 static void test_the_any_address_is_listened_on_and_not_published(void **state)
 {
-	static const char *const any[] = { "0.0.0.0", "::" };
+	static const char *const any[] = {"0.0.0.0", "::"};
 	struct mc_engine_attr attr = named("any");
 	unsigned int i;
 
@@ -265,7 +265,7 @@ static void test_p2p_without_a_server_keeps_to_the_key(void **state)
 
 static void test_p2p_of_one_user_moves_data_without_a_key(void **state)
 {
-	struct pair p = { .transport = "tcp", .memory = "malloc" };
+	struct pair p = {.transport = "tcp", .memory = "malloc"};
 	struct mc_engine_attr attr = named("127.0.0.1");
 	unsigned int i;
 

@@ -18,23 +18,23 @@
 #define PAIR_BYTES (8u << 20)
 
 struct pair {
-	const char *transport;		/* "tcp", "tcp-classic", "shm" */
-	const char *memory;		/* "memfd" or "malloc" */
-	uint32_t flags;			/* of both engines */
+	const char *transport; /* "tcp", "tcp-classic", "shm" */
+	const char *memory;    /* "memfd" or "malloc" */
+	uint32_t flags;	       /* of both engines */
 	mc_metadata_server *server;
 	char uri[64], target_name[64];
 	mc_engine *target, *initiator;
 	mc_memory *target_memory, *initiator_memory;
-	uint8_t *remote, *local;	/* PAIR_BYTES each */
+	uint8_t *remote, *local; /* PAIR_BYTES each */
 	mc_region *remote_region, *local_region;
 	mc_segment *segment;
 };
 
-#define must(expression)                                                                                     \
-	do {                                                                                                 \
-		int must_ret_ = (expression);                                                                \
-		if (must_ret_)                                                                               \
-			fail_msg("%s: %d (%s)", #expression, must_ret_, mc_errmsg());                        \
+#define must(expression)                                                              \
+	do {                                                                          \
+		int must_ret_ = (expression);                                         \
+		if (must_ret_)                                                        \
+			fail_msg("%s: %d (%s)", #expression, must_ret_, mc_errmsg()); \
 	} while (0)
 
 static inline void pair_open_engine(struct pair *p, const char *name, uint32_t depth, mc_engine **engine)
@@ -120,14 +120,15 @@ static inline void pair_teardown(struct pair *p)
 
 static inline struct mc_remote at(struct pair *p, uint64_t offset)
 {
-	struct mc_segment_region region = { .size = sizeof(region) };
+	struct mc_segment_region region = {.size = sizeof(region)};
 
 	must(mc_segment_region(p->segment, 0, &region));
-	return (struct mc_remote){ .region = region.id, .offset = offset };
+	return (struct mc_remote){.region = region.id, .offset = offset};
 }
 
 /* One request from submit to its final status. */
-static inline struct mc_status move(struct pair *p, enum mc_op op, void *local, struct mc_remote remote, uint64_t length)
+static inline struct mc_status move(struct pair *p, enum mc_op op, void *local, struct mc_remote remote,
+				    uint64_t length)
 {
 	struct mc_submit_attr attr = MC_SUBMIT_ATTR_INIT;
 	struct mc_status status;
@@ -143,7 +144,17 @@ static inline struct mc_status move(struct pair *p, enum mc_op op, void *local, 
 	return status;
 }
 
-#define assert_done(status) do { struct mc_status s_ = (status); if (s_.state != MC_DONE) fail_msg("state %d error %d", s_.state, s_.error); } while (0)
-#define assert_failed(status, err) do { struct mc_status s_ = (status); assert_int_equal(s_.error, err); assert_int_not_equal(s_.state, MC_DONE); } while (0)
+#define assert_done(status)                                                \
+	do {                                                               \
+		struct mc_status s_ = (status);                            \
+		if (s_.state != MC_DONE)                                   \
+			fail_msg("state %d error %d", s_.state, s_.error); \
+	} while (0)
+#define assert_failed(status, err)                       \
+	do {                                             \
+		struct mc_status s_ = (status);          \
+		assert_int_equal(s_.error, err);         \
+		assert_int_not_equal(s_.state, MC_DONE); \
+	} while (0)
 
 #endif

@@ -17,7 +17,7 @@ static void fill(uint8_t *p, size_t n, uint32_t seed)
 
 static void test_what_is_written_is_read_back_at_every_size(void **state)
 {
-	static const uint32_t sizes[] = { 1, 7, 4096, 65536, 65537, 1 << 20, (1 << 20) + 13, 3 << 20 };
+	static const uint32_t sizes[] = {1, 7, 4096, 65536, 65537, 1 << 20, (1 << 20) + 13, 3 << 20};
 	struct pair *p = *state;
 	unsigned int i;
 
@@ -101,7 +101,7 @@ static void test_rights_are_kept(void **state)
 	must(mc_engine_register(p->target, p->remote, PAIR_BYTES, &attr, &p->remote_region));
 	must(mc_segment_open(p->initiator, p->target_name, NULL, &p->segment));
 	assert_done(move(p, MC_READ, p->local, at(p, 0), 4096));
-	if (strcmp(p->transport, "tcp-classic"))	/* classic descriptors know no rights: the target refuses */
+	if (strcmp(p->transport, "tcp-classic")) /* classic descriptors know no rights: the target refuses */
 		assert_failed(move(p, MC_WRITE, p->local, at(p, 0), 4096), -EACCES);
 	else
 		assert_int_not_equal(move(p, MC_WRITE, p->local, at(p, 0), 4096).state, MC_DONE);
@@ -113,7 +113,7 @@ static void test_a_region_registered_anew_is_other_memory(void **state)
 	struct pair *p = *state;
 
 	if (!strcmp(p->transport, "tcp-classic"))
-		return;		/* raw addresses know no generations: that is why it is off by default */
+		return; /* raw addresses know no generations: that is why it is off by default */
 	must(mc_engine_unregister(p->remote_region, MC_UNREGISTER_WAIT));
 	must(mc_engine_register(p->target, p->remote, PAIR_BYTES, NULL, &p->remote_region));
 	assert_failed(move(p, MC_WRITE, p->local, at(p, 0), 4096), -ESTALE);
@@ -134,7 +134,7 @@ static void test_a_restarted_target_answers_stale_until_opened_anew(void **state
 	pair_stop_target(p);
 	memset(p->remote, 0xa5, PAIR_BYTES);
 	pair_start_target(p);
-	if (p->target_memory) {		/* memory that is known to be the same, intact: goes on by itself */
+	if (p->target_memory) { /* memory that is known to be the same, intact: goes on by itself */
 		assert_done(move(p, MC_WRITE, p->local, at(p, 0), 4096));
 		return;
 	}
@@ -152,7 +152,7 @@ static void test_a_stopped_target_fails_requests_within_their_deadline(void **st
 	struct mc_status status;
 
 	pair_stop_target(p);
-	status = move(p, MC_WRITE, p->local, (struct mc_remote){ 0 }, 4096);
+	status = move(p, MC_WRITE, p->local, (struct mc_remote){0}, 4096);
 	assert_int_not_equal(status.state, MC_DONE);
 	assert_int_not_equal(status.state, MC_PENDING);
 	assert_true(status.error < 0);
@@ -183,7 +183,7 @@ static void test_batch_life_is_guarded(void **state)
 static void test_completion_fd_is_readable_while_a_batch_waits_to_be_fetched(void **state)
 {
 	struct pair *p = *state;
-	struct pollfd poll_fd = { .fd = mc_engine_fd(p->initiator), .events = POLLIN };
+	struct pollfd poll_fd = {.fd = mc_engine_fd(p->initiator), .events = POLLIN};
 	mc_batch *batch, *done = NULL;
 
 	assert_true(poll_fd.fd >= 0);
@@ -194,7 +194,7 @@ static void test_completion_fd_is_readable_while_a_batch_waits_to_be_fetched(voi
 	must(mc_batch_add(batch, MC_READ, p->local + (2 << 20), p->segment, at(p, 1 << 20), 1 << 20));
 	must(mc_batch_submit(batch, NULL));
 	assert_int_equal(poll(&poll_fd, 1, 10000), 1);
-	assert_int_equal(poll(&poll_fd, 1, 0), 1);	/* level-triggered */
+	assert_int_equal(poll(&poll_fd, 1, 0), 1); /* level-triggered */
 	must(mc_engine_completed(p->initiator, &done));
 	assert_ptr_equal(done, batch);
 	assert_ptr_equal(mc_batch_user(done), p);
@@ -257,7 +257,8 @@ static void test_cancelled_requests_become_final(void **state)
 	fill(p->local, 1 << 20, 77);
 	assert_done(move(p, MC_WRITE, p->local, at(p, 0), 1 << 20));
 	assert_memory_equal(p->remote, p->local, 1 << 20);
-	if (!strcmp(p->transport, "tcp-classic")) {	/* it cannot confirm a write that was cut off, and says so */
+	if (!strcmp(p->transport,
+		    "tcp-classic")) { /* it cannot confirm a write that was cut off, and says so */
 		int ret = mc_segment_fence(p->segment, 5000);
 
 		assert_true(!ret || ret == -EOPNOTSUPP);
@@ -331,7 +332,7 @@ static void *work(void *arg)
 		fill(mine, span, w->index * 100 + round);
 		for (i = 0; i < 4; i++)
 			mc_batch_add(batch, MC_WRITE, mine + i * n, p->segment,
-				     (struct mc_remote){ .offset = w->index * span + i * n }, n);
+				     (struct mc_remote){.offset = w->index * span + i * n}, n);
 		if (mc_batch_submit(batch, NULL) || mc_batch_wait(batch, -1))
 			w->errors++;
 		for (i = 0; i < 4; i++)
@@ -353,7 +354,7 @@ static void test_eight_threads_share_a_segment(void **state)
 	unsigned int i;
 
 	for (i = 0; i < 8; i++) {
-		workers[i] = (struct worker){ .pair = p, .index = i };
+		workers[i] = (struct worker){.pair = p, .index = i};
 		assert_int_equal(pthread_create(&threads[i], NULL, work, &workers[i]), 0);
 	}
 	for (i = 0; i < 8; i++) {
@@ -365,7 +366,7 @@ static void test_eight_threads_share_a_segment(void **state)
 static void test_warm_data_path_allocates_nothing(void **state)
 {
 	struct pair *p = *state;
-	struct mc_engine_stats before = { .size = sizeof(before) }, after = { .size = sizeof(after) };
+	struct mc_engine_stats before = {.size = sizeof(before)}, after = {.size = sizeof(after)};
 	int i;
 
 	for (i = 0; i < 100; i++)
@@ -410,7 +411,9 @@ static void test_child_of_a_fork_gets_echild(void **state)
 		mc_batch *batch;
 
 		_exit(mc_batch_alloc(p->initiator, 1, &batch) == -ECHILD &&
-		      mc_engine_close(p->initiator) == -ECHILD ? 0 : 1);
+				      mc_engine_close(p->initiator) == -ECHILD
+			      ? 0
+			      : 1);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
@@ -440,48 +443,52 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	struct pair *p = *state;
-	struct pair fresh = { .transport = p->transport, .memory = p->memory, .flags = p->flags };
+	struct pair fresh = {.transport = p->transport, .memory = p->memory, .flags = p->flags};
 
 	pair_teardown(p);
 	*p = fresh;
 	return 0;
 }
 
-#define each(p, f) { #f, f, setup, teardown, p }
-#define run(title, p)                                                                                        \
-	({                                                                                                   \
-		const struct CMUnitTest tests[] = {                                                          \
-			each(p, test_what_is_written_is_read_back_at_every_size),                            \
-			each(p, test_a_full_batch_of_small_requests_all_complete),                           \
-			each(p, test_zero_length_is_done_at_once),                                           \
-			each(p, test_requests_outside_a_region_fail_before_a_byte_moves),                    \
-			each(p, test_overlapping_registration_is_refused),                                   \
-			each(p, test_rights_are_kept),                                                       \
-			each(p, test_a_region_registered_anew_is_other_memory),                              \
-			each(p, test_a_restarted_target_answers_stale_until_opened_anew),                    \
-			each(p, test_a_stopped_target_fails_requests_within_their_deadline),                 \
-			each(p, test_batch_life_is_guarded),                                                 \
-			each(p, test_completion_fd_is_readable_while_a_batch_waits_to_be_fetched),           \
-			each(p, test_submit_is_all_or_nothing_when_the_queue_is_full),                       \
-			each(p, test_cancelled_requests_become_final),                                       \
-			each(p, test_notify_comes_after_the_data_and_only_if_all_is_done),                   \
-			each(p, test_eight_threads_share_a_segment),                                         \
-			each(p, test_warm_data_path_allocates_nothing),                                      \
-			each(p, test_unregister_refuses_or_waits_while_transfers_fly),                       \
-			each(p, test_child_of_a_fork_gets_echild),                                           \
-			each(p, test_unknown_segments_and_taken_names_are_sentences),                        \
-		};                                                                                           \
-		cmocka_run_group_tests_name(title, tests, NULL, NULL);                                       \
+#define each(p, f)                        \
+	{                                 \
+#f, f, setup, teardown, p \
+	}
+#define run(title, p)                                                                              \
+	({                                                                                         \
+		const struct CMUnitTest tests[] = {                                                \
+			each(p, test_what_is_written_is_read_back_at_every_size),                  \
+			each(p, test_a_full_batch_of_small_requests_all_complete),                 \
+			each(p, test_zero_length_is_done_at_once),                                 \
+			each(p, test_requests_outside_a_region_fail_before_a_byte_moves),          \
+			each(p, test_overlapping_registration_is_refused),                         \
+			each(p, test_rights_are_kept),                                             \
+			each(p, test_a_region_registered_anew_is_other_memory),                    \
+			each(p, test_a_restarted_target_answers_stale_until_opened_anew),          \
+			each(p, test_a_stopped_target_fails_requests_within_their_deadline),       \
+			each(p, test_batch_life_is_guarded),                                       \
+			each(p, test_completion_fd_is_readable_while_a_batch_waits_to_be_fetched), \
+			each(p, test_submit_is_all_or_nothing_when_the_queue_is_full),             \
+			each(p, test_cancelled_requests_become_final),                             \
+			each(p, test_notify_comes_after_the_data_and_only_if_all_is_done),         \
+			each(p, test_eight_threads_share_a_segment),                               \
+			each(p, test_warm_data_path_allocates_nothing),                            \
+			each(p, test_unregister_refuses_or_waits_while_transfers_fly),             \
+			each(p, test_child_of_a_fork_gets_echild),                                 \
+			each(p, test_unknown_segments_and_taken_names_are_sentences),              \
+		};                                                                                 \
+		cmocka_run_group_tests_name(title, tests, NULL, NULL);                             \
 	})
 
 int main(int argc, char **argv)
 {
-	static struct pair tcp = { .transport = "tcp", .memory = "memfd" };
-	static struct pair tcp_checked = { .transport = "tcp", .memory = "malloc",
-					   .flags = MC_ENGINE_INTEGRITY | MC_ENGINE_CHECKSUM };
-	static struct pair classic = { .transport = "tcp-classic", .memory = "malloc", .flags = MC_ENGINE_CLASSIC };
-	static struct pair shm = { .transport = "shm", .memory = "memfd" };
-	static struct pair shm_vm = { .transport = "shm", .memory = "malloc" };
+	static struct pair tcp = {.transport = "tcp", .memory = "memfd"};
+	static struct pair tcp_checked = {
+		.transport = "tcp", .memory = "malloc", .flags = MC_ENGINE_INTEGRITY | MC_ENGINE_CHECKSUM};
+	static struct pair classic = {
+		.transport = "tcp-classic", .memory = "malloc", .flags = MC_ENGINE_CLASSIC};
+	static struct pair shm = {.transport = "shm", .memory = "memfd"};
+	static struct pair shm_vm = {.transport = "shm", .memory = "malloc"};
 	const char *only = argc > 1 ? argv[1] : NULL;
 	int failed = 0;
 

@@ -288,6 +288,8 @@ static int initiator_main(int argc, char **argv)
 		pid = fork(); /* the child holds every descriptor, and sleeps */
 		if (pid)
 			printf("%d %d\n", ret, (int)pid);
+		else
+			alarm(20);
 		fflush(stdout);
 		for (;;)
 			pause();

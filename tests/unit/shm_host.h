@@ -305,9 +305,11 @@ static inline int target_main(int argc, char **argv)
 			fake->transport->hooks.no_fence = true;
 		} else if (!strcmp(word, "child")) { /* one that holds every descriptor, and sleeps */
 			ret = fork();
-			if (!ret)
+			if (!ret) {
+				alarm(20);
 				for (;;)
 					pause();
+			}
 		} else if (!strcmp(word, "unmap")) {
 			ret = mprotect(region[i]->addr + a, b, PROT_NONE);
 		} else {

@@ -9,8 +9,10 @@
 #include "core/clock.h"
 #include "transport/classic/classic.h"
 
-#define TURN_BYTES (4u << 20)  /* then other lanes get their turn */
-#define LINGER_NS (5 * MCI_NS_PER_S) /* for a v1 server, busy as it may be, to close behind the last byte of a write */
+#define TURN_BYTES (4u << 20) /* then other lanes get their turn */
+#define LINGER_NS                                                                                          \
+	(5 * MCI_NS_PER_S) /* for a v1 server, busy as it may be, to close behind the last byte of a write \
+			    */
 
 static bool is_write(const struct classic_lane *lane) { return lane->header.write; }
 
