@@ -594,7 +594,7 @@ int mc_segment_map(mc_segment *segment, uint32_t region, uint64_t offset, uint64
 	return 0;
 }
 
-/** mc_view_close() - end a view; its address is not readable any more. Return: 0; -ECHILD. */
+/** mc_view_close() - end a view; its address must not be read any more. Return: 0; -ECHILD. */
 int mc_view_close(mc_view *view)
 {
 	if (!view)
