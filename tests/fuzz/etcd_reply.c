@@ -18,7 +18,7 @@ static int check(const struct mci_etcd_kv *kv, void *arg)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct mci_etcd_event event = { 0 };
+	struct mci_etcd_event event = {0};
 	struct mci_etcd_error error;
 	const char *json = (const char *)data + 1;
 	unsigned int count = 0;

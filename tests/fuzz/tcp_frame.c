@@ -20,7 +20,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static struct mci_identity self;
 static unsigned int completed;
 
-static int on_notify(void *engine, const struct mc_uuid *sender, uint64_t sequence, const void *p, uint32_t length)
+static int on_notify(void *engine, const struct mc_uuid *sender, uint64_t sequence, const void *p,
+		     uint32_t length)
 {
 	struct mci_notify_body body;
 
@@ -32,7 +33,8 @@ static int on_notify(void *engine, const struct mc_uuid *sender, uint64_t sequen
 	return length % 2 ? -ENOBUFS : 0;
 }
 
-static void on_complete(struct mci_request *request, enum mc_state state, int error, uint64_t bytes, uint32_t flags)
+static void on_complete(struct mci_request *request, enum mc_state state, int error, uint64_t bytes,
+			uint32_t flags)
 {
 	(void)flags;
 	if (state == MC_DONE && (error || bytes != request->length))
@@ -69,15 +71,16 @@ static void drain(struct mci_tcp_conn *conn)
 
 static void target(const uint8_t *data, size_t size)
 {
-	struct mci_transport_host host = { .self = &self, .notify = on_notify };
-	struct mci_region region = { .length = REGION, .rights = MC_REMOTE_READ | MC_REMOTE_WRITE, .memfd = -1 };
-	struct mci_tcp tcp = { .host = &host };
+	struct mci_transport_host host = {.self = &self, .notify = on_notify};
+	struct mci_region region = {
+		.length = REGION, .rights = MC_REMOTE_READ | MC_REMOTE_WRITE, .memfd = -1};
+	struct mci_tcp tcp = {.host = &host};
 	struct mci_tcp_conn *conn = calloc(1, sizeof(*conn));
-	struct mci_tcp_session session = { 0 };
+	struct mci_tcp_session session = {0};
 	size_t n;
 	int ret = 0;
 
-	region.addr = malloc(REGION);	/* exactly, so that ASAN sees a byte too many */
+	region.addr = malloc(REGION); /* exactly, so that ASAN sees a byte too many */
 	if (!conn || mci_tcp_conn_init(conn, MCI_TCP_SLOTS) || mci_regions_create(&host.regions) ||
 	    mci_regions_add(host.regions, &region))
 		abort();
@@ -110,17 +113,17 @@ static void target(const uint8_t *data, size_t size)
 
 static void initiator(const uint8_t *data, size_t size)
 {
-	static const struct mci_tcp_granted granted = { .slots = 16, .slice_max = 1 << 20 };
+	static const struct mci_tcp_granted granted = {.slots = 16, .slice_max = 1 << 20};
 	struct mci_loop *no_loop = NULL;
-	struct mci_loops loops = { .count = 1, .loop = &no_loop };
-	struct mci_transport_host host = { .self = &self, .loops = &loops, .complete = on_complete };
-	struct mci_tcp tcp = { .host = &host };
+	struct mci_loops loops = {.count = 1, .loop = &no_loop};
+	struct mci_transport_host host = {.self = &self, .loops = &loops, .complete = on_complete};
+	struct mci_tcp tcp = {.host = &host};
 	struct mci_tcp_peer *peer = calloc(1, sizeof(*peer));
 	struct mci_tcp_link *link = calloc(1, sizeof(*link));
-	struct mci_hello hello = { .params_length = MCI_TCP_GRANTED };
+	struct mci_hello hello = {.params_length = MCI_TCP_GRANTED};
 	struct mci_request requests[REQUESTS];
-	struct mci_remote_region remote = { .id = 1, .length = REGION };
-	struct mci_sock sock = { .fd = -1 };
+	struct mci_remote_region remote = {.id = 1, .length = REGION};
+	struct mci_sock sock = {.fd = -1};
 	uint8_t *local[REQUESTS];
 	int pair[2], i;
 
@@ -131,7 +134,7 @@ static void initiator(const uint8_t *data, size_t size)
 	peer->slice_size = 1000;
 	peer->state = MCI_TCP_UP;
 	peer->link = link;
-	peer->timer_at = 1;		/* armed, so to speak */
+	peer->timer_at = 1; /* armed, so to speak */
 	pthread_mutex_init(&peer->lock, NULL);
 	pthread_cond_init(&peer->changed, NULL);
 	link->refs = 2;
@@ -144,8 +147,11 @@ static void initiator(const uint8_t *data, size_t size)
 		uint64_t length = i % 4 == 3 ? 2500 : 16u << i;
 
 		local[i] = calloc(1, length);
-		requests[i] = (struct mci_request){ .op = i % 2 ? MCI_OP_READ : MCI_OP_WRITE, .remote = &remote,
-						    .local = local[i], .length = length, .deadline_ns = UINT64_MAX };
+		requests[i] = (struct mci_request){.op = i % 2 ? MCI_OP_READ : MCI_OP_WRITE,
+						   .remote = &remote,
+						   .local = local[i],
+						   .length = length,
+						   .deadline_ns = UINT64_MAX};
 		requests[i].next = i + 1 < REQUESTS ? &requests[i + 1] : NULL;
 	}
 	mci_tcp_submit((struct mci_peer *)peer, requests);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* Codec of data frames and of the data role's parameters, and the receiver that cuts a byte stream into frames. */
+/* Codec of data frames and of the data role's parameters, and the receiver that cuts a byte stream into
+ * frames. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,9 +13,14 @@
 
 static struct mci_tcp_header sample(void)
 {
-	struct mci_tcp_header h = { .type = MCI_TCP_WRITE, .flags = MCI_TCP_CHECKSUM, .id = 0x1122334455667788,
-				    .region = 7, .generation = 9, .offset = 0x0102030405060708, .length = 4096,
-				    .checksum = 0xa1a2a3a4a5a6a7a8 };
+	struct mci_tcp_header h = {.type = MCI_TCP_WRITE,
+				   .flags = MCI_TCP_CHECKSUM,
+				   .id = 0x1122334455667788,
+				   .region = 7,
+				   .generation = 9,
+				   .offset = 0x0102030405060708,
+				   .length = 4096,
+				   .checksum = 0xa1a2a3a4a5a6a7a8};
 
 	memset(h.target.b, 0x5c, 16);
 	return h;
@@ -23,11 +29,12 @@ static struct mci_tcp_header sample(void)
 static void test_a_header_has_the_layout_of_the_specification(void **state)
 {
 	static const uint8_t expected[MCI_TCP_HEADER] = {
-		'M', 'C', 'T', '1', 1, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-		0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11,
-		0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c,
-		7, 0, 0, 0, 9, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0x10, 0, 0, 0, 0, 0, 0,
-		0, 0, 0, 0, 0, 0, 0, 0, 0xa8, 0xa7, 0xa6, 0xa5, 0xa4, 0xa3, 0xa2, 0xa1,
+		'M',  'C',  'T',  '1',	1,    2,    2,	  0,	0,    0,    0,	  0,	0,    0,
+		0,    0,    0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0x5c, 0x5c, 0x5c, 0x5c,
+		0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 0x5c, 7,    0,
+		0,    0,    9,	  0,	0,    0,    8,	  7,	6,    5,    4,	  3,	2,    1,
+		0,    0x10, 0,	  0,	0,    0,    0,	  0,	0,    0,    0,	  0,	0,    0,
+		0,    0,    0xa8, 0xa7, 0xa6, 0xa5, 0xa4, 0xa3, 0xa2, 0xa1,
 	};
 	struct mci_tcp_header h = sample();
 	uint8_t out[MCI_TCP_HEADER];
@@ -64,11 +71,20 @@ struct bad {
 static void test_each_impossible_field_is_refused(void **state)
 {
 	static const struct bad bads[] = {
-		{ "magic", 0, 'X' }, { "version", 4, 2 }, { "type 0", 5, 0 }, { "type 5", 5, 5 }, { "flag", 6, 4 },
-		{ "high flag", 7, 0x80 }, { "extension not optional", 8, 1 }, { "extension too long", 9, 0x20 },
-		{ "status of a request", 12, 1 }, { "grant", 64, 1 }, { "length", 60, 1 }, { "length of 2^63", 63, 0x80 },
+		{"magic", 0, 'X'},
+		{"version", 4, 2},
+		{"type 0", 5, 0},
+		{"type 5", 5, 5},
+		{"flag", 6, 4},
+		{"high flag", 7, 0x80},
+		{"extension not optional", 8, 1},
+		{"extension too long", 9, 0x20},
+		{"status of a request", 12, 1},
+		{"grant", 64, 1},
+		{"length", 60, 1},
+		{"length of 2^63", 63, 0x80},
 	};
-	struct mci_tcp_header h = sample(), out = { .id = 99 };
+	struct mci_tcp_header h = sample(), out = {.id = 99};
 	uint8_t bytes[MCI_TCP_HEADER];
 	const char *why;
 	unsigned int i;
@@ -107,7 +123,12 @@ static void test_a_status_must_be_an_errno(void **state)
 
 static void test_parameters_come_back_and_wrong_ones_are_refused(void **state)
 {
-	struct mci_tcp_params in = { .incarnation = 3, .index = 1, .count = 2, .slots = 64, .slice_max = 65536 }, bad, out;
+	struct mci_tcp_params in = {.incarnation = 3,
+				    .index = 1,
+				    .count = 2,
+				    .slots = 64,
+				    .slice_max = 65536},
+			      bad, out;
 	uint8_t bytes[MCI_TCP_PARAMS];
 	int i;
 
@@ -149,7 +170,7 @@ static void test_parameters_come_back_and_wrong_ones_are_refused(void **state)
 
 static void test_what_was_granted_comes_back(void **state)
 {
-	struct mci_tcp_granted in = { .slots = 256, .slice_max = 1 << 20 }, out;
+	struct mci_tcp_granted in = {.slots = 256, .slice_max = 1 << 20}, out;
 	uint8_t bytes[MCI_TCP_GRANTED];
 
 	(void)state;
@@ -164,7 +185,7 @@ static void test_what_was_granted_comes_back(void **state)
 
 /* A receiver that gathers payloads one behind the other. */
 struct gather {
-	struct mci_tcp_rx rx;		/* first */
+	struct mci_tcp_rx rx; /* first */
 	uint8_t out[100000];
 	size_t used;
 	unsigned int frames;
@@ -189,12 +210,12 @@ static int gather_frame(struct mci_tcp_rx *rx)
 	return 0;
 }
 
-static const struct mci_tcp_rx_ops gather_ops = { .header = gather_header, .frame = gather_frame };
+static const struct mci_tcp_rx_ops gather_ops = {.header = gather_header, .frame = gather_frame};
 
 static void test_frames_are_found_wherever_the_stream_is_cut(void **state)
 {
-	static const uint64_t lengths[] = { 1, 0, 5000, 80, 79, 20000, 3, 0, 0, 33333, 1 };
-	static const size_t cuts[] = { 1, 7, 79, 80, 81, 1000, 100000 };
+	static const uint64_t lengths[] = {1, 0, 5000, 80, 79, 20000, 3, 0, 0, 33333, 1};
+	static const size_t cuts[] = {1, 7, 79, 80, 81, 1000, 100000};
 	uint8_t *stream = malloc(200000), *expected = malloc(200000);
 	size_t n = 0, want = 0, at, c;
 	struct gather *g = malloc(sizeof(*g));
@@ -202,7 +223,7 @@ static void test_frames_are_found_wherever_the_stream_is_cut(void **state)
 
 	(void)state;
 	for (i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
-		struct mci_tcp_header h = { .type = MCI_TCP_WRITE, .id = i, .length = lengths[i] };
+		struct mci_tcp_header h = {.type = MCI_TCP_WRITE, .id = i, .length = lengths[i]};
 
 		if (i % 4 == 1) {
 			h.extension = 100 * i;
@@ -224,7 +245,8 @@ static void test_frames_are_found_wherever_the_stream_is_cut(void **state)
 		memset(g, 0, sizeof(*g));
 		assert_int_equal(mci_tcp_rx_init(&g->rx, &gather_ops), 0);
 		for (at = 0; at < n; at += cuts[c])
-			assert_int_equal(mci_tcp_rx_feed(&g->rx, stream + at, n - at < cuts[c] ? n - at : cuts[c]), 0);
+			assert_int_equal(
+				mci_tcp_rx_feed(&g->rx, stream + at, n - at < cuts[c] ? n - at : cuts[c]), 0);
 		assert_int_equal(g->frames, sizeof(lengths) / sizeof(lengths[0]));
 		assert_int_equal(g->used, want);
 		assert_memory_equal(g->out, expected, want);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A small stand-in for the engine around the TCP transport: identity, regions, loops, rpc port, completions. */
+/* A small stand-in for the engine around the TCP transport: identity, regions, loops, rpc port, completions.
+ */
 #ifndef TESTS_UNIT_TCP_HOST_H
 #define TESTS_UNIT_TCP_HOST_H
 
@@ -27,7 +28,7 @@ const char *__tsan_default_suppressions(void)
 	return "race:mci_sock_sendv\nrace:mci_sock_recvv\nrace:^consume$\nrace:XXH3_64bits\n";
 }
 
-struct fake {			/* one engine */
+struct fake { /* one engine */
 	struct mci_transport_host host;
 	struct mci_identity self;
 	struct mci_loops loops;
@@ -41,14 +42,14 @@ struct fake {			/* one engine */
 	int notify_result;
 	/* refresh() */
 	unsigned int refreshes;
-	int refresh_error;		/* 0: give @info */
+	int refresh_error; /* 0: give @info */
 	struct mci_peer_info info;
-	struct mci_remote_region *remote;	/* marked stale with -ESTALE */
+	struct mci_remote_region *remote; /* marked stale with -ESTALE */
 	unsigned int remote_count;
 };
 
-struct job {			/* a request and how it ended */
-	struct mci_request r;		/* first */
+struct job {		      /* a request and how it ended */
+	struct mci_request r; /* first */
 	struct fake *fake;
 	enum mc_state state;
 	int error;
@@ -92,7 +93,7 @@ static inline int fake_refresh(void *engine, void *cookie, uint64_t deadline_ns,
 }
 
 static inline int fake_notify(void *engine, const struct mc_uuid *sender, uint64_t sequence, const void *p,
-			       uint32_t length)
+			      uint32_t length)
 {
 	struct fake *fake = engine;
 	struct mci_notify_body body;
@@ -127,9 +128,16 @@ static inline struct fake *fake_open(uint16_t port, const struct mci_transport_o
 {
 	struct fake *fake = calloc(1, sizeof(*fake));
 	struct mci_service_attr attr = {
-		.bind = "127.0.0.1", .port = port, .port_low = 21000, .port_high = 25000, .service = MCI_SERVICE_ENGINE,
-		.features = MCI_FEATURES_KNOWN, .self = &fake->self, .loops = &fake->loops,
-		.connection = fake_connection, .arg = fake,
+		.bind = "127.0.0.1",
+		.port = port,
+		.port_low = 21000,
+		.port_high = 25000,
+		.service = MCI_SERVICE_ENGINE,
+		.features = MCI_FEATURES_KNOWN,
+		.self = &fake->self,
+		.loops = &fake->loops,
+		.connection = fake_connection,
+		.arg = fake,
 	};
 	pthread_condattr_t condattr;
 
@@ -155,7 +163,8 @@ static inline struct fake *fake_open(uint16_t port, const struct mci_transport_o
 	fake->host.notify = fake_notify;
 	attr.secret = fake->host.secret;
 	if (mci_regions_create(&fake->host.regions) || mci_loops_start("test", 2, &fake->loops) ||
-	    mci_transport_tcp.open(&fake->host, &fake->transport) || mci_service_start(&attr, &fake->service)) {
+	    mci_transport_tcp.open(&fake->host, &fake->transport) ||
+	    mci_service_start(&attr, &fake->service)) {
 		fprintf(stderr, "fake_open: %s\n", mc_errmsg());
 		abort();
 	}
@@ -175,7 +184,8 @@ static inline void fake_close(struct fake *fake)
 
 static inline void *fake_memory(uint64_t length)
 {
-	void *p = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	void *p =
+		mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
 	if (p == MAP_FAILED)
 		abort();
@@ -210,17 +220,23 @@ static inline int fake_unregister(struct fake *fake, struct mci_region *region, 
 
 static inline struct mci_remote_region fake_remote(const struct mci_region *region)
 {
-	return (struct mci_remote_region){ .id = region->id, .generation = region->generation,
-					   .rights = region->rights, .length = region->length };
+	return (struct mci_remote_region){.id = region->id,
+					  .generation = region->generation,
+					  .rights = region->rights,
+					  .length = region->length};
 }
 
 /* How to reach @to, over @port (0 = its own); may outlive it. Free ->transport. */
 static inline struct mci_peer_info fake_info(const struct fake *to, uint16_t port)
 {
-	static const char *const loopback[] = { "127.0.0.1" };
+	static const char *const loopback[] = {"127.0.0.1"};
 	struct mci_peer_info info = {
-		.name = "fake", .uuid = to->self.uuid, .generation = to->self.generation,
-		.addresses = loopback, .address_count = 1, .port = port ? port : mci_service_port(to->service),
+		.name = "fake",
+		.uuid = to->self.uuid,
+		.generation = to->self.generation,
+		.addresses = loopback,
+		.address_count = 1,
+		.port = port ? port : mci_service_port(to->service),
 		.secret = to->host.secret,
 	};
 
@@ -247,8 +263,9 @@ static inline struct mci_peer *fake_connect(struct fake *from, const struct fake
 	return peer;
 }
 
-static inline void job_set(struct job *job, struct fake *fake, enum mci_op op, struct mci_remote_region *remote,
-			   uint64_t offset, void *local, uint64_t length, uint64_t timeout_ns)
+static inline void job_set(struct job *job, struct fake *fake, enum mci_op op,
+			   struct mci_remote_region *remote, uint64_t offset, void *local, uint64_t length,
+			   uint64_t timeout_ns)
 {
 	memset(job, 0, sizeof(*job));
 	job->fake = fake;
@@ -274,7 +291,7 @@ static inline struct timespec fake_in(uint64_t ns)
 {
 	uint64_t at = mci_now_ns() + ns;
 
-	return (struct timespec){ .tv_sec = (time_t)(at / MCI_NS_PER_S), .tv_nsec = (long)(at % MCI_NS_PER_S) };
+	return (struct timespec){.tv_sec = (time_t)(at / MCI_NS_PER_S), .tv_nsec = (long)(at % MCI_NS_PER_S)};
 }
 
 /* True once all are final; false after @timeout_ns. */

@@ -19,16 +19,16 @@
 #define PROXY_BUFFER (256u << 10)
 #define PROXY_HELD_MAX (64u << 20)
 
-struct proxy_pipe {		/* one direction */
+struct proxy_pipe { /* one direction */
 	uint8_t *p;
 	size_t used, size;
-	uint64_t passed;	/* bytes received so far */
+	uint64_t passed; /* bytes received so far */
 	bool eof, shut;
 };
 
 struct proxy_link {
 	int client, target;
-	struct proxy_pipe up, down;	/* to the target, to the client */
+	struct proxy_pipe up, down; /* to the target, to the client */
 	bool hold_up, hold_down, read_none;
 };
 
@@ -38,10 +38,10 @@ struct proxy {
 	int listener, wake[2];
 	uint16_t port, target_port;
 	bool stop;
-	bool hold_new;			/* also hold what new connections send to the target */
-	bool refuse;			/* close new connections at once */
-	int64_t spoil_at;		/* byte of the next that goes up on any link to flip, -1 = none: counts down */
-	unsigned int count;		/* links made so far */
+	bool hold_new;	    /* also hold what new connections send to the target */
+	bool refuse;	    /* close new connections at once */
+	int64_t spoil_at;   /* byte of the next that goes up on any link to flip, -1 = none: counts down */
+	unsigned int count; /* links made so far */
 	struct proxy_link links[PROXY_LINKS];
 };
 
@@ -60,8 +60,9 @@ static inline void proxy_close_link(struct proxy_link *l)
 
 static inline void proxy_accept(struct proxy *p)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(p->target_port),
-				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in a = {.sin_family = AF_INET,
+				.sin_port = htons(p->target_port),
+				.sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	int fd = accept4(p->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), to, i;
 
 	if (fd < 0)
@@ -133,15 +134,16 @@ static inline void *proxy_main(void *arg)
 
 	pthread_mutex_lock(&p->lock);
 	while (!p->stop) {
-		fds[0] = (struct pollfd){ .fd = p->listener, .events = POLLIN };
-		fds[1] = (struct pollfd){ .fd = p->wake[0], .events = POLLIN };
+		fds[0] = (struct pollfd){.fd = p->listener, .events = POLLIN};
+		fds[1] = (struct pollfd){.fd = p->wake[0], .events = POLLIN};
 		for (i = 0; i < PROXY_LINKS; i++) {
 			struct proxy_link *l = &p->links[i];
 			short c = 0, t = 0;
 
 			if (l->client >= 0 && l->up.shut && l->down.shut)
 				proxy_close_link(l);
-			if (!l->read_none && !l->up.eof && l->up.used < (l->hold_up ? PROXY_HELD_MAX : PROXY_BUFFER))
+			if (!l->read_none && !l->up.eof &&
+			    l->up.used < (l->hold_up ? PROXY_HELD_MAX : PROXY_BUFFER))
 				c |= POLLIN;
 			if (!l->down.eof && l->down.used < (l->hold_down ? PROXY_HELD_MAX : PROXY_BUFFER))
 				t |= POLLIN;
@@ -149,8 +151,8 @@ static inline void *proxy_main(void *arg)
 				t |= POLLOUT;
 			if (!l->hold_down && (l->down.used || (l->down.eof && !l->down.shut)))
 				c |= POLLOUT;
-			fds[2 + 2 * i] = (struct pollfd){ .fd = c ? l->client : -1, .events = c };
-			fds[3 + 2 * i] = (struct pollfd){ .fd = t ? l->target : -1, .events = t };
+			fds[2 + 2 * i] = (struct pollfd){.fd = c ? l->client : -1, .events = c};
+			fds[3 + 2 * i] = (struct pollfd){.fd = t ? l->target : -1, .events = t};
 		}
 		pthread_mutex_unlock(&p->lock);
 		poll(fds, 2 + 2 * PROXY_LINKS, 1000);
@@ -182,7 +184,7 @@ static inline void *proxy_main(void *arg)
 
 static inline struct proxy *proxy_open(uint16_t target_port)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	struct proxy *p = calloc(1, sizeof(*p));
 	socklen_t length = sizeof(a);
 	int i;
@@ -194,7 +196,8 @@ static inline struct proxy *proxy_open(uint16_t target_port)
 		p->links[i].client = p->links[i].target = -1;
 	p->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (bind(p->listener, (struct sockaddr *)&a, sizeof(a)) || listen(p->listener, 64) ||
-	    getsockname(p->listener, (struct sockaddr *)&a, &length) || pipe2(p->wake, O_CLOEXEC | O_NONBLOCK))
+	    getsockname(p->listener, (struct sockaddr *)&a, &length) ||
+	    pipe2(p->wake, O_CLOEXEC | O_NONBLOCK))
 		abort();
 	p->port = ntohs(a.sin_port);
 	pthread_create(&p->thread, NULL, proxy_main, p);

@@ -4,8 +4,9 @@
 
 static void sizes_with(const struct mci_transport_options *options, uint64_t most)
 {
-	static const uint64_t sizes[] = { 1, 2, 79, 80, 81, 4095, 4096, 4097, 16383, 16384, 16385, 65536, 262143,
-					  262144 + 1, 524288, 786431, 786432, MIB, 3 * MIB + 7, 16 * MIB, 64 * MIB };
+	static const uint64_t sizes[] = {1,	 2,	 79,	 80,	81,	     4095,     4096,
+					 4097,	 16383,	 16384,	 16385, 65536,	     262143,   262144 + 1,
+					 524288, 786431, 786432, MIB,	3 * MIB + 7, 16 * MIB, 64 * MIB};
 	struct pair p;
 	unsigned int i;
 
@@ -39,7 +40,7 @@ static void test_writes_and_reads_of_all_sizes_move_exactly_their_bytes(void **s
 
 static void test_one_stream_and_odd_slices_do_the_same(void **state)
 {
-	struct mci_transport_options options = { .streams = 1, .slice_size = 10007 };
+	struct mci_transport_options options = {.streams = 1, .slice_size = 10007};
 
 	(void)state;
 	sizes_with(&options, 16 * MIB);
@@ -47,7 +48,7 @@ static void test_one_stream_and_odd_slices_do_the_same(void **state)
 
 static void test_checksums_do_the_same(void **state)
 {
-	struct mci_transport_options options = { .checksum = true };
+	struct mci_transport_options options = {.checksum = true};
 
 	(void)state;
 	sizes_with(&options, 16 * MIB);
@@ -55,7 +56,7 @@ static void test_checksums_do_the_same(void **state)
 
 static void test_integrity_does_the_same(void **state)
 {
-	struct mci_transport_options options = { .integrity = true };
+	struct mci_transport_options options = {.integrity = true};
 
 	(void)state;
 	sizes_with(&options, 16 * MIB);
@@ -178,8 +179,8 @@ static void *load_main(void *arg)
 
 	while (!load->stop) {
 		for (i = 0; i < 8; i++)
-			job_set(&jobs[i], load->p->from, MCI_OP_WRITE, &load->p->remote, i * MIB, load->p->local + i * MIB,
-				MIB, 10 * S);
+			job_set(&jobs[i], load->p->from, MCI_OP_WRITE, &load->p->remote, i * MIB,
+				load->p->local + i * MIB, MIB, 10 * S);
 		jobs_submit(load->p->peer, jobs, 8);
 		if (!jobs_wait(jobs, 8, 15 * S))
 			abort();
@@ -201,7 +202,7 @@ static bool has_served(void *arg)
 
 static void test_unregister_under_load_ends_and_nothing_is_written_behind_it(void **state)
 {
-	struct load load = { 0 };
+	struct load load = {0};
 	pthread_t thread;
 	struct pair p;
 	uint64_t i;
@@ -225,10 +226,7 @@ static void test_unregister_under_load_ends_and_nothing_is_written_behind_it(voi
 	pair_close(&p);
 }
 
-static bool region_is_used(void *arg)
-{
-	return atomic_load(&((struct mci_region *)arg)->users) > 0;
-}
+static bool region_is_used(void *arg) { return atomic_load(&((struct mci_region *)arg)->users) > 0; }
 
 static void test_unregister_cuts_off_a_peer_that_stands_still(void **state)
 {
@@ -239,7 +237,7 @@ static void test_unregister_cuts_off_a_peer_that_stands_still(void **state)
 	(void)state;
 	pair_open(&p, 32 * MIB, true, NULL);
 	job_set(&job, p.from, MCI_OP_WRITE, &p.remote, 0, p.local, p.length, 5 * S);
-	pthread_mutex_lock(&p.proxy->lock);	/* the proxy passes something on, then stops in the middle */
+	pthread_mutex_lock(&p.proxy->lock); /* the proxy passes something on, then stops in the middle */
 	jobs_submit(p.peer, &job, 1);
 	pthread_mutex_unlock(&p.proxy->lock);
 	wait_until(region_is_used, p.region);
@@ -256,7 +254,7 @@ static void test_unregister_cuts_off_a_peer_that_stands_still(void **state)
 
 static void test_a_spoilt_payload_is_noticed_where_checksums_are_on(void **state)
 {
-	struct mci_transport_options options = { .checksum = true, .streams = 1 };
+	struct mci_transport_options options = {.checksum = true, .streams = 1};
 	struct pair p;
 
 	(void)state;
@@ -283,11 +281,13 @@ static void test_a_peer_without_our_tcp_is_left_to_other_transports(void **state
 	info = fake_info(p.to, 0);
 	json_decref((json_t *)info.transport);
 	info.transport = NULL;
-	assert_int_equal(mci_transport_tcp.peer_open(p.from->transport, &info, p.from, NULL, 0, mci_now_ns() + S, &peer),
+	assert_int_equal(mci_transport_tcp.peer_open(p.from->transport, &info, p.from, NULL, 0,
+						     mci_now_ns() + S, &peer),
 			 -EOPNOTSUPP);
 	info = fake_info(p.to, 0);
 	mci_uuid_new(&info.uuid);
-	assert_int_equal(mci_transport_tcp.peer_open(p.from->transport, &info, p.from, NULL, 0, mci_now_ns() + S, &peer),
+	assert_int_equal(mci_transport_tcp.peer_open(p.from->transport, &info, p.from, NULL, 0,
+						     mci_now_ns() + S, &peer),
 			 -ESTALE);
 	json_decref((json_t *)info.transport);
 	pair_close(&p);
@@ -309,7 +309,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_a_peer_without_our_tcp_is_left_to_other_transports),
 	};
 
-	if (argc > 1)		/* a pattern, to run some of them */
+	if (argc > 1) /* a pattern, to run some of them */
 		cmocka_set_test_filter(argv[1]);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

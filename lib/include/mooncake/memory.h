@@ -13,12 +13,13 @@ extern "C" {
 #define MC_NUMA_ANY (-1)
 
 /* struct mc_memory_attr.flags */
-#define MC_MEMORY_LOCK		(1u << 0)	/* mlock(); fails with -ENOMEM or -EPERM beyond RLIMIT_MEMLOCK */
-#define MC_MEMORY_PREFAULT	(1u << 1)	/* touch every page now, with all cores */
-#define MC_MEMORY_PRIVATE	(1u << 2)	/* anonymous memory: not shareable by descriptor */
-#define MC_MEMORY_EXCLUSIVE	(1u << 3)	/* named: refuse with -EBUSY if another process holds it (default for named) */
-#define MC_MEMORY_CREATE	(1u << 4)	/* named: fail with -EEXIST if it exists already */
-#define MC_MEMORY_EXISTING	(1u << 5)	/* named: fail with -ENOENT if it does not exist */
+#define MC_MEMORY_LOCK (1u << 0)     /* mlock(); fails with -ENOMEM or -EPERM beyond RLIMIT_MEMLOCK */
+#define MC_MEMORY_PREFAULT (1u << 1) /* touch every page now, with all cores */
+#define MC_MEMORY_PRIVATE (1u << 2)  /* anonymous memory: not shareable by descriptor */
+#define MC_MEMORY_EXCLUSIVE \
+	(1u << 3) /* named: refuse with -EBUSY if another process holds it (default for named) */
+#define MC_MEMORY_CREATE (1u << 4)   /* named: fail with -EEXIST if it exists already */
+#define MC_MEMORY_EXISTING (1u << 5) /* named: fail with -ENOENT if it does not exist */
 
 /**
  * struct mc_memory_attr - what to allocate
@@ -41,7 +42,10 @@ struct mc_memory_attr {
 	uint64_t reserved[4];
 };
 
-#define MC_MEMORY_ATTR_INIT { .size = sizeof(struct mc_memory_attr), .numa_node = MC_NUMA_ANY }
+#define MC_MEMORY_ATTR_INIT                                                     \
+	{                                                                       \
+		.size = sizeof(struct mc_memory_attr), .numa_node = MC_NUMA_ANY \
+	}
 
 /**
  * struct mc_memory_info - what was allocated
@@ -80,7 +84,7 @@ struct mc_memory_entry {
 	const char *name;
 	uint64_t length;
 	uint64_t page_size;
-	int holder_pid;		/* 0 = held by nobody */
+	int holder_pid; /* 0 = held by nobody */
 };
 int mc_memory_list(int (*fn)(const struct mc_memory_entry *entry, void *arg), void *arg);
 

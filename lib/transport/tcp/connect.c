@@ -14,7 +14,7 @@
 
 #define BACKOFF_FIRST_NS (10 * MCI_NS_PER_MS)
 #define BACKOFF_LAST_NS MCI_NS_PER_S
-#define REFUSED_LONG_ENOUGH_NS MCI_NS_PER_S	/* then requests fail instead of waiting */
+#define REFUSED_LONG_ENOUGH_NS MCI_NS_PER_S /* then requests fail instead of waiting */
 #define REFUSED_FORGOTTEN_NS (5 * MCI_NS_PER_S)
 
 static void free_hosts(char **hosts, unsigned int count)
@@ -61,10 +61,7 @@ int mci_tcp_peer_set_info(struct mci_tcp_peer *peer, const struct mci_peer_info 
 	return 0;
 }
 
-static int use_info(void *arg, const struct mci_peer_info *info)
-{
-	return mci_tcp_peer_set_info(arg, info);
-}
+static int use_info(void *arg, const struct mci_peer_info *info) { return mci_tcp_peer_set_info(arg, info); }
 
 /* One stream of the present incarnation. Only the connector (or peer_open) changes what is read here. */
 static int connect_stream(struct mci_tcp_peer *peer, struct mci_tcp_link *link, uint64_t incarnation,
@@ -130,7 +127,7 @@ int mci_tcp_peer_connect(struct mci_tcp_peer *peer, uint64_t deadline_ns)
 	while (link->count < peer->stream_count) {
 		ret = connect_stream(peer, link, incarnation, deadline_ns);
 		if (ret == -EBUSY && link->count)
-			break;			/* the target is full: fewer streams will do */
+			break; /* the target is full: fewer streams will do */
 		if (ret)
 			goto err_discard;
 	}
@@ -194,7 +191,8 @@ static void refresh(struct mci_tcp_peer *peer, uint64_t deadline_ns)
 static void pause_for(struct mci_tcp_peer *peer, uint64_t ns)
 {
 	uint64_t until = mci_now_ns() + ns;
-	struct timespec at = { .tv_sec = (time_t)(until / MCI_NS_PER_S), .tv_nsec = (long)(until % MCI_NS_PER_S) };
+	struct timespec at = {.tv_sec = (time_t)(until / MCI_NS_PER_S),
+			      .tv_nsec = (long)(until % MCI_NS_PER_S)};
 
 	while (!peer->closing && mci_now_ns() < until)
 		pthread_cond_timedwait(&peer->changed, &peer->lock, &at);
@@ -219,7 +217,8 @@ static void *connector_main(void *arg)
 {
 	struct mci_tcp_peer *peer = arg;
 	struct mci_transport_host *host = peer->tcp->host;
-	uint64_t patience = (host->options.connect_timeout_ms ? host->options.connect_timeout_ms : 3000) * MCI_NS_PER_MS;
+	uint64_t patience =
+		(host->options.connect_timeout_ms ? host->options.connect_timeout_ms : 3000) * MCI_NS_PER_MS;
 	struct mci_request *chain = NULL;
 	int ret = -ECANCELED;
 
@@ -228,7 +227,8 @@ static void *connector_main(void *arg)
 	while (!peer->closing && mci_tcp_peer_pending(peer)) {
 		uint64_t pause = peer->backoff_ns;
 
-		/* Reset by the first answer: a peer that accepts and hangs up again is not hammered, either. */
+		/* Reset by the first answer: a peer that accepts and hangs up again is not hammered, either.
+		 */
 		peer->backoff_ns = pause ? pause * 2 : BACKOFF_FIRST_NS;
 		if (peer->backoff_ns > BACKOFF_LAST_NS)
 			peer->backoff_ns = BACKOFF_LAST_NS;
@@ -252,9 +252,10 @@ static void *connector_main(void *arg)
 			break;
 		}
 	}
-	/* After a success it is not ours any more: the link may have broken since, and the next connector be at work. */
+	/* After a success it is not ours any more: the link may have broken since, and the next connector be
+	 * at work. */
 	if (ret && peer->state == MCI_TCP_CONNECTING)
-		peer->state = MCI_TCP_DOWN;	/* the next submit starts the next connector */
+		peer->state = MCI_TCP_DOWN; /* the next submit starts the next connector */
 	pthread_mutex_unlock(&peer->lock);
 	mci_tcp_peer_complete(peer, chain);
 

@@ -103,7 +103,7 @@ int mci_tcp_params_decode(const uint8_t *p, size_t n, struct mci_tcp_params *out
 {
 	struct mci_tcp_params v;
 
-	if (n < MCI_TCP_PARAMS)		/* longer: a later minor version added something */
+	if (n < MCI_TCP_PARAMS) /* longer: a later minor version added something */
 		return -EPROTO;
 	memcpy(v.session.b, p, 16);
 	v.incarnation = mci_get64(p + 16);

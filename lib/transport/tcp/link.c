@@ -14,8 +14,8 @@
 
 #define SENT 1u
 #define ANSWERED 2u
-#define ID_SHIFT 16			/* id: count of the slice, slot */
-#define UNSENT_ENOUGH (1u << 20)	/* bytes in the ring from which no more slices are taken */
+#define ID_SHIFT 16		 /* id: count of the slice, slot */
+#define UNSENT_ENOUGH (1u << 20) /* bytes in the ring from which no more slices are taken */
 #define SLICES_PER_TAKE 64
 
 /* What a round of sending leaves to be done without its lock. */
@@ -28,10 +28,7 @@ struct round {
 	int err;
 };
 
-void mci_tcp_link_get(struct mci_tcp_link *link)
-{
-	atomic_fetch_add(&link->refs, 1);
-}
+void mci_tcp_link_get(struct mci_tcp_link *link) { atomic_fetch_add(&link->refs, 1); }
 
 static void stream_free(struct mci_tcp_stream *s)
 {
@@ -81,7 +78,8 @@ static void collect_slots(struct mci_tcp_stream *s)
 
 static struct mci_tcp_done done_of(const struct mci_tcp_slot *slot)
 {
-	return (struct mci_tcp_done){ .request = slot->request, .length = slot->length, .status = slot->status };
+	return (struct mci_tcp_done){
+		.request = slot->request, .length = slot->length, .status = slot->status};
 }
 
 struct sent_arg {
@@ -104,7 +102,7 @@ static void on_sent(void *cookie, void *arg)
 static void put_slice(struct mci_tcp_stream *s, const struct mci_tcp_slice *slice)
 {
 	const struct mci_request *r = slice->request;
-	struct mci_tcp_header h = { .target = s->peer->uuid };
+	struct mci_tcp_header h = {.target = s->peer->uuid};
 	uint32_t index = s->free[--s->free_count];
 	struct mci_tcp_slot *slot = &s->slot[index];
 	const uint8_t *payload = NULL;
@@ -174,7 +172,7 @@ static void take_slices(struct mci_tcp_stream *s, struct round *round)
 /* tx_lock held. */
 static void transmit(struct mci_tcp_stream *s, struct round *round)
 {
-	struct sent_arg arg = { .stream = s, .round = round };
+	struct sent_arg arg = {.stream = s, .round = round};
 	ssize_t n;
 	bool full;
 
@@ -218,7 +216,7 @@ static void post(struct mci_tcp_stream *s)
 
 void mci_tcp_stream_pump(struct mci_tcp_stream *s, uint64_t budget)
 {
-	struct round round;		/* set by hand: its array is large, and this runs per batch */
+	struct round round; /* set by hand: its array is large, and this runs per batch */
 
 	round.budget = budget;
 	round.done_count = 0;
@@ -228,7 +226,7 @@ void mci_tcp_stream_pump(struct mci_tcp_stream *s, uint64_t budget)
 	atomic_store(&s->want_tx, true);
 	while (atomic_load(&s->want_tx)) {
 		if (pthread_mutex_trylock(&s->tx_lock))
-			return;		/* its owner looks at want_tx again after unlocking */
+			return; /* its owner looks at want_tx again after unlocking */
 		atomic_store(&s->want_tx, false);
 		round.again = false;
 		round.more = false;
@@ -262,7 +260,8 @@ void mci_tcp_stream_look(struct mci_tcp_stream *s)
 /* A reply's header: it must answer a slice that is in flight. */
 static int reply_header(struct mci_tcp_rx *rx)
 {
-	struct mci_tcp_stream *s = (struct mci_tcp_stream *)((char *)rx - offsetof(struct mci_tcp_stream, rx));
+	struct mci_tcp_stream *s =
+		(struct mci_tcp_stream *)((char *)rx - offsetof(struct mci_tcp_stream, rx));
 	const struct mci_tcp_header *h = &rx->header;
 	uint32_t index = h->id & ((1u << ID_SHIFT) - 1);
 	struct mci_tcp_slot *slot = &s->slot[index];
@@ -293,7 +292,8 @@ static void flush_done(struct mci_tcp_stream *s)
 
 static int reply_frame(struct mci_tcp_rx *rx)
 {
-	struct mci_tcp_stream *s = (struct mci_tcp_stream *)((char *)rx - offsetof(struct mci_tcp_stream, rx));
+	struct mci_tcp_stream *s =
+		(struct mci_tcp_stream *)((char *)rx - offsetof(struct mci_tcp_stream, rx));
 	const struct mci_tcp_header *h = &rx->header;
 	uint32_t index = h->id & ((1u << ID_SHIFT) - 1);
 	struct mci_tcp_slot *slot = &s->slot[index];
@@ -308,14 +308,14 @@ static int reply_frame(struct mci_tcp_rx *rx)
 	atomic_store_explicit(&slot->id, 0, memory_order_relaxed);
 	s->done[s->done_count] = done_of(slot);
 	if (!(atomic_fetch_or(&slot->ends, ANSWERED) & SENT))
-		return 0;		/* the sender does not know yet that the frame is gone: it ends the slice */
+		return 0; /* the sender does not know yet that the frame is gone: it ends the slice */
 	give_slot(s, index);
 	if (++s->done_count == MCI_TCP_DONE_BATCH)
 		flush_done(s);
 	return 0;
 }
 
-static const struct mci_tcp_rx_ops reply_ops = { .header = reply_header, .frame = reply_frame };
+static const struct mci_tcp_rx_ops reply_ops = {.header = reply_header, .frame = reply_frame};
 
 /* Loop thread. */
 static void stream_work(struct mci_tcp_stream *s)
@@ -323,7 +323,7 @@ static void stream_work(struct mci_tcp_stream *s)
 	bool look = atomic_exchange(&s->look, false);
 	int ret;
 
-	if (s->dead)			/* set by this thread only */
+	if (s->dead) /* set by this thread only */
 		return;
 	s->more = false;
 	ret = mci_tcp_rx_run(&s->rx, &s->sock, MCI_TCP_TURN, s->hurry || look);
@@ -388,7 +388,8 @@ int mci_tcp_stream_new(struct mci_tcp_peer *peer, struct mci_tcp_link *link, str
 	uint32_t i;
 
 	if (mci_tcp_granted_decode(hello->params, hello->params_length, &granted))
-		return mci_fail(-EPROTO, "segment '%s' accepted a data connection with parameters that make no sense",
+		return mci_fail(-EPROTO,
+				"segment '%s' accepted a data connection with parameters that make no sense",
 				peer->name);
 	s = calloc(1, sizeof(*s));
 	if (!s)

@@ -16,10 +16,7 @@ void mci_tcp_names_open(struct mci_tcp *tcp)
 	pthread_mutex_init(&tcp->names_lock, NULL);
 }
 
-void mci_tcp_names_close(struct mci_tcp *tcp)
-{
-	pthread_mutex_destroy(&tcp->names_lock);
-}
+void mci_tcp_names_close(struct mci_tcp *tcp) { pthread_mutex_destroy(&tcp->names_lock); }
 
 static bool place_is_taken(const struct mci_tcp *tcp, const struct mc_uuid *target, uint32_t place)
 {

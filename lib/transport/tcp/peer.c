@@ -11,13 +11,14 @@
 #include "core/errors.h"
 #include "core/log.h"
 
-#define INLINE_BYTES (1u << 20)		/* what a submitting thread sends itself, per stream */
+#define INLINE_BYTES (1u << 20) /* what a submitting thread sends itself, per stream */
 #define TIMER_STEP_NS (10 * MCI_NS_PER_MS)
 
 /* Loop thread. */
 static void arm_timer(struct mci_task *task)
 {
-	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)((char *)task - offsetof(struct mci_tcp_peer, timer_task));
+	struct mci_tcp_peer *peer =
+		(struct mci_tcp_peer *)((char *)task - offsetof(struct mci_tcp_peer, timer_task));
 	uint64_t at;
 
 	pthread_mutex_lock(&peer->lock);
@@ -42,7 +43,8 @@ static void need_timer(struct mci_tcp_peer *peer, uint64_t at_ns)
 	mci_loop_post(peer->loop, &peer->timer_task);
 }
 
-/* Locked. @r ends with @end: at once, or once its slices in flight are answered or their session is broken. */
+/* Locked. @r ends with @end: at once, or once its slices in flight are answered or their session is broken.
+ */
 static void stop_request(struct mci_tcp_peer *peer, struct mci_request *r, enum mc_state end, int err,
 			 struct mci_request **chain)
 {
@@ -63,7 +65,8 @@ static void stop_request(struct mci_tcp_peer *peer, struct mci_request *r, enum 
 
 static void on_timer(struct mci_timer *timer)
 {
-	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)((char *)timer - offsetof(struct mci_tcp_peer, timer));
+	struct mci_tcp_peer *peer =
+		(struct mci_tcp_peer *)((char *)timer - offsetof(struct mci_tcp_peer, timer));
 	struct mci_request *chain = NULL, *r, *next;
 	uint64_t now = mci_now_ns(), soonest = UINT64_MAX;
 	struct mci_tcp_link *broken = NULL;
@@ -97,7 +100,8 @@ static void on_timer(struct mci_timer *timer)
 	pthread_mutex_unlock(&peer->lock);
 
 	if (broken) {
-		mci_tcp_peer_break(peer, broken, -ETIMEDOUT, "requests timed out or were cancelled, and no answer came");
+		mci_tcp_peer_break(peer, broken, -ETIMEDOUT,
+				   "requests timed out or were cancelled, and no answer came");
 		mci_tcp_link_put(broken);
 	}
 	mci_tcp_peer_complete(peer, mci_tcp_chain_reversed(chain));
@@ -181,7 +185,7 @@ void mci_tcp_peer_break(struct mci_tcp_peer *peer, struct mci_tcp_link *link, in
 	peer->closing_left = n;
 	if (!peer->closing)
 		mci_info("connections to segment '%s' are closed: %s (%s)", peer->name, why, strerror(-err));
-	mci_tcp_link_get(link);		/* the last of these tasks drops the peer's */
+	mci_tcp_link_get(link); /* the last of these tasks drops the peer's */
 	pthread_mutex_unlock(&peer->lock);
 	for (i = 0; i < n; i++)
 		mci_loop_post(link->streams[i]->loop, &link->streams[i]->close_task);
@@ -216,7 +220,8 @@ void mci_tcp_peer_stream_closed(struct mci_tcp_peer *peer)
 int mci_tcp_fence(struct mci_peer *p, uint64_t deadline_ns)
 {
 	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)p;
-	struct mci_tcp_fence fence = { .request = { .op = MCI_TCP_OP_FENCE, .length = 1, .deadline_ns = deadline_ns } };
+	struct mci_tcp_fence fence = {
+		.request = {.op = MCI_TCP_OP_FENCE, .length = 1, .deadline_ns = deadline_ns}};
 
 	/*
 	 * A request that failed or timed out in flight took its session with it, so an incarnation that the
@@ -224,7 +229,7 @@ int mci_tcp_fence(struct mci_peer *p, uint64_t deadline_ns)
 	 */
 	mci_tcp_submit(p, &fence.request);
 	pthread_mutex_lock(&peer->lock);
-	while (!fence.done)		/* the request's deadline ends this */
+	while (!fence.done) /* the request's deadline ends this */
 		pthread_cond_wait(&peer->changed, &peer->lock);
 	pthread_mutex_unlock(&peer->lock);
 	if (fence.error)
@@ -260,8 +265,10 @@ int mci_tcp_peer_open(struct mci_transport *transport, const struct mci_peer_inf
 
 	(void)regions;
 	(void)count;
-	if (!info->transport || json_integer_value(json_object_get(info->transport, "version")) != MCI_TCP_VERSION)
-		return mci_fail(-EOPNOTSUPP, "segment '%s' does not serve TCP of our version; is it a classic peer?",
+	if (!info->transport ||
+	    json_integer_value(json_object_get(info->transport, "version")) != MCI_TCP_VERSION)
+		return mci_fail(-EOPNOTSUPP,
+				"segment '%s' does not serve TCP of our version; is it a classic peer?",
 				info->name);
 	peer = calloc(1, sizeof(*peer));
 	if (!peer)

@@ -10,9 +10,11 @@
 #include "core/clock.h"
 #include "transport/tcp/tcp.h"
 
-#define MCI_TCP_GRACE_NS (100 * MCI_NS_PER_MS)	/* for answers to what timed out or was cancelled, before the session is broken */
-#define MCI_TCP_OP_FENCE 3			/* beside enum mci_op: an internal request */
-#define MCI_TCP_SLICE (1u << 20)		/* default; 256 KiB measured about a tenth slower with large blocks */
+#define MCI_TCP_GRACE_NS \
+	(100 *           \
+	 MCI_NS_PER_MS)	   /* for answers to what timed out or was cancelled, before the session is broken */
+#define MCI_TCP_OP_FENCE 3 /* beside enum mci_op: an internal request */
+#define MCI_TCP_SLICE (1u << 20) /* default; 256 KiB measured about a tenth slower with large blocks */
 
 struct mci_tcp_peer;
 struct mci_tcp_link;
@@ -20,19 +22,19 @@ struct mci_tcp_link;
 /* A piece of a request, as a stream sends it. */
 struct mci_tcp_slice {
 	struct mci_request *request;
-	uint64_t at;			/* bytes from the request's start */
+	uint64_t at; /* bytes from the request's start */
 	uint32_t length;
 };
 
-struct mci_tcp_done {			/* a slice that was answered */
+struct mci_tcp_done { /* a slice that was answered */
 	struct mci_request *request;
 	uint32_t length;
 	int32_t status;
 };
 
-struct mci_tcp_slot {			/* a slice in flight on a stream */
-	_Atomic uint64_t id;		/* of the reply that is awaited, 0 = none */
-	_Atomic uint32_t ends;		/* whoever brings the second of SENT and ANSWERED finishes the slice */
+struct mci_tcp_slot {	       /* a slice in flight on a stream */
+	_Atomic uint64_t id;   /* of the reply that is awaited, 0 = none */
+	_Atomic uint32_t ends; /* whoever brings the second of SENT and ANSWERED finishes the slice */
 	uint32_t length;
 	int32_t status;
 	uint8_t type;
@@ -43,23 +45,23 @@ struct mci_tcp_slot {			/* a slice in flight on a stream */
 #define MCI_TCP_DONE_BATCH 64
 
 struct mci_tcp_stream {
-	struct mci_watch watch;		/* first */
+	struct mci_watch watch; /* first */
 	struct mci_tcp_peer *peer;
 	struct mci_tcp_link *link;
 	struct mci_loop *loop;
 	struct mci_sock sock;
 	uint16_t index;
 	bool checksum;
-	uint32_t slots, slice_max;	/* as granted */
+	uint32_t slots, slice_max; /* as granted */
 	struct mci_tcp_slot *slot;
 
 	/* sending: under tx_lock */
 	pthread_mutex_t tx_lock;
-	bool dead;			/* the socket is closed */
-	bool blocked;			/* its buffer is full: wait for an edge */
+	bool dead;    /* the socket is closed */
+	bool blocked; /* its buffer is full: wait for an edge */
 	struct mci_tcp_tx tx;
-	uint32_t *free, free_count;	/* slots */
-	uint64_t count;			/* of slices, for their ids */
+	uint32_t *free, free_count; /* slots */
+	uint64_t count;		    /* of slices, for their ids */
 	_Atomic bool want_tx, edge;
 
 	/* receiving: loop thread */
@@ -71,7 +73,7 @@ struct mci_tcp_stream {
 	/* from the receiver to the sender: slots that are free again */
 	uint32_t *freed;
 	_Atomic uint32_t freed_head, freed_tail;
-	_Atomic uint64_t reading;	/* bytes asked for and not here yet */
+	_Atomic uint64_t reading; /* bytes asked for and not here yet */
 
 	struct mci_task task, close_task;
 	_Atomic bool posted, look;
@@ -83,48 +85,55 @@ struct mci_tcp_link {
 	struct mci_tcp_stream *streams[MCI_TCP_STREAMS_MAX];
 };
 
-enum mci_tcp_list { MCI_TCP_NOWHERE, MCI_TCP_HIGH, MCI_TCP_LOW, MCI_TCP_ORDERED, MCI_TCP_FLIGHT, MCI_TCP_LISTS };
+enum mci_tcp_list {
+	MCI_TCP_NOWHERE,
+	MCI_TCP_HIGH,
+	MCI_TCP_LOW,
+	MCI_TCP_ORDERED,
+	MCI_TCP_FLIGHT,
+	MCI_TCP_LISTS
+};
 
 enum mci_tcp_peer_state {
-	MCI_TCP_DOWN,			/* no connection; the next submit starts the connector */
-	MCI_TCP_CONNECTING,		/* the connector thread (or peer_open) is at work */
+	MCI_TCP_DOWN,	    /* no connection; the next submit starts the connector */
+	MCI_TCP_CONNECTING, /* the connector thread (or peer_open) is at work */
 	MCI_TCP_UP,
-	MCI_TCP_CLOSING,		/* streams are being closed in their loops */
+	MCI_TCP_CLOSING, /* streams are being closed in their loops */
 };
 
 struct mci_tcp_peer {
 	struct mci_tcp *tcp;
 	void *cookie;
 	_Atomic int refs;
-	struct mci_loop *loop;		/* of the timer */
+	struct mci_loop *loop; /* of the timer */
 	uint32_t slice_size;
 	unsigned int stream_count;	/* wanted */
-	struct mc_uuid session, target;	/* names.c */
+	struct mc_uuid session, target; /* names.c */
 	uint32_t place;
 	struct mci_tcp_peer *next;
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	enum mci_tcp_peer_state state;
-	bool closing;			/* by peer_close() */
-	unsigned int closing_left;	/* streams */
-	struct mci_tcp_link *link;	/* while UP or CLOSING */
+	bool closing;		   /* by peer_close() */
+	unsigned int closing_left; /* streams */
+	struct mci_tcp_link *link; /* while UP or CLOSING */
 	unsigned int turn;
 	struct {
 		struct mci_request *first, *last;
-	} list[MCI_TCP_LISTS];		/* FLIGHT: handed to streams entirely */
-	_Atomic unsigned int queued;	/* on the others; changes under the lock */
-	bool checksum, integrity;	/* as agreed */
+	} list[MCI_TCP_LISTS];	     /* FLIGHT: handed to streams entirely */
+	_Atomic unsigned int queued; /* on the others; changes under the lock */
+	bool checksum, integrity;    /* as agreed */
 
 	/* time */
-	struct mci_timer timer;		/* loop thread */
+	struct mci_timer timer; /* loop thread */
 	struct mci_task timer_task;
 	bool timer_posted;
-	uint64_t timer_at;		/* 0 = not armed */
-	uint64_t grace_at;		/* 0, or when the session is broken for those that ended in flight */
+	uint64_t timer_at; /* 0 = not armed */
+	uint64_t grace_at; /* 0, or when the session is broken for those that ended in flight */
 
 	/* connector */
-	unsigned int connectors;	/* threads that are not done yet; one at most is at work */
+	unsigned int connectors; /* threads that are not done yet; one at most is at work */
 	uint64_t backoff_ns;
 	uint64_t refused_since, refused_last;
 
@@ -139,17 +148,19 @@ struct mci_tcp_peer {
 
 /* A fence waits in the thread that asked for it. */
 struct mci_tcp_fence {
-	struct mci_request request;	/* first */
+	struct mci_request request; /* first */
 	bool done;
 	int error;
 };
 
 /* queue.c; peer->lock is held unless said otherwise */
 enum mci_tcp_list mci_tcp_request_list(const struct mci_request *r);
-enum mci_tcp_list mci_tcp_request_class(const struct mci_request *r);	/* the list it waits on */
-enum mc_state mci_tcp_request_end(const struct mci_request *r);	/* MC_PENDING, or how it will end once no slice is in flight */
-void mci_tcp_request_set_end(struct mci_request *r, enum mc_state end, int err);	/* the first counts */
-void mci_tcp_request_link(struct mci_tcp_peer *peer, struct mci_request *r, enum mci_tcp_list list, bool front);
+enum mci_tcp_list mci_tcp_request_class(const struct mci_request *r); /* the list it waits on */
+enum mc_state mci_tcp_request_end(
+	const struct mci_request *r); /* MC_PENDING, or how it will end once no slice is in flight */
+void mci_tcp_request_set_end(struct mci_request *r, enum mc_state end, int err); /* the first counts */
+void mci_tcp_request_link(struct mci_tcp_peer *peer, struct mci_request *r, enum mci_tcp_list list,
+			  bool front);
 void mci_tcp_request_unlink(struct mci_tcp_peer *peer, struct mci_request *r);
 /* Off the lists, onto the chain of those to complete. */
 void mci_tcp_request_finish(struct mci_tcp_peer *peer, struct mci_request *r, struct mci_request **chain);
@@ -160,18 +171,21 @@ void mci_tcp_peer_fail(struct mci_tcp_peer *peer, int err, bool stale_only, stru
 bool mci_tcp_peer_pending(const struct mci_tcp_peer *peer);
 /* All streams are closed: what was in flight ends (chain), or goes back to where it came from. */
 struct mci_request *mci_tcp_peer_take_back(struct mci_tcp_peer *peer);
-/* No lock. Takes slices for @stream: at most @max, about @room bytes. Requests that ended here are chained to *ended. */
-unsigned int mci_tcp_peer_take(struct mci_tcp_peer *peer, struct mci_tcp_stream *stream, struct mci_tcp_slice *slices,
-			       unsigned int max, uint64_t room, struct mci_request **ended);
+/* No lock. Takes slices for @stream: at most @max, about @room bytes. Requests that ended here are chained to
+ * *ended. */
+unsigned int mci_tcp_peer_take(struct mci_tcp_peer *peer, struct mci_tcp_stream *stream,
+			       struct mci_tcp_slice *slices, unsigned int max, uint64_t room,
+			       struct mci_request **ended);
 /* Slices of @link were answered. Call without locks. True: there is more to send. */
 bool mci_tcp_peer_done(struct mci_tcp_peer *peer, struct mci_tcp_link *link, const struct mci_tcp_done *done,
 		       unsigned int count);
-void mci_tcp_peer_complete(struct mci_tcp_peer *peer, struct mci_request *chain);	/* without locks */
+void mci_tcp_peer_complete(struct mci_tcp_peer *peer, struct mci_request *chain); /* without locks */
 
 /* peer.c */
-/* Something is wrong with @link: close all its streams; what was in flight is sent anew or ends. Any thread, no locks. */
+/* Something is wrong with @link: close all its streams; what was in flight is sent anew or ends. Any thread,
+ * no locks. */
 void mci_tcp_peer_break(struct mci_tcp_peer *peer, struct mci_tcp_link *link, int err, const char *why);
-void mci_tcp_peer_stream_closed(struct mci_tcp_peer *peer);	/* loop thread */
+void mci_tcp_peer_stream_closed(struct mci_tcp_peer *peer); /* loop thread */
 void mci_tcp_peer_put(struct mci_tcp_peer *peer);
 
 /* link.c */
@@ -180,13 +194,14 @@ int mci_tcp_stream_new(struct mci_tcp_peer *peer, struct mci_tcp_link *link, str
 void mci_tcp_link_get(struct mci_tcp_link *link);
 void mci_tcp_link_put(struct mci_tcp_link *link);
 void mci_tcp_stream_pump(struct mci_tcp_stream *s, uint64_t budget);
-void mci_tcp_stream_look(struct mci_tcp_stream *s);	/* as if there had been an event; any thread */
-int mci_tcp_link_watch(struct mci_tcp_link *link);	/* all or none */
-void mci_tcp_link_discard(struct mci_tcp_link *link);	/* never used: close and put */
+void mci_tcp_stream_look(struct mci_tcp_stream *s);   /* as if there had been an event; any thread */
+int mci_tcp_link_watch(struct mci_tcp_link *link);    /* all or none */
+void mci_tcp_link_discard(struct mci_tcp_link *link); /* never used: close and put */
 
 /* connect.c */
-int mci_tcp_peer_connect(struct mci_tcp_peer *peer, uint64_t deadline_ns);	/* state is CONNECTING, no locks */
+int mci_tcp_peer_connect(struct mci_tcp_peer *peer, uint64_t deadline_ns); /* state is CONNECTING, no locks */
 int mci_tcp_peer_set_info(struct mci_tcp_peer *peer, const struct mci_peer_info *info);
-void mci_tcp_connector_start(struct mci_tcp_peer *peer, struct mci_request **failed);	/* locked, state is DOWN */
+void mci_tcp_connector_start(struct mci_tcp_peer *peer,
+			     struct mci_request **failed); /* locked, state is DOWN */
 
 #endif

@@ -8,7 +8,7 @@
 
 #include "transport/tcp/peer.h"
 
-#define READ_WINDOW (8u << 20)		/* bytes asked for and not here yet, per stream */
+#define READ_WINDOW (8u << 20) /* bytes asked for and not here yet, per stream */
 
 /* request->state: list, and how it ended while slices are still in flight: enum mc_state, errno. */
 #define STATE(list, end, err) ((uint32_t)(list) | (uint32_t)(end) << 8 | (uint32_t)(err) << 16)
@@ -23,10 +23,7 @@ enum mc_state mci_tcp_request_end(const struct mci_request *r)
 	return (enum mc_state)(r->state >> 8 & 0xff);
 }
 
-static int error_of(const struct mci_request *r)
-{
-	return -(int)(r->state >> 16);
-}
+static int error_of(const struct mci_request *r) { return -(int)(r->state >> 16); }
 
 void mci_tcp_request_set_end(struct mci_request *r, enum mc_state end, int err)
 {
@@ -34,7 +31,8 @@ void mci_tcp_request_set_end(struct mci_request *r, enum mc_state end, int err)
 		r->state = STATE(mci_tcp_request_list(r), end, -err);
 }
 
-void mci_tcp_request_link(struct mci_tcp_peer *peer, struct mci_request *r, enum mci_tcp_list list, bool front)
+void mci_tcp_request_link(struct mci_tcp_peer *peer, struct mci_request *r, enum mci_tcp_list list,
+			  bool front)
 {
 	struct mci_request *first = peer->list[list].first, *last = peer->list[list].last;
 
@@ -142,7 +140,7 @@ bool mci_tcp_peer_done(struct mci_tcp_peer *peer, struct mci_tcp_link *link, con
 	bool more;
 
 	pthread_mutex_lock(&peer->lock);
-	if (peer->link != link) {	/* broken meanwhile: these slices are sent anew */
+	if (peer->link != link) { /* broken meanwhile: these slices are sent anew */
 		pthread_mutex_unlock(&peer->lock);
 		return false;
 	}
@@ -157,7 +155,7 @@ bool mci_tcp_peer_done(struct mci_tcp_peer *peer, struct mci_tcp_link *link, con
 		if (!r->outstanding && (r->cursor == r->length || mci_tcp_request_end(r)))
 			mci_tcp_request_finish(peer, r, &chain);
 		else if (done[i].status && mci_tcp_request_list(r) != MCI_TCP_FLIGHT) {
-			mci_tcp_request_unlink(peer, r);	/* send no more of it */
+			mci_tcp_request_unlink(peer, r); /* send no more of it */
 			mci_tcp_request_link(peer, r, MCI_TCP_FLIGHT, false);
 		}
 	}
@@ -203,7 +201,7 @@ static bool take_one(struct mci_tcp_peer *peer, struct mci_tcp_stream *s, enum m
 	}
 	if (r->op == MCI_OP_NOTIFY && !r->tag)
 		r->tag = atomic_fetch_add(&peer->tcp->sequences, 1) + 1;
-	*slice = (struct mci_tcp_slice){ .request = r, .at = r->cursor, .length = (uint32_t)left };
+	*slice = (struct mci_tcp_slice){.request = r, .at = r->cursor, .length = (uint32_t)left};
 	r->cursor += left;
 	r->outstanding++;
 	if (r->cursor == r->length) {
@@ -214,11 +212,12 @@ static bool take_one(struct mci_tcp_peer *peer, struct mci_tcp_stream *s, enum m
 	return true;
 }
 
-unsigned int mci_tcp_peer_take(struct mci_tcp_peer *peer, struct mci_tcp_stream *s, struct mci_tcp_slice *slices,
-			       unsigned int max, uint64_t room, struct mci_request **ended)
+unsigned int mci_tcp_peer_take(struct mci_tcp_peer *peer, struct mci_tcp_stream *s,
+			       struct mci_tcp_slice *slices, unsigned int max, uint64_t room,
+			       struct mci_request **ended)
 {
 	/* Notifies and fences travel on one stream, in order. */
-	static const enum mci_tcp_list order[] = { MCI_TCP_ORDERED, MCI_TCP_HIGH, MCI_TCP_LOW };
+	static const enum mci_tcp_list order[] = {MCI_TCP_ORDERED, MCI_TCP_HIGH, MCI_TCP_LOW};
 	unsigned int n = 0, i;
 	uint64_t taken = 0;
 	bool got;
@@ -271,7 +270,8 @@ struct mci_request *mci_tcp_peer_take_back(struct mci_tcp_peer *peer)
 	for (i = MCI_TCP_HIGH; i < MCI_TCP_FLIGHT; i++) {
 		for (r = peer->list[i].first; r; r = r->next) {
 			if (r->cursor)
-				atomic_fetch_add_explicit(&peer->tcp->host->stats.resent, 1, memory_order_relaxed);
+				atomic_fetch_add_explicit(&peer->tcp->host->stats.resent, 1,
+							  memory_order_relaxed);
 			r->cursor = 0;
 			r->outstanding = 0;
 			r->done_bytes = 0;

@@ -12,7 +12,7 @@
 
 #include "core/log.h"
 
-#define ROUNDS 8		/* per turn, of a connection whose ring of answers was full */
+#define ROUNDS 8 /* per turn, of a connection whose ring of answers was full */
 
 static void add(_Atomic uint64_t *total, uint64_t *count)
 {
@@ -49,8 +49,8 @@ static void check_write(struct mci_tcp_conn *conn, const struct mci_tcp_header *
 
 	if (!region || region->id != h->region || region->generation != h->generation) {
 		drop_region(conn);
-		conn->status = mci_region_get_remote(conn->tcp->host->regions, h->region, h->generation, h->offset,
-						     h->length, MC_REMOTE_WRITE, &conn->region);
+		conn->status = mci_region_get_remote(conn->tcp->host->regions, h->region, h->generation,
+						     h->offset, h->length, MC_REMOTE_WRITE, &conn->region);
 	} else if (!(region->rights & MC_REMOTE_WRITE)) {
 		conn->status = -EACCES;
 	} else if (h->offset > region->length || h->length > region->length - h->offset) {
@@ -65,8 +65,8 @@ static void check_write(struct mci_tcp_conn *conn, const struct mci_tcp_header *
 /* A READ's use of its region goes along with the answer, until that is sent. */
 static void check_read(struct mci_tcp_conn *conn, const struct mci_tcp_header *h)
 {
-	conn->status = mci_region_get_remote(conn->tcp->host->regions, h->region, h->generation, h->offset, h->length,
-					     MC_REMOTE_READ, &conn->source);
+	conn->status = mci_region_get_remote(conn->tcp->host->regions, h->region, h->generation, h->offset,
+					     h->length, MC_REMOTE_READ, &conn->source);
 	if (!conn->status)
 		conn->start = conn->source->addr + h->offset;
 }
@@ -139,9 +139,10 @@ static int request_frame(struct mci_tcp_rx *rx)
 {
 	struct mci_tcp_conn *conn = (struct mci_tcp_conn *)((char *)rx - offsetof(struct mci_tcp_conn, rx));
 	const struct mci_tcp_header *h = &rx->header;
-	struct mci_tcp_header reply = { .type = h->type | MCI_TCP_REPLY, .id = h->id, .length = h->length };
+	struct mci_tcp_header reply = {.type = h->type | MCI_TCP_REPLY, .id = h->id, .length = h->length};
 
-	if (!conn->status && (h->flags & MCI_TCP_CHECKSUM) && (h->type == MCI_TCP_WRITE || h->type == MCI_TCP_NOTIFY) &&
+	if (!conn->status && (h->flags & MCI_TCP_CHECKSUM) &&
+	    (h->type == MCI_TCP_WRITE || h->type == MCI_TCP_NOTIFY) &&
 	    XXH3_64bits(conn->start, h->length) != h->checksum)
 		conn->status = -EBADMSG;
 	if (!conn->status && h->type == MCI_TCP_NOTIFY)
@@ -166,7 +167,7 @@ static int request_frame(struct mci_tcp_rx *rx)
 	return 0;
 }
 
-static const struct mci_tcp_rx_ops request_ops = { .header = request_header, .frame = request_frame };
+static const struct mci_tcp_rx_ops request_ops = {.header = request_header, .frame = request_frame};
 
 static void on_sent(void *cookie, void *arg)
 {
@@ -220,7 +221,8 @@ static void work(struct mci_tcp_conn *conn)
 		}
 		if (!conn->storing)
 			drop_region(conn);
-		flush_counts(conn);	/* before anybody can know from an answer that there is something to count */
+		flush_counts(
+			conn); /* before anybody can know from an answer that there is something to count */
 		sent = send_replies(conn, &budget);
 		if (sent < 0) {
 			mci_tcp_conn_close(conn, sent, "sending failed");
@@ -235,7 +237,8 @@ static void work(struct mci_tcp_conn *conn)
 
 static void on_task(struct mci_task *task)
 {
-	struct mci_tcp_conn *conn = (struct mci_tcp_conn *)((char *)task - offsetof(struct mci_tcp_conn, task));
+	struct mci_tcp_conn *conn =
+		(struct mci_tcp_conn *)((char *)task - offsetof(struct mci_tcp_conn, task));
 
 	conn->posted = false;
 	work(conn);

@@ -83,7 +83,8 @@ static void forget_session(struct mci_tcp *tcp, struct mci_tcp_session *s)
 	free(s);
 }
 
-/* Sessions that have had no connection for long are forgotten, the oldest first; no timer is needed for that. */
+/* Sessions that have had no connection for long are forgotten, the oldest first; no timer is needed for that.
+ */
 static void forget_old(struct mci_tcp *tcp)
 {
 	uint64_t now = mci_now_ns();
@@ -149,7 +150,7 @@ static void ready(void *arg, struct mci_sock sock, const struct mci_hello *hello
 
 static void accept_conn(struct mci_tcp_conn *conn, struct mci_incoming *in)
 {
-	const struct mci_tcp_granted granted = { .slots = conn->slots, .slice_max = MCI_TCP_SLICE_MAX };
+	const struct mci_tcp_granted granted = {.slots = conn->slots, .slice_max = MCI_TCP_SLICE_MAX};
 	uint8_t encoded[MCI_TCP_GRANTED];
 
 	mci_tcp_granted_encode(&granted, encoded);
@@ -199,7 +200,8 @@ void mci_tcp_session_left(struct mci_tcp_conn *conn)
 	mci_tcp_conn_put(conn);
 }
 
-/* Locked. Ends what belongs to the incarnations before; those that were still waiting are chained to *rejected. */
+/* Locked. Ends what belongs to the incarnations before; those that were still waiting are chained to
+ * *rejected. */
 static void supersede(struct mci_tcp_session *s, struct mci_tcp_conn **rejected)
 {
 	struct mci_tcp_conn *conn, *next;
@@ -230,7 +232,8 @@ static void supersede(struct mci_tcp_session *s, struct mci_tcp_conn **rejected)
 
 static void close_conn(struct mci_task *task)
 {
-	struct mci_tcp_conn *conn = (struct mci_tcp_conn *)((char *)task - offsetof(struct mci_tcp_conn, close_task));
+	struct mci_tcp_conn *conn =
+		(struct mci_tcp_conn *)((char *)task - offsetof(struct mci_tcp_conn, close_task));
 
 	mci_tcp_conn_close(conn, -ESTALE, "its session has a newer incarnation, or the transport is closed");
 	mci_tcp_conn_put(conn);
@@ -256,7 +259,8 @@ static int admit(struct mci_tcp *tcp, const struct mci_hello *hello, const struc
 	*why = "this segment is closing";
 	if (tcp->closing)
 		return -ESHUTDOWN;
-	*why = "this segment serves as many data connections as it can (4096); close some, or use fewer streams";
+	*why = "this segment serves as many data connections as it can (4096); close some, or use fewer "
+	       "streams";
 	if (tcp->conn_count >= MCI_TCP_CONNECTIONS_MAX)
 		return -EBUSY;
 	forget_old(tcp);
@@ -376,7 +380,7 @@ struct visit {
 	struct mci_tcp *tcp;
 	struct mci_loop *loop;
 	const struct mci_region *region;
-	bool end;			/* shut those down that use it */
+	bool end; /* shut those down that use it */
 	unsigned int users;
 };
 
@@ -409,7 +413,7 @@ static void visit_conns(void *arg)
 
 static unsigned int users_of(struct mci_tcp *tcp, const struct mci_region *region, bool end)
 {
-	struct visit v = { .tcp = tcp, .region = region, .end = end };
+	struct visit v = {.tcp = tcp, .region = region, .end = end};
 	unsigned int i;
 
 	for (i = 0; i < tcp->host->loops->count; i++) {
@@ -426,12 +430,13 @@ static unsigned int users_of(struct mci_tcp *tcp, const struct mci_region *regio
 int mci_tcp_region_remove(struct mci_transport *transport, struct mci_region *region, uint64_t deadline_ns)
 {
 	struct mci_tcp *tcp = (struct mci_tcp *)transport;
-	static const struct timespec step = { .tv_nsec = 2000000 };
+	static const struct timespec step = {.tv_nsec = 2000000};
 	uint64_t now = mci_now_ns(), cut, last;
 
 	if (deadline_ns <= now)
 		return 0;
-	cut = deadline_ns - (deadline_ns - now < 400 * MCI_NS_PER_MS ? (deadline_ns - now) / 2 : 200 * MCI_NS_PER_MS);
+	cut = deadline_ns -
+	      (deadline_ns - now < 400 * MCI_NS_PER_MS ? (deadline_ns - now) / 2 : 200 * MCI_NS_PER_MS);
 	last = deadline_ns;
 	while (users_of(tcp, region, mci_now_ns() >= cut)) {
 		if (mci_now_ns() >= last)
@@ -444,7 +449,8 @@ int mci_tcp_region_remove(struct mci_transport *transport, struct mci_region *re
 bool mci_tcp_sessions_close(struct mci_tcp *tcp)
 {
 	uint64_t until = mci_now_ns() + 5 * MCI_NS_PER_S;
-	struct timespec at = { .tv_sec = (time_t)(until / MCI_NS_PER_S), .tv_nsec = (long)(until % MCI_NS_PER_S) };
+	struct timespec at = {.tv_sec = (time_t)(until / MCI_NS_PER_S),
+			      .tv_nsec = (long)(until % MCI_NS_PER_S)};
 	struct mci_tcp_conn *rejected = NULL;
 	struct mci_tcp_session *s;
 	uint32_t i;
@@ -467,7 +473,7 @@ bool mci_tcp_sessions_close(struct mci_tcp *tcp)
 		forget_session(tcp, tcp->oldest);
 	pthread_mutex_unlock(&tcp->lock);
 	if (ret)
-		return false;		/* somebody may still come back to them: keep the table */
+		return false; /* somebody may still come back to them: keep the table */
 	free(tcp->buckets);
 	pthread_cond_destroy(&tcp->changed);
 	pthread_mutex_destroy(&tcp->lock);

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STAGE_SMALL 4096u		/* behind large payloads: a header and little more */
+#define STAGE_SMALL 4096u /* behind large payloads: a header and little more */
 #define SEND_BYTES (1u << 20)
 
 int mci_tcp_rx_init(struct mci_tcp_rx *rx, const struct mci_tcp_rx_ops *ops)
@@ -123,7 +123,8 @@ int mci_tcp_rx_feed(struct mci_tcp_rx *rx, const uint8_t *p, size_t n)
 	return ret;
 }
 
-/* One system call. Bytes received, 0 at the end of the stream, or -errno; *asked is what there was room for. */
+/* One system call. Bytes received, 0 at the end of the stream, or -errno; *asked is what there was room for.
+ */
 static ssize_t receive(struct mci_tcp_rx *rx, struct mci_sock *sock, size_t *asked)
 {
 	uint32_t have = rx->tail - rx->head, room;
@@ -140,12 +141,12 @@ static ssize_t receive(struct mci_tcp_rx *rx, struct mci_sock *sock, size_t *ask
 	room = MCI_TCP_STAGING - have;
 	if (rx->phase == MCI_TCP_RX_PAYLOAD && rx->dest && rx->left >= MCI_TCP_DIRECT_MIN) {
 		direct = rx->left;
-		iov[n++] = (struct iovec){ .iov_base = rx->dest, .iov_len = direct };
-		room = MCI_TCP_HEADER;		/* exactly the next header: its payload can go straight, too */
+		iov[n++] = (struct iovec){.iov_base = rx->dest, .iov_len = direct};
+		room = MCI_TCP_HEADER; /* exactly the next header: its payload can go straight, too */
 	} else if (rx->large && rx->phase == MCI_TCP_RX_HEADER) {
 		room = STAGE_SMALL;
 	}
-	iov[n++] = (struct iovec){ .iov_base = rx->staging + have, .iov_len = room };
+	iov[n++] = (struct iovec){.iov_base = rx->staging + have, .iov_len = room};
 	*asked = direct + room;
 
 	got = mci_sock_recvv(sock, iov, n);
@@ -183,7 +184,8 @@ int mci_tcp_rx_run(struct mci_tcp_rx *rx, struct mci_sock *sock, size_t budget, 
 			ret = frame_done(rx);
 		if (!ret)
 			ret = consume(rx);
-		/* Less than there was room for: the socket is empty, and what comes next raises a new edge. */
+		/* Less than there was room for: the socket is empty, and what comes next raises a new edge.
+		 */
 		if (!ret && (size_t)got < asked && !sock->tls && !hurry)
 			return MCI_TCP_RX_DRAINED;
 	}
@@ -208,7 +210,8 @@ void mci_tcp_tx_free(struct mci_tcp_tx *tx)
 	tx->ring = NULL;
 }
 
-void mci_tcp_tx_push(struct mci_tcp_tx *tx, const struct mci_tcp_header *h, const uint8_t *payload, void *cookie)
+void mci_tcp_tx_push(struct mci_tcp_tx *tx, const struct mci_tcp_header *h, const uint8_t *payload,
+		     void *cookie)
 {
 	struct mci_tcp_tx_entry *entry = &tx->ring[tx->tail++ & tx->mask];
 
@@ -220,7 +223,8 @@ void mci_tcp_tx_push(struct mci_tcp_tx *tx, const struct mci_tcp_header *h, cons
 }
 
 /* One more piece of the system call, behind @skip bytes of it that are gone already. */
-static void add_iovec(struct iovec *iov, int *n, const uint8_t *p, uint64_t length, uint64_t *skip, uint64_t *room)
+static void add_iovec(struct iovec *iov, int *n, const uint8_t *p, uint64_t length, uint64_t *skip,
+		      uint64_t *room)
 {
 	uint64_t off = *skip < length ? *skip : length;
 
@@ -230,7 +234,7 @@ static void add_iovec(struct iovec *iov, int *n, const uint8_t *p, uint64_t leng
 		length = *room;
 	if (!length)
 		return;
-	iov[(*n)++] = (struct iovec){ .iov_base = (void *)(uintptr_t)(p + off), .iov_len = length };
+	iov[(*n)++] = (struct iovec){.iov_base = (void *)(uintptr_t)(p + off), .iov_len = length};
 	*room -= length;
 }
 

@@ -11,8 +11,8 @@
 #include "transport/tcp/frame.h"
 
 #define MCI_TCP_STAGING (256u << 10)
-#define MCI_TCP_SEND_IOVECS 256		/* per system call; at most as many frames end in one */
-#define MCI_TCP_DIRECT_MIN (16u << 10)	/* payload bytes from which they are not staged */
+#define MCI_TCP_SEND_IOVECS 256	       /* per system call; at most as many frames end in one */
+#define MCI_TCP_DIRECT_MIN (16u << 10) /* payload bytes from which they are not staged */
 
 struct mci_tcp_rx;
 
@@ -29,14 +29,14 @@ struct mci_tcp_rx_ops {
 struct mci_tcp_rx {
 	const struct mci_tcp_rx_ops *ops;
 	uint8_t *staging;
-	uint32_t head, tail;		/* what lies in it */
+	uint32_t head, tail; /* what lies in it */
 	enum { MCI_TCP_RX_HEADER, MCI_TCP_RX_DECIDE, MCI_TCP_RX_EXTENSION, MCI_TCP_RX_PAYLOAD } phase;
 	struct mci_tcp_header header;
 	uint32_t extension_left;
-	uint64_t left;			/* payload bytes to come */
-	uint8_t *dest;			/* where the next goes */
-	bool large;			/* the last payload was: do not stage much of the next */
-	const char *why;		/* behind -EPROTO */
+	uint64_t left;	 /* payload bytes to come */
+	uint8_t *dest;	 /* where the next goes */
+	bool large;	 /* the last payload was: do not stage much of the next */
+	const char *why; /* behind -EPROTO */
 };
 
 enum mci_tcp_rx_end { MCI_TCP_RX_DRAINED, MCI_TCP_RX_PAUSED, MCI_TCP_RX_MORE };
@@ -61,26 +61,21 @@ struct mci_tcp_tx_entry {
 struct mci_tcp_tx {
 	struct mci_tcp_tx_entry *ring;
 	uint32_t mask;
-	uint32_t head, tail;		/* free-running */
-	uint64_t sent;			/* bytes of the entry at head that are gone */
-	uint64_t unsent;		/* of all */
+	uint32_t head, tail; /* free-running */
+	uint64_t sent;	     /* bytes of the entry at head that are gone */
+	uint64_t unsent;     /* of all */
 };
 
-int mci_tcp_tx_init(struct mci_tcp_tx *tx, uint32_t slots);	/* rounded up to a power of two */
+int mci_tcp_tx_init(struct mci_tcp_tx *tx, uint32_t slots); /* rounded up to a power of two */
 void mci_tcp_tx_free(struct mci_tcp_tx *tx);
 
-static inline uint32_t mci_tcp_tx_count(const struct mci_tcp_tx *tx)
-{
-	return tx->tail - tx->head;
-}
+static inline uint32_t mci_tcp_tx_count(const struct mci_tcp_tx *tx) { return tx->tail - tx->head; }
 
-static inline bool mci_tcp_tx_full(const struct mci_tcp_tx *tx)
-{
-	return mci_tcp_tx_count(tx) > tx->mask;
-}
+static inline bool mci_tcp_tx_full(const struct mci_tcp_tx *tx) { return mci_tcp_tx_count(tx) > tx->mask; }
 
 /* Room must be there. */
-void mci_tcp_tx_push(struct mci_tcp_tx *tx, const struct mci_tcp_header *h, const uint8_t *payload, void *cookie);
+void mci_tcp_tx_push(struct mci_tcp_tx *tx, const struct mci_tcp_header *h, const uint8_t *payload,
+		     void *cookie);
 /*
  * One system call with what is in the ring, at most about 1 MiB. @sent is called for each entry that
  * is gone completely. Bytes sent, *full set if the socket took less than it was given; or -errno.

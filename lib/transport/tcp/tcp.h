@@ -14,11 +14,11 @@
 #include "transport/tcp/stream.h"
 #include "transport/transport.h"
 
-#define MCI_TCP_SLOTS 512u		/* requests in flight per stream; what a target grants at most */
-#define MCI_TCP_CONNECTIONS_MAX 4096u	/* data connections that a target serves */
-#define MCI_TCP_SESSIONS_MAX 65536u	/* sessions without a connection that a target remembers ... */
-#define MCI_TCP_SESSION_MEMORY_NS (120 * MCI_NS_PER_S)	/* ... for this long */
-#define MCI_TCP_TURN (4u << 20)		/* bytes per turn of a connection before others in its loop are served */
+#define MCI_TCP_SLOTS 512u	      /* requests in flight per stream; what a target grants at most */
+#define MCI_TCP_CONNECTIONS_MAX 4096u /* data connections that a target serves */
+#define MCI_TCP_SESSIONS_MAX 65536u   /* sessions without a connection that a target remembers ... */
+#define MCI_TCP_SESSION_MEMORY_NS (120 * MCI_NS_PER_S) /* ... for this long */
+#define MCI_TCP_TURN (4u << 20) /* bytes per turn of a connection before others in its loop are served */
 
 struct mci_tcp_session;
 struct mci_tcp_conn;
@@ -28,18 +28,18 @@ struct mci_tcp {
 	struct mci_transport_host *host;
 	/* Target half. Lock order: a leaf, but for the lock of a loop's task list. */
 	pthread_mutex_t lock;
-	pthread_cond_t changed;			/* connections went down */
+	pthread_cond_t changed; /* connections went down */
 	bool closing;
-	unsigned int conn_count;		/* waiting and accepting ones included */
+	unsigned int conn_count; /* waiting and accepting ones included */
 	unsigned int session_count;
 	struct mci_tcp_session **buckets;
-	struct mci_tcp_session *oldest, *newest;	/* without connections, by time */
+	struct mci_tcp_session *oldest, *newest; /* without connections, by time */
 
 	/* Initiator half; names.c. */
-	struct mc_uuid secret;			/* session ids derive from it */
-	_Atomic uint64_t incarnations, sequences;	/* of all sessions: they only grow */
-	pthread_mutex_t names_lock;		/* a leaf */
-	struct mci_tcp_peer *peers;		/* open ones */
+	struct mc_uuid secret;			  /* session ids derive from it */
+	_Atomic uint64_t incarnations, sequences; /* of all sessions: they only grow */
+	pthread_mutex_t names_lock;		  /* a leaf */
+	struct mci_tcp_peer *peers;		  /* open ones */
 };
 
 /* session.c */
@@ -54,8 +54,10 @@ bool mci_tcp_sessions_close(struct mci_tcp *tcp);
 void mci_tcp_incoming(struct mci_transport *transport, struct mci_incoming *in);
 int mci_tcp_region_remove(struct mci_transport *transport, struct mci_region *region, uint64_t deadline_ns);
 /* 0: it is news, deliver it and call _notified(); -EALREADY: it was delivered, with *status; -ENOMEM. */
-int mci_tcp_session_notify(struct mci_tcp *tcp, struct mci_tcp_session *session, uint64_t sequence, int *status);
-void mci_tcp_session_notified(struct mci_tcp *tcp, struct mci_tcp_session *session, uint64_t sequence, int status);
+int mci_tcp_session_notify(struct mci_tcp *tcp, struct mci_tcp_session *session, uint64_t sequence,
+			   int *status);
+void mci_tcp_session_notified(struct mci_tcp *tcp, struct mci_tcp_session *session, uint64_t sequence,
+			      int status);
 /* Loop thread: the connection does not touch memory any more; forgets and perhaps frees it. */
 void mci_tcp_session_left(struct mci_tcp_conn *conn);
 
