@@ -22,11 +22,13 @@ cleanup() {
 	if [ "$status" != 0 ] && [ "$status" != 77 ]; then
 		for f in "$dir"/*; do [ -f "$f" ] && { echo "--- ${f##*/}"; tail -n 15 "$f"; }; done
 	fi
+	[ -z "$failure" ] || echo "FAILED: $failure"
 	rm -rf "$dir"
 }
+failure=
 trap cleanup EXIT
 
-die() { echo "FAILED: $*"; exit 1; }
+die() { failure=$*; exit 1; }
 skip() { echo "$*"; exit 77; }
 
 # until_true SECONDS COMMAND...: poll a state.
@@ -43,6 +45,7 @@ until_true() {
 background() {
 	local log=$dir/$1
 	shift
+	: >"$log"	# here, not in the child: what an earlier process wrote must not be taken for this one's
 	"$@" >"$log" 2>&1 </dev/null &
 	pid=$!
 	pids+=("$pid")

@@ -139,7 +139,8 @@ static ssize_t receive(struct mci_tcp_rx *rx, struct mci_sock *sock, size_t *ask
 	rx->head = 0;
 	rx->tail = have;
 	room = MCI_TCP_STAGING - have;
-	if (rx->phase == MCI_TCP_RX_PAYLOAD && rx->dest && rx->left >= MCI_TCP_DIRECT_MIN) {
+	/* Also the last bytes of a large one: staged, they would bring much of the next payload along. */
+	if (rx->phase == MCI_TCP_RX_PAYLOAD && rx->dest && rx->large) {
 		direct = rx->left;
 		iov[n++] = (struct iovec){.iov_base = rx->dest, .iov_len = direct};
 		room = MCI_TCP_HEADER; /* exactly the next header: its payload can go straight, too */
