@@ -82,7 +82,8 @@ static const struct opt table[] = {
 	{"gpu_id", OPT_INT, &o.gpu_id, "0", -1, 1024, .help = "for --use_vram"},
 
 	{"protocol", OPT_TEXT, &o.protocol, "auto",
-	 .help = "auto (the best that both sides have), tcp, shm (same host), or a classic name, refused "
+	 .help = "auto (the best that both sides have), tcp, shm (same host), tcp-classic (the classic data protocol, from "
+		  "a target that serves it), or a classic name, refused "
 		 "where this machine or build lacks it: rdma, barex, efa, nvlink, nvlink_intra, musa, "
 		 "hip, sunrise_link, ub, ubshmem",
 	 .group = "Path"},
@@ -142,7 +143,7 @@ static int rdma_refused(void)
 
 static int protocol_ok(void)
 {
-	static const char *const known[] = {"auto", "tcp", "shm", "rdma"};
+	static const char *const known[] = {"auto", "tcp", "shm", "tcp-classic", "rdma"};
 	static const char *const classic[] = {"barex", "efa",	 "nvlink",	 "nvlink_intra", "musa",
 					      "maca",  "hip",	 "sunrise_link", "ub",		 "ubshmem",
 					      "cxl",   "nvmeof", "ascend",	 "cxi",		 "nccl"};
@@ -160,7 +161,7 @@ static int protocol_ok(void)
 					 "--protocol=tcp or auto",
 					 o.protocol);
 	near = opt_nearest(o.protocol, known, sizeof(known) / sizeof(known[0]));
-	out_error("--protocol is one of auto, tcp, shm, rdma or another classic name, not \"%s\"%s%s%s",
+	out_error("--protocol is one of auto, tcp, shm, tcp-classic, rdma or another classic name, not \"%s\"%s%s%s",
 		  o.protocol, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
 	return OPT_EXIT_USAGE;
 }
