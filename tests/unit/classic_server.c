@@ -93,6 +93,9 @@ static void test_server_takes_many_requests_of_both_versions_on_one_connection(v
 		expect_bytes(fd, status_ok, 8);
 		expect_bytes(fd, memory, 16);
 	}
+	/* The last answer may be here a moment before its request is counted. */
+	for (i = 0; i < 1000 && atomic_load(&f.host.stats.served_reads) != 24; i++)
+		poll(NULL, 0, 10);
 	assert_int_equal(f.host.stats.served_writes, 16);
 	assert_int_equal(f.host.stats.served_reads, 24);
 	assert_int_equal(f.host.stats.served_bytes_written, 8 * (4096 + 100));
@@ -191,7 +194,7 @@ static void test_stuck_transfer_does_not_hold_up_unregistering(void **state)
 	ask(fd, 0x81, memory, 4096);
 	put(fd, "abc", 3);
 	while (!atomic_load(&region->users))
-		assert_true(mci_now_ns() - begin < 5 * MCI_NS_PER_S);
+		assert_true(mci_now_ns() - begin < 20 * MCI_NS_PER_S);
 	assert_int_equal(mci_regions_retire(f.host.regions, region, true), 0);
 	assert_int_equal(
 		mci_transport_classic.region_remove(f.transport, region, mci_now_ns() + 5 * MCI_NS_PER_S), 0);

@@ -99,7 +99,7 @@ static void test_a_silent_peer_ends_at_the_deadline(void **state)
 	make_pair(sides);
 	assert_int_equal(mci_tls_start(&sides[0].sock, false, sides[0].key), 0);
 	assert_int_equal(mci_tls_handshake_wait(&sides[0].sock, soon(200)), -ETIMEDOUT);
-	assert_true(mci_now_ns() - begin < 2 * MCI_NS_PER_S);
+	assert_true(mci_now_ns() - begin < 20 * MCI_NS_PER_S);
 	close_pair(sides);
 }
 
