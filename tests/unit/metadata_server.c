@@ -301,12 +301,14 @@ static void test_a_key_lives_as_long_as_it_was_given(void **state)
 	expect(ask("PUT", "/metadata?key=mortal", "x", "X-Mooncake-TTL-Ms: 500"), 200, NULL);
 	expect(ask("PUT", "/metadata?key=mortal2&ttl_ms=500", "x", NULL), 200, NULL);
 	end = test_now_ms();
-	while (test_now_ms() - begin < 450) {
-		expect(ask("GET", "/metadata?key=mortal", NULL, NULL), 200, NULL);
-		test_sleep_ms(10);
+	/* It never dies early; how late it may be seen to die depends on how busy this machine is. */
+	while (ask("GET", "/metadata?key=mortal", NULL, NULL).status == 200) {
+		assert_true(test_now_ms() - end < 20000);
+		test_sleep_ms(5);
 	}
+	assert_true(test_now_ms() - begin >= 500);
 	while (ask("GET", "/metadata?prefix=mortal", NULL, NULL).length > 2)
-		assert_true(test_now_ms() - end < 600);
+		assert_true(test_now_ms() - end < 20000);
 	expect(ask("GET", "/metadata?key=mortal", NULL, NULL), 404, NULL);
 	expect(ask("PUT", "/metadata?key=mortal", "x", "If-None-Match: *"), 200, NULL);
 	expect(ask("PUT", "/metadata?key=m&ttl_ms=0", "x", NULL), 400, NULL);
@@ -322,17 +324,17 @@ static void test_renewal_prolongs_life_and_keeps_the_version(void **state)
 	int i;
 
 	(void)state;
-	put = ask("PUT", "/metadata?key=r", "x", "X-Mooncake-TTL-Ms: 400");
+	put = ask("PUT", "/metadata?key=r", "x", "X-Mooncake-TTL-Ms: 2000");
 	snprintf(match, sizeof(match), "If-Match: %s", put.tag);
-	for (i = 0; i < 8; i++) {
-		test_sleep_ms(100);
+	for (i = 0; i < 6; i++) {
+		test_sleep_ms(400);
 		renewed = ask("POST", "/metadata?key=r&renew=1", "", match);
 		expect(renewed, 200, "metadata renewed");
 		assert_string_equal(renewed.tag, put.tag);
 	}
 	expect(ask("POST", "/metadata?key=r&renew=1", "", "If-Match: \"5\""), 412, NULL);
 	expect(ask("GET", "/metadata?key=r", NULL, NULL), 200, "x");
-	assert_true(test_until(2000, ask("GET", "/metadata?key=r", NULL, NULL).status == 404));
+	assert_true(test_until(20000, ask("GET", "/metadata?key=r", NULL, NULL).status == 404));
 	expect(ask("POST", "/metadata?key=r&renew=1", "", match), 404, NULL);
 }
 
