@@ -166,10 +166,10 @@ ASAN_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-
 TSAN_FLAGS := -fsanitize=thread -fno-omit-frame-pointer
 check-asan: ## unit and API tests under ASAN and UBSAN
 	$(MAKE) B=build-asan SAN="$(ASAN_FLAGS)" CFLAGS="-O1 -g" all tests
-	B=build-asan scripts/run-tests unit api
+	B=build-asan TEST_SECONDS=600 scripts/run-tests unit api
 check-tsan: ## unit and API tests under TSAN
 	$(MAKE) B=build-tsan SAN="$(TSAN_FLAGS)" CFLAGS="-O1 -g" all tests
-	B=build-tsan scripts/run-tests unit api
+	B=build-tsan TEST_SECONDS=600 scripts/run-tests unit api
 
 check-layers: ## no room sees what it may not; exported symbols equal the map
 	scripts/check-layers
