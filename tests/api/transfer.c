@@ -388,7 +388,7 @@ static void test_unregister_refuses_or_waits_while_transfers_fly(void **state)
 
 	must(mc_batch_alloc(p->initiator, 64, &batch));
 	for (i = 0; i < 64; i++)
-		must(mc_batch_add(batch, MC_WRITE, p->local, p->segment, at(p, 0), 4 << 20));
+		must(mc_batch_add(batch, MC_WRITE, p->local + (i << 17), p->segment, at(p, i << 17), 1 << 17));
 	must(mc_batch_submit(batch, NULL));
 	ret = mc_engine_unregister(p->local_region, 0);
 	if (ret) {
