@@ -82,7 +82,7 @@ static const struct opt table[] = {
 	{"gpu_id", OPT_INT, &o.gpu_id, "0", -1, 1024, .help = "for --use_vram"},
 
 	{"protocol", OPT_TEXT, &o.protocol, "auto",
-	 .help = "auto (the best that both sides have), tcp, shm (same host), tcp-classic (the classic data protocol, from "
+	 .help = "auto (the best that both sides have), tcp, shm (same host), tcp-classic (the classic protocol, from "
 		  "a target that serves it), or a classic name, refused "
 		 "where this machine or build lacks it: rdma, barex, efa, nvlink, nvlink_intra, musa, "
 		 "hip, sunrise_link, ub, ubshmem",
