@@ -35,11 +35,13 @@ struct mci_tcp {
 	struct mci_tcp_session **buckets;
 	struct mci_tcp_session *oldest, *newest; /* without connections, by time */
 
-	/* Initiator half; names.c. */
+	/* Initiator half; peers.c. */
 	struct mc_uuid secret;			  /* session ids derive from it */
 	_Atomic uint64_t incarnations, sequences; /* of all sessions: they only grow */
-	pthread_mutex_t names_lock;		  /* a leaf */
-	struct mci_tcp_peer *peers;		  /* open ones */
+	pthread_mutex_t table_lock;		  /* before any peer's */
+	struct mci_tcp_peer *peers;		  /* in use */
+	pthread_mutex_t fence_lock;		  /* a leaf */
+	pthread_cond_t fence_done;
 };
 
 /* session.c */
@@ -61,11 +63,11 @@ void mci_tcp_session_notified(struct mci_tcp *tcp, struct mci_tcp_session *sessi
 /* Loop thread: the connection does not touch memory any more; forgets and perhaps frees it. */
 void mci_tcp_session_left(struct mci_tcp_conn *conn);
 
-/* names.c */
-void mci_tcp_names_open(struct mci_tcp *tcp);
-void mci_tcp_names_close(struct mci_tcp *tcp);
-void mci_tcp_name_take(struct mci_tcp_peer *peer, const struct mc_uuid *target);
-void mci_tcp_name_give_back(struct mci_tcp_peer *peer);
+/* peers.c */
+/* Test hook: each handle has a session of its own, so that a test can show why handles share one. */
+extern _Atomic bool mci_tcp_sharing_off;
+void mci_tcp_peers_open(struct mci_tcp *tcp);
+void mci_tcp_peers_close(struct mci_tcp *tcp);
 
 /* peer.c, connect.c */
 int mci_tcp_peer_open(struct mci_transport *transport, const struct mci_peer_info *info, void *cookie,
