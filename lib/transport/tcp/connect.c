@@ -252,10 +252,9 @@ static void refresh_handles(struct mci_tcp_peer *peer, uint64_t deadline_ns)
 	pthread_mutex_unlock(&peer->lock);
 }
 
-/* Locked. Sleeps @ns, less if the peer is closed. */
-static void pause_for(struct mci_tcp_peer *peer, uint64_t ns)
+/* Locked. Less if the peer is closed. */
+static void pause_until(struct mci_tcp_peer *peer, uint64_t until)
 {
-	uint64_t until = mci_now_ns() + ns;
 	struct timespec at = {.tv_sec = (time_t)(until / MCI_NS_PER_S),
 			      .tv_nsec = (long)(until % MCI_NS_PER_S)};
 
@@ -290,17 +289,17 @@ static void *connector_main(void *arg)
 	atomic_fetch_add_explicit(&host->stats.reconnects, 1, memory_order_relaxed);
 	pthread_mutex_lock(&peer->lock);
 	while (!peer->closing && mci_tcp_peer_pending(peer)) {
-		uint64_t pause = peer->backoff_ns;
-
-		/* Reset by the first answer: a peer that accepts and hangs up again is not hammered, either.
-		 */
-		peer->backoff_ns = pause ? pause * 2 : BACKOFF_FIRST_NS;
-		if (peer->backoff_ns > BACKOFF_LAST_NS)
-			peer->backoff_ns = BACKOFF_LAST_NS;
-		if (pause)
-			pause_for(peer, pause);
+		/* From attempt to attempt, whoever makes them: requests with less time than that have their turn. */
+		if (peer->backoff_ns)
+			pause_until(peer, peer->retry_at);
 		if (peer->closing || !mci_tcp_peer_pending(peer))
 			break;
+		/* Reset by the first answer: a peer that accepts and hangs up again is not hammered, either.
+		 */
+		peer->backoff_ns = peer->backoff_ns ? peer->backoff_ns * 2 : BACKOFF_FIRST_NS;
+		if (peer->backoff_ns > BACKOFF_LAST_NS)
+			peer->backoff_ns = BACKOFF_LAST_NS;
+		peer->retry_at = mci_now_ns() + peer->backoff_ns;
 		pthread_mutex_unlock(&peer->lock);
 
 		ret = mci_tcp_peer_connect(peer, mci_now_ns() + patience);

@@ -152,7 +152,7 @@ struct mci_tcp_peer {
 
 	/* connector */
 	unsigned int connectors; /* threads that are not done yet; one at most is at work */
-	uint64_t backoff_ns;
+	uint64_t backoff_ns, retry_at;
 	uint64_t refused_since, refused_last;
 
 	/* how to reach it; replaced by whoever made the state CONNECTING */
