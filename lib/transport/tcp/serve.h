@@ -21,7 +21,9 @@ struct mci_tcp_conn {
 	struct mci_tcp_session *session;
 	struct mci_loop *loop;
 	struct mc_uuid owner; /* the peer's engine */
-	_Atomic int refs;     /* the table's, and one per posted task */
+	struct mci_payer payer;
+	uint64_t charged; /* to it */
+	_Atomic int refs; /* the table's, and one per posted task */
 
 	/* under tcp->lock */
 	struct mci_tcp_conn *next, *prev; /* of the session */
@@ -58,6 +60,7 @@ struct mci_tcp_session {
 		int status;
 	} * outcomes; /* ... and how the last MCI_TCP_SLOTS of them ended */
 	unsigned int outcome_next;
+	struct mci_payer payer; /* of the outcomes */
 	struct mci_tcp_session *chain; /* of the bucket */
 	struct mci_tcp_conn *conns;
 	unsigned int count;		       /* of conns */
@@ -67,6 +70,7 @@ struct mci_tcp_session {
 };
 
 /* serve.c; loop thread */
+uint64_t mci_tcp_conn_bytes(uint32_t slots, bool tls); /* what a connection holds */
 int mci_tcp_conn_init(struct mci_tcp_conn *conn, uint32_t slots);
 void mci_tcp_conn_put(struct mci_tcp_conn *conn);
 void mci_tcp_conn_start(struct mci_tcp_conn *conn); /* sock, features are set */

@@ -55,9 +55,12 @@ int mci_tcp_sessions_open(struct mci_tcp *tcp);
 bool mci_tcp_sessions_close(struct mci_tcp *tcp);
 void mci_tcp_incoming(struct mci_transport *transport, struct mci_incoming *in);
 int mci_tcp_region_remove(struct mci_transport *transport, struct mci_region *region, uint64_t deadline_ns);
-/* 0: it is news, deliver it and call _notified(); -EALREADY: it was delivered, with *status; -ENOMEM. */
-int mci_tcp_session_notify(struct mci_tcp *tcp, struct mci_tcp_session *session, uint64_t sequence,
-			   int *status);
+/*
+ * 0: it is news, deliver it and call _notified(); -EALREADY: it was delivered, with *status; -ENOMEM, -ENOBUFS:
+ * no memory, or none for @payer.
+ */
+int mci_tcp_session_notify(struct mci_tcp *tcp, struct mci_tcp_session *session, const struct mci_payer *payer,
+			   uint64_t sequence, int *status);
 void mci_tcp_session_notified(struct mci_tcp *tcp, struct mci_tcp_session *session, uint64_t sequence,
 			      int status);
 /* Loop thread: the connection does not touch memory any more; forgets and perhaps frees it. */
