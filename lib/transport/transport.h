@@ -102,7 +102,7 @@ struct mci_transport_host {
 	struct mci_loops *loops;
 	struct mci_transport_options options;
 	struct mci_transport_stats stats;
-	struct mci_ledger *ledger; /* of what serving connections hold; NULL = no bounds */
+	struct mci_ledger *ledger; /* of what serving connections hold; NULL = no bounds; outlives the loops */
 	/* A request is final. Any thread, no transport lock held that submit() takes. Must not be slow; does
 	 * not block. */
 	void (*complete)(struct mci_request *request, enum mc_state state, int error, uint64_t bytes,

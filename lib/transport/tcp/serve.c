@@ -79,7 +79,7 @@ static int room_for_notify(struct mci_tcp_conn *conn)
 
 	if (conn->notify)
 		return 0;
-	if (mci_ledger_take(host->ledger, &conn->payer, MCI_TCP_NOTIFY_MAX, why)) {
+	if (mci_ledger_take(conn->ledger, &conn->payer, MCI_TCP_NOTIFY_MAX, why)) {
 		mci_info("a notify is refused: %s", why);
 		return -ENOBUFS;
 	}
@@ -299,7 +299,7 @@ void mci_tcp_conn_put(struct mci_tcp_conn *conn)
 	mci_tcp_rx_free(&conn->rx);
 	mci_tcp_tx_free(&conn->tx);
 	free(conn->notify);
-	mci_ledger_give(conn->tcp->host->ledger, &conn->payer, conn->charged);
+	mci_ledger_give(conn->ledger, &conn->payer, conn->charged);
 	free(conn);
 }
 

@@ -21,6 +21,7 @@ struct mci_tcp_conn {
 	struct mci_tcp_session *session;
 	struct mci_loop *loop;
 	struct mc_uuid owner; /* the peer's engine */
+	struct mci_ledger *ledger; /* outlives the loops, while @tcp may go before the last task has run */
 	struct mci_payer payer;
 	uint64_t charged; /* to it */
 	_Atomic int refs; /* the table's, and one per posted task */

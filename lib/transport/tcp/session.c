@@ -337,6 +337,7 @@ void mci_tcp_incoming(struct mci_transport *transport, struct mci_incoming *in)
 	conn->loop = mci_incoming_loop(in);
 	conn->in = in;
 	conn->owner = hello->peer.uuid;
+	conn->ledger = tcp->host->ledger;
 	conn->payer = *payer;
 	conn->charged = bytes;
 	conn->close_task.fn = close_conn;
