@@ -61,6 +61,13 @@ void mci_tcp_session_notified(struct mci_tcp *tcp, struct mci_tcp_session *sessi
 /* Loop thread: the connection does not touch memory any more; forgets and perhaps frees it. */
 void mci_tcp_session_left(struct mci_tcp_conn *conn);
 
+/* The loop of a session's stream: the same number on both sides, so that on one host both ends can share a core. */
+static inline struct mci_loop *mci_tcp_loop_of(struct mci_tcp *tcp, const struct mc_uuid *session,
+					       unsigned int index)
+{
+	return mci_loops_at(tcp->host->loops, session->b[0] + index);
+}
+
 /* names.c */
 void mci_tcp_names_open(struct mci_tcp *tcp);
 void mci_tcp_names_close(struct mci_tcp *tcp);
