@@ -343,6 +343,7 @@ void mci_tcp_connector_start(struct mci_tcp_peer *peer, struct mci_request **fai
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	pthread_attr_init(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	mci_loop_free_cores(&attr);
 	peer->state = MCI_TCP_CONNECTING;
 	peer->connectors++;
 	atomic_fetch_add(&peer->refs, 1);

@@ -12,7 +12,8 @@
 #include "core/errors.h"
 #include "core/log.h"
 
-#define INLINE_BYTES (1u << 20) /* what a submitting thread sends itself, per stream */
+#define INLINE_MAX (128u << 10) /* a submit of more is sent by the loops, if near */
+#define INLINE_BYTES (1u << 20) /* else what a submitting thread sends itself, per stream */
 #define TIMER_STEP_NS (10 * MCI_NS_PER_MS)
 
 /* Loop thread. */
@@ -108,16 +109,24 @@ static void on_timer(struct mci_timer *timer)
 	mci_tcp_peer_complete(peer, mci_tcp_chain_reversed(chain));
 }
 
-/* Send what is queued, as far as the sockets take it now; the loops go on from there. */
-static void pump_all(struct mci_tcp_link *link, unsigned int turn)
+/*
+ * Send what is queued, as far as the sockets take it now; the loops go on from there. Where a stream's ends
+ * share a core, much is left to its loop: sent from here, most of it would be copied from another core's cache.
+ */
+static void pump_all(struct mci_tcp_link *link, unsigned int turn, uint64_t bytes)
 {
 	unsigned int i;
 
+	if (bytes > INLINE_MAX && link->streams[0]->near) {
+		for (i = 0; i < link->count; i++)
+			mci_tcp_stream_post(link->streams[(turn + i) % link->count]);
+		return;
+	}
 	for (i = 0; i < link->count; i++)
 		mci_tcp_stream_pump(link->streams[(turn + i) % link->count], INLINE_BYTES);
 }
 
-void mci_tcp_peer_go(struct mci_tcp_peer *peer, uint64_t soonest, struct mci_request *chain)
+void mci_tcp_peer_go(struct mci_tcp_peer *peer, uint64_t soonest, uint64_t bytes, struct mci_request *chain)
 {
 	struct mci_tcp_link *link = NULL;
 	unsigned int turn = peer->turn++;
@@ -133,7 +142,7 @@ void mci_tcp_peer_go(struct mci_tcp_peer *peer, uint64_t soonest, struct mci_req
 	pthread_mutex_unlock(&peer->lock);
 	mci_tcp_peer_complete(peer, mci_tcp_chain_reversed(chain));
 	if (link) {
-		pump_all(link, turn);
+		pump_all(link, turn, bytes);
 		mci_tcp_link_put(link);
 	}
 }
@@ -142,10 +151,11 @@ void mci_tcp_submit(struct mci_peer *p, struct mci_request *first)
 {
 	struct mci_tcp_peer *peer = mci_tcp_handle_lock((struct mci_tcp_handle *)p);
 	struct mci_request *chain = NULL, *r, *next;
-	uint64_t soonest = UINT64_MAX;
+	uint64_t soonest = UINT64_MAX, bytes = 0;
 
 	for (r = first; r; r = next) {
 		next = r->next;
+		bytes += r->length;
 		r->next = NULL;
 		r->prev = NULL;
 		r->cursor = 0;
@@ -162,7 +172,7 @@ void mci_tcp_submit(struct mci_peer *p, struct mci_request *first)
 		else if (atomic_load_explicit(&r->cancelled, memory_order_relaxed))
 			stop_request(peer, r, MC_CANCELLED, -ECANCELED, &chain);
 	}
-	mci_tcp_peer_go(peer, soonest, chain);
+	mci_tcp_peer_go(peer, soonest, bytes, chain);
 }
 
 void mci_tcp_cancel(struct mci_peer *p, struct mci_request *r)

@@ -51,7 +51,7 @@ struct mci_tcp_stream {
 	struct mci_loop *loop;
 	struct mci_sock sock;
 	uint16_t index;
-	bool checksum;
+	bool checksum, near; /* near: both ends may share a core */
 	uint32_t slots, slice_max; /* as granted */
 	struct mci_tcp_slot *slot;
 
@@ -61,7 +61,7 @@ struct mci_tcp_stream {
 	bool blocked; /* its buffer is full: wait for an edge */
 	struct mci_tcp_tx tx;
 	uint32_t *free, free_count; /* slots */
-	uint64_t count;		    /* of slices, for their ids */
+	_Atomic uint64_t count;	    /* of slices, for their ids */
 	_Atomic bool want_tx, edge;
 
 	/* receiving: loop thread */
@@ -69,6 +69,8 @@ struct mci_tcp_stream {
 	struct mci_tcp_done done[MCI_TCP_DONE_BATCH];
 	unsigned int done_count;
 	bool more, hurry;
+	uint64_t answered; /* slices */
+	_Atomic uint64_t came; /* bytes of theirs since the loop last lingered */
 
 	/* from the receiver to the sender: slots that are free again */
 	uint32_t *freed;
@@ -213,7 +215,7 @@ void mci_tcp_handle_move(struct mci_tcp_handle *handle, struct mci_tcp_peer *fro
 int mci_tcp_peer_new(struct mci_tcp *tcp, const struct mci_peer_info *info, struct mci_tcp_peer **peer);
 void mci_tcp_peer_end(struct mci_tcp_peer *peer); /* no handle uses it */
 /* Locked on entry, not on return: requests were queued, @soonest is their first deadline: send them. @chain ended. */
-void mci_tcp_peer_go(struct mci_tcp_peer *peer, uint64_t soonest, struct mci_request *chain);
+void mci_tcp_peer_go(struct mci_tcp_peer *peer, uint64_t soonest, uint64_t bytes, struct mci_request *chain);
 /* Something is wrong with @link: close all its streams; what was in flight is sent anew or ends. Any thread,
  * no locks. */
 void mci_tcp_peer_break(struct mci_tcp_peer *peer, struct mci_tcp_link *link, int err, const char *why);
@@ -226,6 +228,7 @@ int mci_tcp_stream_new(struct mci_tcp_peer *peer, struct mci_tcp_link *link, str
 void mci_tcp_link_get(struct mci_tcp_link *link);
 void mci_tcp_link_put(struct mci_tcp_link *link);
 void mci_tcp_stream_pump(struct mci_tcp_stream *s, uint64_t budget);
+void mci_tcp_stream_post(struct mci_tcp_stream *s);   /* let its loop pump; any thread */
 void mci_tcp_stream_look(struct mci_tcp_stream *s);   /* as if there had been an event; any thread */
 int mci_tcp_link_watch(struct mci_tcp_link *link);    /* all or none */
 void mci_tcp_link_discard(struct mci_tcp_link *link); /* never used: close and put */

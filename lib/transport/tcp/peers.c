@@ -159,5 +159,5 @@ void mci_tcp_handle_move(struct mci_tcp_handle *handle, struct mci_tcp_peer *fro
 	soonest = move_requests(handle, from, to);
 	pthread_mutex_unlock(&from->lock);
 	pthread_mutex_unlock(&from->tcp->table_lock);
-	mci_tcp_peer_go(to, soonest, NULL);
+	mci_tcp_peer_go(to, soonest, 0, NULL);
 }

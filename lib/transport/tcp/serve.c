@@ -246,16 +246,8 @@ static void work(struct mci_tcp_conn *conn)
 	} while (sent && paused && ++rounds < ROUNDS);
 	if (ret == MCI_TCP_RX_MORE || paused || !sent)
 		post_rest(conn);
-}
-
-static void on_task(struct mci_task *task)
-{
-	struct mci_tcp_conn *conn =
-		(struct mci_tcp_conn *)((char *)task - offsetof(struct mci_tcp_conn, task));
-
-	conn->posted = false;
-	work(conn);
-	mci_tcp_conn_put(conn);
+	else if (conn->near)
+		mci_tcp_linger(conn->loop, &conn->tx.gone);
 }
 
 static void on_event(struct mci_watch *watch, uint32_t events)
@@ -275,6 +267,34 @@ uint64_t mci_tcp_conn_bytes(uint32_t slots, bool tls)
 		ring <<= 1;
 	return sizeof(struct mci_tcp_conn) + MCI_TCP_STAGING + ring * sizeof(struct mci_tcp_tx_entry) +
 	       (tls ? TLS_BYTES : 0);
+}
+
+static void begin(struct mci_tcp_conn *conn)
+{
+	int ret;
+
+	conn->started = true;
+	if (conn->closed)
+		return;
+	conn->near = mci_tcp_tune(conn->sock.fd, conn->loop);
+	conn->watch.fd = conn->sock.fd;
+	conn->watch.fn = on_event;
+	ret = mci_loop_add(conn->loop, &conn->watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+	if (ret)
+		mci_tcp_conn_close(conn, ret, "it cannot be watched");
+}
+
+static void on_task(struct mci_task *task)
+{
+	struct mci_tcp_conn *conn =
+		(struct mci_tcp_conn *)((char *)task - offsetof(struct mci_tcp_conn, task));
+
+	conn->posted = false;
+	if (conn->started)
+		work(conn);
+	else
+		begin(conn);
+	mci_tcp_conn_put(conn);
 }
 
 int mci_tcp_conn_init(struct mci_tcp_conn *conn, uint32_t slots)
@@ -303,17 +323,7 @@ void mci_tcp_conn_put(struct mci_tcp_conn *conn)
 	free(conn);
 }
 
-void mci_tcp_conn_start(struct mci_tcp_conn *conn)
-{
-	int ret;
-
-	mci_sock_tune(conn->sock.fd);
-	conn->watch.fd = conn->sock.fd;
-	conn->watch.fn = on_event;
-	ret = mci_loop_add(conn->loop, &conn->watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
-	if (ret)
-		mci_tcp_conn_close(conn, ret, "it cannot be watched");
-}
+void mci_tcp_conn_start(struct mci_tcp_conn *conn) { post_rest(conn); }
 
 void mci_tcp_conn_close(struct mci_tcp_conn *conn, int err, const char *why)
 {

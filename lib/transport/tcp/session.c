@@ -135,20 +135,21 @@ static void ready(void *arg, struct mci_sock sock, const struct mci_hello *hello
 
 	pthread_mutex_lock(&tcp->lock);
 	start = !error && !conn->doomed && !tcp->closing;
-	if (start)
+	if (start) {
+		conn->sock = sock;
+		conn->checksum = hello->features & MCI_FEATURE_CHECKSUM;
 		conn->state = MCI_TCP_CONN_LIVE;
-	else
+		/* Under the lock: in its loop, which need not be this one, it starts before it may be closed. */
+		mci_tcp_conn_start(conn);
+	} else {
 		del_conn(conn);
-	pthread_mutex_unlock(&tcp->lock);
-	if (!start) {
-		if (!error)
-			mci_sock_close(&sock);
-		mci_tcp_conn_put(conn);
-		return;
 	}
-	conn->sock = sock;
-	conn->checksum = hello->features & MCI_FEATURE_CHECKSUM;
-	mci_tcp_conn_start(conn);
+	pthread_mutex_unlock(&tcp->lock);
+	if (start)
+		return;
+	if (!error)
+		mci_sock_close(&sock);
+	mci_tcp_conn_put(conn);
 }
 
 static void accept_conn(struct mci_tcp_conn *conn, struct mci_incoming *in)
@@ -334,7 +335,7 @@ void mci_tcp_incoming(struct mci_transport *transport, struct mci_incoming *in)
 		return;
 	}
 	conn->tcp = tcp;
-	conn->loop = mci_incoming_loop(in);
+	conn->loop = mci_tcp_loop_of(tcp, &params.session, params.index);
 	conn->in = in;
 	conn->owner = hello->peer.uuid;
 	conn->ledger = tcp->host->ledger;

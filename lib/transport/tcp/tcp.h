@@ -72,6 +72,13 @@ extern _Atomic bool mci_tcp_sharing_off;
 void mci_tcp_peers_open(struct mci_tcp *tcp);
 void mci_tcp_peers_close(struct mci_tcp *tcp);
 
+/* The loop of a session's stream: the same number on both sides, so that on one host both ends can share a core. */
+static inline struct mci_loop *mci_tcp_loop_of(struct mci_tcp *tcp, const struct mc_uuid *session,
+					       unsigned int index)
+{
+	return mci_loops_at(tcp->host->loops, session->b[0] + index);
+}
+
 /* peer.c, connect.c */
 int mci_tcp_peer_open(struct mci_transport *transport, const struct mci_peer_info *info, void *cookie,
 		      struct mci_remote_region *regions, unsigned int count, uint64_t deadline_ns,
