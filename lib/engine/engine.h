@@ -132,6 +132,8 @@ struct mc_segment {
 	struct mc_uuid uuid;
 	uint64_t generation;
 	uint64_t restarts;
+	struct mc_uuid reborn; /* the restarted peer that has not registered all its memory yet */
+	uint64_t reborn_ns;    /* when it was first seen */
 	char region_text[128]; /* detail of the last mc_segment_region() */
 };
 

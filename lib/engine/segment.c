@@ -11,6 +11,8 @@
 #include "core/uuid.h"
 
 #define OPEN_TIMEOUT_MS 5000
+/* A restarted peer publishes itself first and its memory after: how long that may take. */
+#define SETTLE_MS 5000
 
 /* Preference when several ways lead to a peer. */
 static const enum mci_transport_id preference[] = {MCI_TRANSPORT_SHM, MCI_TRANSPORT_TCP,
@@ -412,6 +414,20 @@ static unsigned int match_regions(struct mc_segment *segment, struct mci_descrip
 	return matched;
 }
 
+/* The peer was restarted, and its memory may be on the way: too early to say that the old is gone. */
+static bool still_registering(struct mc_segment *segment, const struct mci_descriptor *descriptor)
+{
+	uint64_t now = mci_now_ns();
+
+	if (descriptor->region_count >= segment->region_count)
+		return false;
+	if (!mci_uuid_equal(&segment->reborn, &descriptor->uuid)) {
+		segment->reborn = descriptor->uuid;
+		segment->reborn_ns = now;
+	}
+	return now - segment->reborn_ns < SETTLE_MS * MCI_NS_PER_MS;
+}
+
 static void mark_stale(struct mc_segment *segment)
 {
 	unsigned int i;
@@ -421,7 +437,7 @@ static void mark_stale(struct mc_segment *segment)
 	atomic_store(&segment->stale, true);
 }
 
-/* host->refresh of the transports; the cookie is the way. */
+/* host->refresh of the transports; the cookie is the way. -EAGAIN: the peer is being restarted, ask again. */
 int mci_segment_refresh(void *arg, void *cookie, uint64_t deadline_ns,
 			int (*use)(void *arg, const struct mci_peer_info *info), void *use_arg)
 {
@@ -444,6 +460,12 @@ int mci_segment_refresh(void *arg, void *cookie, uint64_t deadline_ns,
 		mark_stale(segment);
 		ret = -ESTALE;
 	} else if (segment->has_ours && !mci_uuid_equal(&resolved.descriptor->uuid, &segment->uuid)) {
+		if (still_registering(segment, resolved.descriptor)) {
+			ret = mci_fail(-EAGAIN, "segment '%s' was restarted and has %u of its %u regions so far",
+				       segment->name, resolved.descriptor->region_count, segment->region_count);
+			mci_resolved_release(&resolved);
+			goto out_unlock;
+		}
 		if (match_regions(segment, resolved.descriptor)) {
 			segment->restarts++;
 		} else {

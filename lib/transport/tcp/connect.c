@@ -174,17 +174,20 @@ static bool is_refusal(int err)
 }
 
 /* Read the descriptor anew. -ESTALE: the memory is not there any more; requests to it end. */
-static void refresh(struct mci_tcp_peer *peer, uint64_t deadline_ns)
+static int refresh(struct mci_tcp_peer *peer, uint64_t deadline_ns)
 {
 	struct mci_transport_host *host = peer->tcp->host;
 	struct mci_request *chain = NULL;
+	int ret;
 
-	if (host->refresh(host->engine, peer->cookie, deadline_ns, use_info, peer) != -ESTALE)
-		return;
+	ret = host->refresh(host->engine, peer->cookie, deadline_ns, use_info, peer);
+	if (ret != -ESTALE)
+		return ret;
 	pthread_mutex_lock(&peer->lock);
 	mci_tcp_peer_fail(peer, -ESTALE, true, &chain);
 	pthread_mutex_unlock(&peer->lock);
 	mci_tcp_peer_complete(peer, chain);
+	return ret;
 }
 
 /* Locked. Sleeps @ns, less if the peer is closed. */
@@ -241,7 +244,9 @@ static void *connector_main(void *arg)
 		ret = mci_tcp_peer_connect(peer, mci_now_ns() + patience);
 		if (ret) {
 			mci_info("cannot reach segment '%s': %s", peer->name, mc_errmsg());
-			refresh(peer, mci_now_ns() + patience);
+			/* Restarted, and about to register its memory again: worth waiting for. */
+			if (refresh(peer, mci_now_ns() + patience) == -EAGAIN)
+				ret = -EAGAIN;
 		}
 
 		pthread_mutex_lock(&peer->lock);
