@@ -250,7 +250,7 @@ static int resolve_by_peer(struct mc_engine *engine, const char *name, uint64_t 
 	}
 	ret = mci_control_ask(engine, &attr, MCI_CONTROL_DESCRIBE, &body, &length, NULL);
 	if (ret && (engine->cluster.mode != MCI_AUTH_CLUSTER || engine->flags & MC_ENGINE_CLASSIC) &&
-	    ret != -EKEYREJECTED && ret != -ETIMEDOUT) {
+	    ret != -EKEYREJECTED && ret != -ETIMEDOUT && ret != -EHOSTUNREACH && ret != -ENETUNREACH) {
 		if (!ask_classic(engine, name, &at, deadline_ns, out))
 			return 0;
 		/* Somebody may live there who wants a key: the hello over TCP says so. */

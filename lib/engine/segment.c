@@ -168,6 +168,17 @@ static void choose_ways(struct mc_segment *segment)
 	}
 }
 
+/* Unreachable as a whole: there are regions, and no way leads to any of them. */
+static bool none_reached(const struct mc_segment *segment)
+{
+	unsigned int i;
+
+	for (i = 0; i < segment->region_count; i++)
+		if (segment->region_way[i])
+			return false;
+	return segment->region_count > 0;
+}
+
 static bool all_reached(const struct mc_segment *segment)
 {
 	unsigned int i;
@@ -194,9 +205,12 @@ static int open_ways(struct mc_segment *segment, const char *transports, uint64_
 		err = open_way(segment, preference[i], deadline, &segment->way[segment->way_count]);
 		if (!err) {
 			segment->way_count++;
+			mci_errmsg_set("");
 			choose_ways(segment);
 			if (all_reached(segment))
 				return 0;
+			if (*mc_errmsg())
+				snprintf(why, sizeof(why), "%s", mc_errmsg());
 			continue;
 		}
 		if (err != -EOPNOTSUPP || !why[0])
@@ -204,7 +218,7 @@ static int open_ways(struct mc_segment *segment, const char *transports, uint64_
 		if (err != -EOPNOTSUPP)
 			ret = err;
 	}
-	if (segment->way_count)
+	if (segment->way_count && !none_reached(segment))
 		return 0; /* regions without a way answer -ENETUNREACH */
 	if (segment->classic && segment->engine->cluster.mode == MCI_AUTH_CLUSTER &&
 	    !(segment->engine->flags & MC_ENGINE_CLASSIC))

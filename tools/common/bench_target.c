@@ -8,6 +8,7 @@
 #include <jansson.h>
 
 #include "bench.h"
+#include "options.h"
 #include "output.h"
 
 /* Text quoted for a shell, if it needs that. */
@@ -130,12 +131,14 @@ int bench_target(const struct bench_options *o)
 {
 	struct mc_engine_stats stats = {.size = sizeof(stats)};
 	char command[2048], read[OUT_SIZE_TEXT], written[OUT_SIZE_TEXT];
-	struct bench b = {.o = o};
+	struct bench b = {.o = o, .started_ns = bench_now_ns()};
 	int status;
 
 	bench_block_signals(&b);
-	if (bench_setup(&b, o->buffer_size, MC_REMOTE_READ | MC_REMOTE_WRITE))
-		return 1;
+	if (bench_open(&b) || bench_add_buffers(&b, o->buffer_size, MC_REMOTE_READ | MC_REMOTE_WRITE)) {
+		bench_close(&b);
+		return b.usage ? OPT_EXIT_USAGE : 1;
+	}
 	initiator_command(&b, command, sizeof(command));
 	status = o->json ? print_json(&b, command) : print_text(&b, command);
 	if (!status)
