@@ -301,7 +301,7 @@ static int worker_init(struct bench_worker *w, struct bench_run *run, unsigned i
 	histogram_reset(&w->latency);
 	w->slots = calloc(run->b->o->depth, sizeof(*w->slots));
 	if (!w->slots)
-		return out_error("not enough memory for %llu threads",
+		return out_error("not enough memory; lower --threads (%llu)",
 				 (unsigned long long)run->shape.threads);
 	for (i = 0; i < run->b->o->depth; i++)
 		if (mc_batch_alloc(run->b->engine, (unsigned int)run->shape.batch, &w->slots[i].batch))
@@ -511,7 +511,7 @@ int bench_measure(struct bench *b, struct bench_peer **peer, const struct bench_
 	}
 	run.workers = calloc(shape->threads, sizeof(*run.workers));
 	if (!run.workers) {
-		out_error("not enough memory for %llu threads", (unsigned long long)shape->threads);
+		out_error("not enough memory; lower --threads (%llu)", (unsigned long long)shape->threads);
 		return -1;
 	}
 	for (; made < shape->threads; made++)

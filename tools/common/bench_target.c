@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* The target: offers memory until a signal ends it. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,7 +79,7 @@ static int print_json(const struct bench *b, const char *command)
 	rc = json_dumpf(root, stdout, JSON_COMPACT);
 	putchar('\n');
 	json_decref(root);
-	return rc || fflush(stdout) ? out_error("cannot write the output") : 0;
+	return rc || fflush(stdout) ? out_error("cannot write the output: %s", strerror(errno)) : 0;
 }
 
 static int print_text(const struct bench *b, const char *command)
@@ -97,7 +98,7 @@ static int print_text(const struct bench *b, const char *command)
 		       info.reattached ? ", re-attached with its content" : "");
 	}
 	printf("Ready. To run against it:\n  %s\nCtrl-C ends it.\n", command);
-	return fflush(stdout) ? out_error("cannot write the output") : 0;
+	return fflush(stdout) ? out_error("cannot write the output: %s", strerror(errno)) : 0;
 }
 
 /* Until a signal comes; on a terminal with what is being served. */

@@ -61,6 +61,8 @@ extern struct service_flags service;
 	}
 
 void service_attr(struct mc_engine_attr *attr);
+/* The library's sentence; exit status 2 if what was given is wrong or missing, else 1. */
+int service_error(int ret);
 
 /* Print @value as JSON on stdout and free it; 0 or 1. */
 int print_json(json_t *value);

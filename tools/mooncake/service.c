@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* What subcommands share: the flags that say which cluster, and JSON on its way to stdout. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,12 @@ void service_attr(struct mc_engine_attr *attr)
 	attr->config_file = service.config;
 	attr->key_file = service.key_file;
 	attr->cluster_id = service.cluster_id;
+}
+
+int service_error(int ret)
+{
+	out_error("%s", mc_errmsg());
+	return ret == -EINVAL ? OPT_EXIT_USAGE : 1;
 }
 
 int print_json(json_t *value)
