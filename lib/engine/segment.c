@@ -451,7 +451,7 @@ static void mark_stale(struct mc_segment *segment)
 	atomic_store(&segment->stale, true);
 }
 
-/* host->refresh of the transports; the cookie is the way. -EAGAIN: the peer is being restarted, ask again. */
+/* host->refresh of the transports; the cookie is the way. -EINPROGRESS: being restarted. */
 int mci_segment_refresh(void *arg, void *cookie, uint64_t deadline_ns,
 			int (*use)(void *arg, const struct mci_peer_info *info), void *use_arg)
 {
@@ -475,7 +475,7 @@ int mci_segment_refresh(void *arg, void *cookie, uint64_t deadline_ns,
 		ret = -ESTALE;
 	} else if (segment->has_ours && !mci_uuid_equal(&resolved.descriptor->uuid, &segment->uuid)) {
 		if (still_registering(segment, resolved.descriptor)) {
-			ret = mci_fail(-EAGAIN, "segment '%s' was restarted and has %u of its %u regions so far",
+			ret = mci_fail(-EINPROGRESS, "segment '%s' was restarted and has %u of its %u regions so far",
 				       segment->name, resolved.descriptor->region_count, segment->region_count);
 			mci_resolved_release(&resolved);
 			goto out_unlock;

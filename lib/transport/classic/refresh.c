@@ -190,7 +190,7 @@ static int refresh(struct classic_peer *peer)
 		return ret;
 	}
 	/* The metadata service may be away while the peer is not. */
-	if (ret && ret != -ESTALE && ret != -EAGAIN && !attempt.tried)
+	if (ret && ret != -ESTALE && ret != -EINPROGRESS && !attempt.tried)
 		ret = connect_hosts(peer, attempt.deadline_ns, &peer->fresh_fd, &peer->fresh_target);
 	if (!ret && !attempt.connected && attempt.tried)
 		ret = -EIO;

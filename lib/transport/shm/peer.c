@@ -203,9 +203,9 @@ void mci_shm_peer_mended(struct mci_peer *peer, int ret)
 		peer->lost = ret; /* for good */
 	for (r = peer->parked.first; r; r = next) {
 		next = r->next;
-		/* -EAGAIN: it was restarted, and is about to register its memory again. */
+		/* -EINPROGRESS: it was restarted, and is about to register its memory again. */
 		if (!peer->link && peer->lost == -ECONNRESET &&
-		    (r->tag == peer->attempts || ret == -EAGAIN)) {
+		    (r->tag == peer->attempts || ret == -EINPROGRESS)) {
 			if (!peer->mending)
 				peer->mending = mci_shm_pool_mend(peer->transport->pool, peer);
 			if (peer->mending)

@@ -163,6 +163,7 @@ static bool is_refusal(int err)
 	case -ENETUNREACH:
 	case -ECONNRESET:
 	case -EAGAIN:
+	case -EINPROGRESS:
 	case -EBUSY:
 	case -ENOMEM:
 	case -EMFILE:
@@ -245,8 +246,8 @@ static void *connector_main(void *arg)
 		if (ret) {
 			mci_info("cannot reach segment '%s': %s", peer->name, mc_errmsg());
 			/* Restarted, and about to register its memory again: worth waiting for. */
-			if (refresh(peer, mci_now_ns() + patience) == -EAGAIN)
-				ret = -EAGAIN;
+			if (refresh(peer, mci_now_ns() + patience) == -EINPROGRESS)
+				ret = -EINPROGRESS;
 		}
 
 		pthread_mutex_lock(&peer->lock);
