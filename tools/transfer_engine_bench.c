@@ -470,6 +470,7 @@ static int look(void *arg)
 	}
 	if (opening->peer)
 		bench_peer_close(opening->peer);
+	opening->b->started_ns = 0;
 	return ret;
 }
 

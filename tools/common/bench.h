@@ -56,7 +56,7 @@ struct bench {
 	unsigned int buffer_count;
 	sigset_t signals;
 	bool usage; /* the library refused what it was given: exit status 2 */
-	uint64_t started_ns;
+	uint64_t started_ns; /* 0 = begun long ago, and well */
 };
 
 /*

@@ -16,6 +16,7 @@
 /* All errors are to be there 5 s after the start, also on a busy machine. */
 #define OPEN_NS 3900000000ull
 #define OPEN_LEAST_MS 1000
+#define OPEN_LATER_MS 3000
 
 void bench_peer_close(struct bench_peer *peer)
 {
@@ -23,6 +24,16 @@ void bench_peer_close(struct bench_peer *peer)
 		out_warn("%s", mc_errmsg());
 	free(peer->regions);
 	free(peer);
+}
+
+static uint32_t open_timeout_ms(const struct bench *b)
+{
+	uint64_t spent = bench_now_ns() - b->started_ns;
+
+	if (!b->started_ns)
+		return OPEN_LATER_MS;
+	return spent + OPEN_LEAST_MS * 1000000ull < OPEN_NS ? (uint32_t)((OPEN_NS - spent) / 1000000)
+							    : OPEN_LEAST_MS;
 }
 
 struct bench_peer *bench_peer_open(struct bench *b, enum mc_op op)
@@ -33,14 +44,12 @@ struct bench_peer *bench_peer_open(struct bench *b, enum mc_op op)
 	struct mc_segment_attr attr = MC_SEGMENT_ATTR_INIT;
 	struct mc_segment_region region;
 	struct bench_peer *peer;
-	uint64_t spent = bench_now_ns() - b->started_ns;
 	unsigned int i, count;
 
 	peer = calloc(1, sizeof(*peer));
 	if (!peer)
 		return NULL;
-	attr.timeout_ms = spent + OPEN_LEAST_MS * 1000000ull < OPEN_NS ? (uint32_t)((OPEN_NS - spent) / 1000000)
-								       : OPEN_LEAST_MS;
+	attr.timeout_ms = open_timeout_ms(b);
 	if (mc_segment_open(b->engine, b->o->segment_id, &attr, &peer->segment))
 		goto err_free;
 	count = mc_segment_region_count(peer->segment);
