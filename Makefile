@@ -184,9 +184,12 @@ check-builds: ## every component switched off, one at a time and all together
 bench: all tests ## ratios against plain sockets, iperf3, memcpy and process_vm_readv
 	B=$(B) tests/bench/run
 
+# bash loads completion by the name of the command: one file, and a link to it for each other tool.
+COMPLETIONS = $(PREFIX)/share/bash-completion/completions
+
 install: all ## into $(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include/mooncake \
-		$(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+		$(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(COMPLETIONS)
 	install -m 755 $(TOOLS) $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(B)/libmooncake.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)
 	ln -sf libmooncake.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libmooncake.so.$(SOMAJOR)
@@ -195,12 +198,14 @@ install: all ## into $(PREFIX)
 	install -m 644 lib/include/mooncake/*.h $(DESTDIR)$(PREFIX)/include/mooncake
 	install -m 644 $(B)/mooncake.pc $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 644 scripts/completion.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/mooncake
+	install -m 644 scripts/completion.bash $(DESTDIR)$(COMPLETIONS)/mooncake
+	for t in $(filter-out mooncake,$(notdir $(TOOLS))); do \
+		ln -sf mooncake $(DESTDIR)$(COMPLETIONS)/$$t; done
 	if [ -z "$(DESTDIR)" ]; then ldconfig; fi
 
 uninstall: ## what install put there
 	rm -f $(patsubst $(B)/bin/%,$(DESTDIR)$(PREFIX)/bin/%,$(TOOLS)) $(DESTDIR)$(LIBDIR)/libmooncake.* \
-		$(DESTDIR)$(LIBDIR)/pkgconfig/mooncake.pc $(DESTDIR)$(PREFIX)/share/bash-completion/completions/mooncake \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/mooncake.pc $(patsubst $(B)/bin/%,$(DESTDIR)$(COMPLETIONS)/%,$(TOOLS)) \
 		$(patsubst docs/man/%,$(DESTDIR)$(PREFIX)/share/man/man1/%,$(wildcard docs/man/*.1))
 	rm -rf $(DESTDIR)$(PREFIX)/include/mooncake
 

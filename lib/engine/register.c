@@ -104,7 +104,8 @@ static void release(struct mc_region *region)
  * anew before this returns. Thread-safe; blocks for the metadata service.
  *
  * Return: 0; -EINVAL; -EEXIST: overlaps another region; -EFAULT: not mapped; -EOWNERDEAD: our name was taken
- * over; -ENOSPC: 65,536 regions; -ENOMEM; errors of the metadata service; -ECHILD.
+ * over; -EADDRINUSE: it was taken before we published later; -ENOSPC: 65,536 regions; -ENOMEM; errors of the
+ * metadata service; -ECHILD.
  */
 int mc_engine_register(mc_engine *engine, void *addr, uint64_t length, const struct mc_region_attr *attr,
 		       mc_region **out)

@@ -146,6 +146,48 @@ static void test_a_restarted_target_answers_stale_until_opened_anew(void **state
 	assert_done(move(p, MC_WRITE, p->local, at(p, 0), 4096));
 }
 
+static void *register_late(void *arg)
+{
+	struct pair *p = arg;
+
+	usleep(1500000);
+	must(mc_engine_register(p->target, p->remote, PAIR_BYTES, NULL, &p->remote_region));
+	return NULL;
+}
+
+/* Every application opens its engine first and registers after. */
+static void test_a_restarted_target_has_time_to_register(void **state)
+{
+	struct pair *p = *state;
+	struct mc_status status;
+	pthread_t thread;
+
+	if (!strcmp(p->transport, "tcp-classic"))
+		return;
+	assert_done(move(p, MC_WRITE, p->local, at(p, 0), 4096));
+	pair_stop_target(p);
+	pair_open_engine(p, p->target_name, 0, &p->target);
+	assert_int_equal(pthread_create(&thread, NULL, register_late, p), 0);
+	status = move(p, MC_WRITE, p->local, at(p, 0), 4096);
+	pthread_join(thread, NULL);
+	if (p->target_memory)
+		assert_done(status);
+	else
+		assert_failed(status, -ESTALE);
+}
+
+static void test_a_target_that_never_registers_again_is_stale_in_the_end(void **state)
+{
+	struct pair *p = *state;
+
+	if (strcmp(p->transport, "tcp"))
+		return;
+	pair_stop_target(p);
+	pair_open_engine(p, p->target_name, 0, &p->target);
+	assert_failed(move(p, MC_WRITE, p->local, at(p, 0), 4096), -ESTALE);
+	must(mc_engine_register(p->target, p->remote, PAIR_BYTES, NULL, &p->remote_region));
+}
+
 static void test_a_stopped_target_fails_requests_within_their_deadline(void **state)
 {
 	struct pair *p = *state;
@@ -465,6 +507,8 @@ static int teardown(void **state)
 			each(p, test_rights_are_kept),                                             \
 			each(p, test_a_region_registered_anew_is_other_memory),                    \
 			each(p, test_a_restarted_target_answers_stale_until_opened_anew),          \
+			each(p, test_a_restarted_target_has_time_to_register),                     \
+			each(p, test_a_target_that_never_registers_again_is_stale_in_the_end),     \
 			each(p, test_a_stopped_target_fails_requests_within_their_deadline),       \
 			each(p, test_batch_life_is_guarded),                                       \
 			each(p, test_completion_fd_is_readable_while_a_batch_waits_to_be_fetched), \
