@@ -36,18 +36,25 @@
  * two that work on the same object are ordered one after the other.
  *
  * Errors that every call may return:
+ *
  *   ENOTTY      no such call
  *   EINVAL      size below that of the first release; a value out of its range; a reserved field
- * that is not zero E2BIG       size above what the module knows and a byte beyond that is not zero
- *   EOPNOTSUPP  a flag that the module does not know, or that it cannot honour on this kernel or
- * for this kind of object EFAULT      the struct, or memory that it points to, cannot be read or
- * written ENOENT      no such id (name, key, grant) EOVERFLOW   offset + length does not fit in 64
- * bits EACCES      the object exists and the caller may not do that ENOMEM      no memory;  EDQUOT:
- * the user's quota or the limit for kept memory is reached EINTR       a fatal signal arrived
- * during long work; nothing was done ESTALE      the object was revoked Checks are made in this
- * order: size, flags, reserved fields, values by themselves (EINVAL, EOVERFLOW), ids (ENOENT),
- * rights (EACCES), state (ESTALE, EBUSY), range within the object (EINVAL), resources. A call with
- * two faults reports the earlier.
+ *               that is not zero
+ *   E2BIG       size above what the module knows, and a byte beyond that is not zero
+ *   EOPNOTSUPP  a flag that the module does not know, or what it cannot do on this kernel or with
+ *               this kind of object
+ *   EFAULT      the struct, or memory that it points to, cannot be read or written
+ *   ENOENT      no such id, name, key or grant
+ *   EOVERFLOW   offset + length does not fit in 64 bits
+ *   EACCES      it exists, and the caller may not do that
+ *   ENOMEM      no memory
+ *   EDQUOT      the user's quota, or the limit for kept memory, is reached
+ *   EINTR       a fatal signal arrived during long work; nothing was done
+ *   ESTALE      the object was revoked
+ *
+ * Checks are made in this order: size, flags, reserved fields, values by themselves (EINVAL,
+ * EOVERFLOW), ids (ENOENT), kind (EOPNOTSUPP), rights (EACCES), state (ESTALE, EBUSY), range within
+ * the object (EINVAL), resources. A call with two faults reports the earlier.
  *
  * Sizes and offsets are bytes. Where pages are shared or mapped, they must be multiples of QUERY's
  * page_size.
