@@ -128,10 +128,11 @@ vm_cxl_dax() {
 	wait_for 10 vm_dax_of "/$region/" >/dev/null || fail "no dax device on $region"
 	vm_dax_of "/$region/"
 }
-vm_dax_of() { # PART-OF-PATH: the dax device whose sysfs path holds it
+vm_dax_of() { # PART-OF-PATH: the dax device whose sysfs path holds it, once it is ready to be mapped
 	local d
 	for d in /sys/bus/dax/devices/dax*; do
-		case $(readlink -f "$d") in *"$1"*) [ -c "/dev/${d##*/}" ] && echo "/dev/${d##*/}" && return ;; esac
+		[ "$(basename "$(readlink -f "$d/driver")")" = device_dax ] && [ -c "/dev/${d##*/}" ] || continue
+		case $(readlink -f "$d") in *"$1"*) echo "/dev/${d##*/}" && return ;; esac
 	done
 	return 1
 }
@@ -139,7 +140,7 @@ vm_dax_of() { # PART-OF-PATH: the dax device whose sysfs path holds it
 # vm_window_dax: the dax device of the memmap= window, which firmware would call "soft reserved".
 vm_window_dax() {
 	modprobe -a device_dax dax_hmem 2>/dev/null
-	wait_for 5 vm_dax_of hmem >/dev/null || skip "no memmap= window in this guest, or no dax_hmem in kernel $KVER"
+	wait_for 10 vm_dax_of hmem >/dev/null || skip "no memmap= window in this guest, or no dax_hmem in kernel $KVER"
 	vm_dax_of hmem
 }
 
