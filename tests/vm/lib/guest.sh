@@ -137,11 +137,18 @@ vm_dax_of() { # PART-OF-PATH: the dax device whose sysfs path holds it, once it 
 	return 1
 }
 
-# vm_window_dax: the dax device of the memmap= window, which firmware would call "soft reserved".
+# vm_window_dax: the dax device of the memmap= window, which firmware would call "soft reserved". Newer kernels keep such
+# memory for the system until it is given to device_dax by name.
 vm_window_dax() {
+	local d
 	modprobe -a device_dax dax_hmem 2>/dev/null
-	wait_for 10 vm_dax_of hmem >/dev/null || skip "no memmap= window in this guest, or no dax_hmem in kernel $KVER"
-	vm_dax_of hmem
+	wait_for 10 test -e /sys/bus/platform/drivers/dax_hmem || skip "no dax_hmem in kernel $KVER"
+	for d in /sys/devices/platform/hmem.*/dax*; do
+		[ -e "$d" ] || skip "no memmap= window in this guest"
+		[ -e "$d/driver" ] || echo "${d##*/}" >/sys/bus/dax/drivers/device_dax/new_id
+	done
+	wait_for 10 vm_dax_of /hmem >/dev/null || fail "the window's dax device has no driver"
+	vm_dax_of /hmem
 }
 
 # vm_pci VENDOR:DEVICE: the address of the first such PCI device. edu is 1234:11e8, ivshmem-plain 1af4:1110.
