@@ -33,7 +33,8 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[3], "write")) {
 			p[i] = want;
 		} else if (p[i] != want) {
-			fprintf(stderr, "%s: %#zx holds %#lx, not %#lx\n", argv[1], i * 8, (unsigned long)p[i], (unsigned long)want);
+			fprintf(stderr, "%s: %#zx holds %#lx, not %#lx\n", argv[1], i * 8, (unsigned long)p[i],
+				(unsigned long)want);
 			return 1;
 		}
 	}
