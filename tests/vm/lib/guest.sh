@@ -51,7 +51,8 @@ vm_gauges_settle() {
 	echo "$now"
 }
 
-# vm_leak_scan: with kmemleak, scan and put what it found into the kernel's log, where it is judged. A young object may
+# vm_leak_scan: if VM_LEAKS is set and there is kmemleak, scan (tens of seconds under emulation: after the last test, or
+# after each with VM_LEAKS=each) and put what it found into the kernel's log, where it is judged. A young object may
 # still be in a register or a queue; what is reported must be found by two scans.
 vm_leak_scan() {
 	local leaks=$DEBUGFS/kmemleak
