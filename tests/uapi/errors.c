@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* vm: short */
 /*
  * Every call, every field: one field wrong, all others valid, and exactly the error of the contract. A call is described
  * by how to make it valid; what is wrong is a table of patches. What fails writes no output.
@@ -387,7 +388,7 @@ static void test_larger_struct_with_zero_tail_is_accepted(void)
 {
 	world();
 	for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
-		uint8_t arg[3 * PAGE] = {0};
+		uint8_t arg[PAGE] = {0};
 
 		if (absent(calls[i]) || needs_hardware(calls[i]))
 			continue;
@@ -414,7 +415,7 @@ static void test_larger_struct_with_non_zero_tail_is_e2big(void)
 {
 	world();
 	for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
-		static uint8_t arg[2 * PAGE];
+		static uint8_t arg[PAGE];
 		size_t places[] = {calls[i]->size, calls[i]->size + 7, sizeof(arg) - 1};
 
 		for (size_t k = 0; k < ARRAY_SIZE(places); k++) {
