@@ -53,8 +53,10 @@ struct mck_object_ops {
 	void (*killed)(struct mck_object *object);
 	/* What STAT adds to the state (MOONCAKE_STATE_SUSPECT). Optional, object->lock is held. */
 	u32 (*state)(struct mck_object *object);
-	/* The last reference is gone; object->pages is put by the caller afterwards. May sleep, may be
-	 * called with some mmap_lock held. The struct that embeds the object is freed here. */
+	/*
+	 * The last reference is gone; object->pages is put by the caller afterwards. May sleep, may be
+	 * called with some mmap_lock held. The struct that embeds the object is freed here.
+	 */
 	void (*release)(struct mck_object *object);
 };
 
