@@ -26,6 +26,7 @@
 #include "compat.h"
 #include "context.h"
 #include "ioctl.h"
+#include "netlink.h"
 #include "object.h"
 #include "pages.h"
 #include "region.h"
@@ -118,7 +119,7 @@ static int mck_claim_check_range(struct mck_claim *claim, u64 offset, u64 length
 	if (!PAGE_ALIGNED(pci_resource_start(pdev, claim->index)) || offset >= size)
 		return -EINVAL;
 	claim->length = length ?: size - offset;
-	if (!PAGE_ALIGNED(offset | claim->length) || claim->length > size - offset || claim->length > MOONCAKE_LENGTH_MAX)
+	if (!PAGE_ALIGNED(offset | claim->length) || claim->length > min_t(u64, size - offset, MOONCAKE_LENGTH_MAX))
 		return -EINVAL;
 	claim->start = pci_resource_start(pdev, claim->index) + offset;
 	claim->prefetch = pci_resource_flags(pdev, claim->index) & IORESOURCE_PREFETCH;
@@ -128,19 +129,22 @@ static int mck_claim_check_range(struct mck_claim *claim, u64 offset, u64 length
 /* ---- open and close ---- */
 
 /* What we map here decides, on x86, how user mappings of the same page frames may be cached. */
-static int mck_claim_reach(struct mck_claim *claim, bool pages)
+static int mck_claim_reach(struct mck_claim *claim, bool use_pages)
 {
-	if (pages) {
-		claim->pages = mck_window_create(claim->start, claim->length, NULL);
-		if (!IS_ERR(claim->pages))
-			return 0;
-		return PTR_ERR(claim->pages) == -EINVAL ? -EOPNOTSUPP : PTR_ERR(claim->pages);
+	struct mck_pages *pages;
+
+	if (use_pages) {
+		pages = mck_window_create(claim->start, claim->length);
+		if (IS_ERR(pages))
+			return PTR_ERR(pages) == -EINVAL ? -EOPNOTSUPP : PTR_ERR(pages);
+		claim->pages = pages;
+		return 0;
 	}
 	claim->io = claim->prefetch ? ioremap_wc(claim->start, claim->length) : ioremap(claim->start, claim->length);
 	return claim->io ? 0 : -ENOMEM;
 }
 
-static int mck_claim_open(struct mck_claim *claim, bool pages)
+static int mck_claim_open(struct mck_claim *claim, bool use_pages)
 {
 	int ret;
 
@@ -157,7 +161,7 @@ static int mck_claim_open(struct mck_claim *claim, bool pages)
 		ret = -ENODEV;
 		goto err_power;
 	}
-	ret = mck_claim_reach(claim, pages);
+	ret = mck_claim_reach(claim, use_pages);
 	if (ret)
 		goto err_disable;
 	claim->open = true;
@@ -374,6 +378,7 @@ static struct mck_object *mck_bar_create(const struct mooncake_region_bar *arg)
 	ret = mck_object_init(&bar->object, ops, claim->length, claim->pages ? mck_pages_get(claim->pages) : NULL);
 	if (ret)
 		goto err_claim;
+	mck_netlink_event(&bar->object, MOONCAKE_EVENT_CREATED);
 	/* The notifier closes what it finds, and must find the object with it. */
 	mutex_lock(&mck_bar_lock);
 	claim->object = &bar->object;

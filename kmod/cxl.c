@@ -8,6 +8,7 @@
 #include "compat.h"
 #include "context.h"
 #include "ioctl.h"
+#include "netlink.h"
 #include "object.h"
 #include "pages.h"
 #include "pin.h"
@@ -105,6 +106,7 @@ static struct mck_object *mck_cxl_create(u64 start, u64 length)
 	if (ret)
 		goto err_pages;
 	mck_pages_put(pages);
+	mck_netlink_event(&cxl->object, MOONCAKE_EVENT_CREATED);
 	return &cxl->object;
 
 err_pages:

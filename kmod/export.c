@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * EXPORT: our dma-bufs. Lock order: export->lock -> reservation lock of the dma-buf -> object->lock. Pages are looked up
- * when a device maps them, and that mapping holds the page store, whatever becomes of the object.
+ * EXPORT: our dma-bufs. Pages are looked up when a device maps them, and that mapping holds the page store, whatever
+ * becomes of the object. Lock order: reservation lock of the dma-buf -> object->lock; own->lock by itself.
  *
  * There is no vmap: what another driver maps into the kernel could not be taken back by REVOKE.
  */
@@ -389,7 +389,7 @@ static struct dma_buf *mck_dmabuf_create(struct mck_handle *handle, bool write)
 	mutex_lock(&own->lock);
 	own->dmabuf = dmabuf;
 	mutex_unlock(&own->lock);
-	/* A REVOKE between the two found no dma-buf, and there is no mapping yet: every later look finds the handle dead. */
+	/* A REVOKE between the two found no dma-buf. There is no mapping yet: every later look finds the handle dead. */
 	return dmabuf;
 }
 

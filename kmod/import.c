@@ -9,6 +9,7 @@
 #include "compat.h"
 #include "context.h"
 #include "ioctl.h"
+#include "netlink.h"
 #include "object.h"
 #include "region.h"
 #include "stat.h"
@@ -123,6 +124,7 @@ static struct mck_object *mck_import_create(struct dma_buf *dmabuf)
 	ret = mck_object_init(&import->object, &mck_import_ops, dmabuf->size, NULL);
 	if (ret)
 		goto err_free;
+	mck_netlink_event(&import->object, MOONCAKE_EVENT_CREATED);
 	return &import->object;
 
 err_free:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Pins. An interval notifier tells what becomes of the mapping: pin->lock, a spinlock that it takes below whatever locks
- * the address space is being changed with, guards what it says. All else that follows is done by a work queue.
+ * Pins. An interval notifier tells what becomes of the mapping. pin->lock guards what it says: a spinlock, taken below
+ * whatever locks the address space is being changed with. All else that follows is done by a work queue.
  */
 #include <linux/hugetlb.h>
 #include <linux/magic.h>
@@ -16,6 +16,7 @@
 #include "compat.h"
 #include "context.h"
 #include "ioctl.h"
+#include "netlink.h"
 #include "object.h"
 #include "pages.h"
 #include "pin.h"
@@ -177,7 +178,7 @@ static int mck_pin_survey_all(struct mck_pin *pin, u32 kind)
 	return ret;
 }
 
-/* Pins up to @nr pages; what is mapped may have changed since the survey, so it is looked at again under the same lock. */
+/* Pins up to @nr pages. What is mapped may have changed since the survey: it is looked at again, under the same lock. */
 static long mck_pin_some(struct mck_pin *pin, unsigned long addr, unsigned long nr, u32 kind, struct page **batch)
 {
 	unsigned int flags = FOLL_LONGTERM | (pin->readable_only ? 0 : FOLL_WRITE);
@@ -480,6 +481,7 @@ static struct mck_pin *mck_pin_new(u64 addr, u64 length, u32 kind)
 		mck_object_put(&pin->object);
 		return ERR_PTR(ret == -ESTALE ? -EFAULT : ret);
 	}
+	mck_netlink_event(&pin->object, MOONCAKE_EVENT_CREATED);
 	return pin;
 
 err_notifier:

@@ -9,7 +9,7 @@ struct mck_context;
 struct mck_handle;
 
 /*
- * Pins [addr, addr + length) of the caller, as an object of @kind (MOONCAKE_KIND_PIN, or _CXL: then of dax devices only).
+ * Pins [addr, addr + length) of the caller, as an object of @kind: MOONCAKE_KIND_PIN, or _CXL, of dax devices only.
  * The handle is to be published or aborted. -EINVAL, -EOVERFLOW, -EOPNOTSUPP, -EFAULT, -ENOMEM, -EDQUOT, -EINTR.
  */
 struct mck_handle *mck_pin_create(struct mck_context *ctx, u64 addr, u64 length, u32 kind);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Struct pages for device memory. The kernel's memunmap_pages() does not wait for references to pages of this type, so we
- * do: a window that is retired, but has pages that a memory registration still holds, waits in a list that is looked
+ * Struct pages for device memory. The kernel's memunmap_pages() does not wait for references to pages of this type, so
+ * we do: a window that is retired, but has pages that a memory registration still holds, waits in a list that is looked
  * through now and then. The module is held for each window in it.
  *
  * Lock order: mck_window_lock (the list) -> what @done takes -> window->lock.

@@ -20,8 +20,8 @@ u64 mck_window_align(void);
 struct mck_pages *mck_window_create(u64 start, u64 length);
 
 /*
- * Nobody reaches for pages of the store any more: when the last of them is let go, which may be now, the struct pages go
- * and @done is called. It may sleep. @pages is referenced until then.
+ * Nobody reaches for pages of the store any more: when the last of them is let go, which may be now, the struct pages
+ * go and @done is called. It may sleep. @pages is referenced until then.
  */
 void mck_window_retire(struct mck_pages *pages, void (*done)(void *private), void *private);
 
