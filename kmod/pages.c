@@ -257,6 +257,8 @@ u64 mck_pages_held(const struct mck_pages *pages, unsigned long first, unsigned 
 	const struct mck_block *block = mck_pages_find(pages, first);
 	u64 held = 0;
 
+	if (pages->foreign)
+		return 0;
 	for (; first < end; block++) {
 		unsigned long stop = min_t(unsigned long, end, block->first + block->count);
 
