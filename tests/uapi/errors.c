@@ -144,7 +144,7 @@ static void valid_cxl(void *arg)
 {
 	S(region_cxl);
 	s->start = 1ull << 46;
-	s->length = 1ull << 20;
+	s->length = 2ull << 20;
 }
 static void valid_cxl_mapped(void *arg)
 {
