@@ -3,18 +3,19 @@
 #ifndef MCK_COMPAT_H
 #define MCK_COMPAT_H
 
-/* crypto_memneq() */
-#if __has_include(<crypto/utils.h>)
-#include <crypto/utils.h>
-#else
-#include <crypto/algapi.h>
-#endif
 #include <linux/dma-buf.h>
 #include <linux/file.h>
 #include <linux/ioport.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/version.h>
+
+/* crypto_memneq() */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+#include <crypto/algapi.h>
+#else
+#include <crypto/utils.h>
+#endif
 
 #ifndef CONFIG_64BIT
 #error "mooncake.ko needs a 64-bit kernel: its mmap offsets take 62 bits"

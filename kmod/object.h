@@ -76,8 +76,10 @@ struct mck_object_ops {
 	void (*leave)(struct mck_object *object, bool write);
 	/* The piece at @offset; object->lock is held, the object is alive. Optional: else object->pages. */
 	void (*span)(struct mck_object *object, u64 offset, struct mck_span *span);
-	/* The last reference is gone; object->pages is put by the caller afterwards. May sleep, may be
-	 * called with some mmap_lock held. The struct that embeds the object is freed here. */
+	/*
+	 * The last reference is gone; object->pages is put by the caller afterwards. May sleep, may be
+	 * called with some mmap_lock held. The struct that embeds the object is freed here.
+	 */
 	void (*release)(struct mck_object *object);
 };
 

@@ -75,7 +75,7 @@ static void mck_pin_free_pages(struct mck_pages *pages)
 
 	for (i = 0; i < pages->nr_blocks; i++)
 		mck_pin_unpin_block(&pages->blocks[i], charge->dirty);
-	mck_count(pinned_pages, -(s64)pages->nr_pages);
+	mck_count(MCK_COUNT_PINNED_PAGES, -(s64)pages->nr_pages);
 	mck_user_uncharge(pages->user, (u64)charge->locked.pages << PAGE_SHIFT);
 	mck_locked_uncharge(&charge->locked);
 	mck_free(charge, sizeof(*charge));
@@ -224,7 +224,7 @@ static int mck_pin_fill(struct mck_pin *pin, struct mck_pages *pages, unsigned l
 				unpin_user_pages(batch + i, got - i);
 				break;
 			}
-			mck_count(pinned_pages, 1);
+			mck_count(MCK_COUNT_PINNED_PAGES, 1);
 		}
 		cond_resched();
 	}
