@@ -135,7 +135,7 @@ $(B)/tests/api/%: tests/api/%.c $(B)/libmooncake.so
 # Tests of /dev/mooncake know the kernel's header alone; where one uses verbs it says so by its includes.
 $(B)/tests/uapi/%: tests/uapi/%.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -Iuapi -Itests -MMD -MP -o $@ $< -lpthread $(if $(shell grep -l infiniband/verbs.h $<),-libverbs)
+	$(CC) $(ALL_CFLAGS) -Iuapi -Itests -MMD -MP -o $@ $< -lpthread $(if $(shell grep -lE '(infiniband/|")verbs.h' $<),-libverbs)
 
 $(B)/tests/%: tests/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)

@@ -57,12 +57,12 @@ static LIST_HEAD(mck_claims);
 static DEFINE_MUTEX(mck_bar_lock);
 
 static bool bar_pages;
-module_param(bar_pages, bool, 0444);
+module_param(bar_pages, bool, 0644);
 MODULE_PARM_DESC(bar_pages, "allow REGION_BAR with MOONCAKE_BAR_PAGES (test devices on x86 only)");
 
 bool mck_bar_pages_allowed(void)
 {
-	return bar_pages && IS_ENABLED(CONFIG_X86);
+	return READ_ONCE(bar_pages) && IS_ENABLED(CONFIG_X86);
 }
 
 static struct mck_claim *mck_claim_of(struct mck_object *object)
