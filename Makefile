@@ -60,7 +60,7 @@ TOOLS := $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC)) \
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/*.c))
 API := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/api/*.c))
 BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/*.c))
-UAPI := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/uapi/*.c))
+UAPI := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/uapi/*.c tests/vm/*.c))
 HELPERS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/net/*.c tests/interop/*.c))
 FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))
 
@@ -133,9 +133,13 @@ $(B)/tests/api/%: tests/api/%.c $(B)/libmooncake.so
 	$(CC) $(TOOL_CFLAGS) -Itests -MMD -MP -o $@ $< -L$(B) -lmooncake -Wl,-rpath,'$$ORIGIN/../..' -lcmocka -ljansson -lpthread -lm
 
 # Tests of /dev/mooncake know the kernel's header alone; where one uses verbs it says so by its includes.
+UAPI_CC = $(CC) $(ALL_CFLAGS) -Iuapi -Itests -MMD -MP -o $@ $< -lpthread $(if $(shell grep -lE '(infiniband/|")verbs.h' $<),-libverbs)
 $(B)/tests/uapi/%: tests/uapi/%.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -Iuapi -Itests -MMD -MP -o $@ $< -lpthread $(if $(shell grep -lE '(infiniband/|")verbs.h' $<),-libverbs)
+	$(UAPI_CC)
+$(B)/tests/vm/%: tests/vm/%.c
+	@mkdir -p $(@D)
+	$(UAPI_CC)
 
 $(B)/tests/%: tests/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)
