@@ -6,8 +6,7 @@
  *
  * A claim is what the device knows of: it outlives the object while memory registrations hold struct pages of it.
  *
- * Lock order: pci_lock_rescan_remove() -> mck_bar_lock (the list of claims, their objects); claim->lock by itself. None
- * but the first is held while an object is killed.
+ * Lock order: pci_lock_rescan_remove() -> mck_bar_lock (the list of claims, their objects).
  */
 #include <linux/capability.h>
 #include <linux/io.h>
@@ -42,10 +41,9 @@ struct mck_claim {
 	bool prefetch;
 	resource_size_t start; /* of the range */
 	u64 length;
-	struct mutex lock;	 /* open */
-	bool open;		 /* claimed, awake, reachable */
-	void __iomem *io;	 /* object->lock, until the object is dead; NULL with struct pages */
-	struct mck_pages *pages; /* a reference; NULL with io */
+	atomic_t open;		   /* claimed, awake, decoding */
+	void __iomem *io;	   /* until the object is dead; NULL with struct pages */
+	struct mck_window *window; /* a reference; NULL with io */
 };
 
 struct mck_bar {
@@ -57,12 +55,12 @@ static LIST_HEAD(mck_claims);
 static DEFINE_MUTEX(mck_bar_lock);
 
 static bool bar_pages;
-module_param(bar_pages, bool, 0444);
+module_param(bar_pages, bool, 0644);
 MODULE_PARM_DESC(bar_pages, "allow REGION_BAR with MOONCAKE_BAR_PAGES (test devices on x86 only)");
 
 bool mck_bar_pages_allowed(void)
 {
-	return bar_pages && IS_ENABLED(CONFIG_X86);
+	return READ_ONCE(bar_pages) && IS_ENABLED(CONFIG_X86);
 }
 
 static struct mck_claim *mck_claim_of(struct mck_object *object)
@@ -128,23 +126,7 @@ static int mck_claim_check_range(struct mck_claim *claim, u64 offset, u64 length
 
 /* ---- open and close ---- */
 
-/* What we map here decides, on x86, how user mappings of the same page frames may be cached. */
-static int mck_claim_reach(struct mck_claim *claim, bool use_pages)
-{
-	struct mck_pages *pages;
-
-	if (use_pages) {
-		pages = mck_window_create(claim->start, claim->length);
-		if (IS_ERR(pages))
-			return PTR_ERR(pages) == -EINVAL ? -EOPNOTSUPP : PTR_ERR(pages);
-		claim->pages = pages;
-		return 0;
-	}
-	claim->io = claim->prefetch ? ioremap_wc(claim->start, claim->length) : ioremap(claim->start, claim->length);
-	return claim->io ? 0 : -ENOMEM;
-}
-
-static int mck_claim_open(struct mck_claim *claim, bool use_pages)
+static int mck_claim_open(struct mck_claim *claim)
 {
 	int ret;
 
@@ -152,45 +134,31 @@ static int mck_claim_open(struct mck_claim *claim, bool use_pages)
 	if (ret)
 		return -EBUSY;
 	ret = pm_runtime_resume_and_get(&claim->pdev->dev);
-	if (ret < 0) {
-		ret = -ENODEV;
+	if (ret < 0)
 		goto err_region;
-	}
 	ret = pci_enable_device_mem(claim->pdev);
-	if (ret) {
-		ret = -ENODEV;
-		goto err_power;
-	}
-	ret = mck_claim_reach(claim, use_pages);
 	if (ret)
-		goto err_disable;
-	claim->open = true;
+		goto err_power;
+	atomic_set(&claim->open, 1);
 	return 0;
 
-err_disable:
-	pci_disable_device(claim->pdev);
 err_power:
 	pm_runtime_put(&claim->pdev->dev);
 err_region:
 	pci_release_region(claim->pdev, claim->index);
-	return ret;
+	return -ENODEV;
 }
 
-/* Nobody reaches the BAR any more, but for devices that registered pages of it: those are waited for. */
+/* Nobody reaches the BAR any more. The first one does it. */
 static void mck_claim_close(struct mck_claim *claim)
 {
-	mutex_lock(&claim->lock);
-	if (claim->open) {
-		if (claim->pages)
-			mck_window_close(claim->pages);
-		else
-			iounmap(claim->io);
-		pci_disable_device(claim->pdev);
-		pm_runtime_put(&claim->pdev->dev);
-		pci_release_region(claim->pdev, claim->index);
-		claim->open = false;
-	}
-	mutex_unlock(&claim->lock);
+	if (!atomic_xchg(&claim->open, 0))
+		return;
+	if (claim->io)
+		iounmap(claim->io);
+	pci_disable_device(claim->pdev);
+	pm_runtime_put(&claim->pdev->dev);
+	pci_release_region(claim->pdev, claim->index);
 }
 
 static void mck_claim_release(struct kref *ref)
@@ -199,7 +167,8 @@ static void mck_claim_release(struct kref *ref)
 
 	list_del(&claim->node);
 	mutex_unlock(&mck_bar_lock);
-	mck_pages_put(claim->pages);
+	mck_claim_close(claim);
+	mck_window_put(claim->window);
 	pci_dev_put(claim->pdev);
 	mck_free(claim, sizeof(*claim));
 }
@@ -209,6 +178,7 @@ static void mck_claim_put(struct mck_claim *claim)
 	kref_put_mutex(&claim->ref, mck_claim_release, &mck_bar_lock);
 }
 
+/* There are no struct pages any more; the window's reference goes. */
 static void mck_claim_done(void *private)
 {
 	struct mck_claim *claim = private;
@@ -217,18 +187,35 @@ static void mck_claim_done(void *private)
 	mck_claim_put(claim);
 }
 
+static struct mck_pages *mck_claim_pages(struct mck_claim *claim)
+{
+	struct mck_pages *pages;
+
+	kref_get(&claim->ref);
+	pages = mck_window_create(claim->start, claim->length, mck_claim_done, claim);
+	if (IS_ERR(pages)) {
+		mck_claim_put(claim);
+		return pages == ERR_PTR(-EINVAL) ? ERR_PTR(-EOPNOTSUPP) : pages;
+	}
+	claim->window = mck_window_get(pages);
+	return pages;
+}
+
+/* What we map here decides, on x86, how user mappings of the same page frames may be cached. */
+static int mck_claim_map(struct mck_claim *claim)
+{
+	claim->io = claim->prefetch ? ioremap_wc(claim->start, claim->length) : ioremap(claim->start, claim->length);
+	return claim->io ? 0 : -ENOMEM;
+}
+
 static void mck_bar_release(struct mck_object *object)
 {
 	struct mck_bar *bar = container_of(object, struct mck_bar, object);
-	struct mck_claim *claim = bar->claim;
 
 	mutex_lock(&mck_bar_lock);
-	claim->object = NULL;
+	bar->claim->object = NULL;
 	mutex_unlock(&mck_bar_lock);
-	if (claim->pages)
-		mck_window_retire(claim->pages, mck_claim_done, claim);
-	else
-		mck_claim_done(claim);
+	mck_claim_put(bar->claim);
 	mck_free(bar, sizeof(*bar));
 }
 
@@ -291,7 +278,7 @@ static struct mck_claim *mck_claim_find(struct device *dev, struct mck_object **
 
 	mutex_lock(&mck_bar_lock);
 	list_for_each_entry(claim, &mck_claims, node) {
-		if (&claim->pdev->dev != dev || !READ_ONCE(claim->open))
+		if (&claim->pdev->dev != dev || !atomic_read(&claim->open))
 			continue;
 		found = claim;
 		kref_get(&claim->ref);
@@ -304,6 +291,24 @@ static struct mck_claim *mck_claim_find(struct device *dev, struct mck_object **
 	return found;
 }
 
+/* Nothing reaches the BAR through the object, whose page store goes; then whoever still holds pages is waited for. */
+static void mck_claim_end(struct mck_claim *claim, struct mck_object *object)
+{
+	struct mck_pages *pages;
+
+	if (object) {
+		mck_object_kill(object);
+		down_write(&object->lock);
+		pages = object->pages;
+		object->pages = NULL;
+		up_write(&object->lock);
+		mck_pages_put(pages);
+	}
+	if (claim->window)
+		mck_window_wait(claim->window);
+	mck_claim_close(claim);
+}
+
 static int mck_bar_notify(struct notifier_block *block, unsigned long action, void *data)
 {
 	struct mck_object *object;
@@ -312,9 +317,7 @@ static int mck_bar_notify(struct notifier_block *block, unsigned long action, vo
 	if (action != BUS_NOTIFY_UNBIND_DRIVER && action != BUS_NOTIFY_DEL_DEVICE)
 		return NOTIFY_DONE;
 	while ((claim = mck_claim_find(data, &object))) {
-		if (object)
-			mck_object_kill(object);
-		mck_claim_close(claim);
+		mck_claim_end(claim, object);
 		mck_object_put(object);
 		mck_claim_put(claim);
 	}
@@ -337,7 +340,6 @@ static struct mck_claim *mck_claim_create(const struct mooncake_region_bar *arg)
 	if (!claim)
 		return ERR_PTR(-ENOMEM);
 	kref_init(&claim->ref);
-	mutex_init(&claim->lock);
 	INIT_LIST_HEAD(&claim->node);
 	claim->index = arg->bar;
 	claim->pdev = pci_get_domain_bus_and_slot(arg->domain, arg->bus, PCI_DEVFN(arg->device, arg->function));
@@ -347,7 +349,7 @@ static struct mck_claim *mck_claim_create(const struct mooncake_region_bar *arg)
 	}
 	ret = mck_claim_check_range(claim, arg->offset, arg->length);
 	if (!ret)
-		ret = mck_claim_open(claim, arg->flags & MOONCAKE_BAR_PAGES);
+		ret = mck_claim_open(claim);
 	if (ret)
 		goto err_device;
 	return claim;
@@ -359,25 +361,30 @@ err_free:
 	return ERR_PTR(ret);
 }
 
-static struct mck_object *mck_bar_create(const struct mooncake_region_bar *arg)
+/* Takes over the reference to @claim, also on failure. */
+static struct mck_object *mck_bar_create(struct mck_claim *claim, bool use_pages)
 {
-	const struct mck_object_ops *ops = arg->flags & MOONCAKE_BAR_PAGES ? &mck_bar_pages_ops : &mck_bar_ops;
-	struct mck_claim *claim;
+	struct mck_pages *pages = NULL;
 	struct mck_bar *bar;
 	int ret;
 
 	bar = mck_zalloc(sizeof(*bar));
-	if (!bar)
-		return ERR_PTR(-ENOMEM);
-	claim = mck_claim_create(arg);
-	if (IS_ERR(claim)) {
-		ret = PTR_ERR(claim);
-		goto err_free;
+	if (!bar) {
+		ret = -ENOMEM;
+		goto err_claim;
 	}
 	bar->claim = claim;
-	ret = mck_object_init(&bar->object, ops, claim->length, claim->pages ? mck_pages_get(claim->pages) : NULL);
+	if (use_pages) {
+		pages = mck_claim_pages(claim);
+		ret = PTR_ERR_OR_ZERO(pages);
+	} else {
+		ret = mck_claim_map(claim);
+	}
 	if (ret)
-		goto err_claim;
+		goto err_free;
+	ret = mck_object_init(&bar->object, use_pages ? &mck_bar_pages_ops : &mck_bar_ops, claim->length, pages);
+	if (ret)
+		goto err_free;
 	mck_netlink_event(&bar->object, MOONCAKE_EVENT_CREATED);
 	/* The notifier closes what it finds, and must find the object with it. */
 	mutex_lock(&mck_bar_lock);
@@ -386,11 +393,24 @@ static struct mck_object *mck_bar_create(const struct mooncake_region_bar *arg)
 	mutex_unlock(&mck_bar_lock);
 	return &bar->object;
 
-err_claim:
-	mck_claim_done(claim);
 err_free:
 	mck_free(bar, sizeof(*bar));
+err_claim:
+	mck_claim_put(claim);
 	return ERR_PTR(ret);
+}
+
+static struct mck_object *mck_bar_open(const struct mooncake_region_bar *arg)
+{
+	struct mck_object *object;
+	struct mck_claim *claim;
+
+	mck_window_flush();
+	pci_lock_rescan_remove();
+	claim = mck_claim_create(arg);
+	object = IS_ERR(claim) ? ERR_CAST(claim) : mck_bar_create(claim, arg->flags & MOONCAKE_BAR_PAGES);
+	pci_unlock_rescan_remove();
+	return object;
 }
 
 static int mck_bar_check_call(const struct mooncake_region_bar *arg)
@@ -422,9 +442,7 @@ int mck_region_bar(struct mck_call *call)
 	ret = mck_bar_check_call(arg);
 	if (ret)
 		return ret;
-	pci_lock_rescan_remove();
-	object = mck_bar_create(arg);
-	pci_unlock_rescan_remove();
+	object = mck_bar_open(arg);
 	if (IS_ERR(object))
 		return PTR_ERR(object);
 	handle = mck_handle_create(call->ctx, object);

@@ -53,24 +53,9 @@ static int mck_cxl_allowed(u64 start, u64 length)
 	return -EACCES;
 }
 
-struct mck_cxl {
-	struct mck_object object;
-	struct resource *res; /* claimed as long as there are struct pages */
-};
-
-static void mck_cxl_done(void *private)
-{
-	struct resource *res = private;
-
-	release_mem_region(res->start, resource_size(res));
-}
-
 static void mck_cxl_release(struct mck_object *object)
 {
-	struct mck_cxl *cxl = container_of(object, struct mck_cxl, object);
-
-	mck_window_retire(object->pages, mck_cxl_done, cxl->res);
-	mck_free(cxl, sizeof(*cxl));
+	mck_free(object, sizeof(*object));
 }
 
 static const struct mck_object_ops mck_cxl_ops = {
@@ -79,44 +64,54 @@ static const struct mck_object_ops mck_cxl_ops = {
 	.release = mck_cxl_release,
 };
 
+/* The window is nobody's any more. */
+static void mck_cxl_done(void *private)
+{
+	struct resource *res = private;
+
+	release_mem_region(res->start, resource_size(res));
+}
+
 /* The window becomes ours: of no driver before, and without struct pages. */
-static struct mck_object *mck_cxl_create(u64 start, u64 length)
+static struct mck_pages *mck_cxl_claim(u64 start, u64 length)
 {
 	struct mck_pages *pages;
-	struct mck_cxl *cxl;
+	struct resource *res;
 	int ret;
 
 	ret = mck_cxl_allowed(start, length);
 	if (ret)
 		return ERR_PTR(ret);
-	cxl = mck_zalloc(sizeof(*cxl));
-	if (!cxl)
-		return ERR_PTR(-ENOMEM);
-	cxl->res = request_mem_region(start, length, "mooncake");
-	if (!cxl->res) {
-		ret = -EBUSY;
-		goto err_free;
-	}
-	pages = mck_window_create(start, length);
-	if (IS_ERR(pages)) {
-		ret = PTR_ERR(pages);
-		goto err_region;
-	}
-	ret = mck_object_init(&cxl->object, &mck_cxl_ops, length, mck_pages_get(pages));
-	if (ret)
-		goto err_pages;
-	mck_pages_put(pages);
-	mck_netlink_event(&cxl->object, MOONCAKE_EVENT_CREATED);
-	return &cxl->object;
+	res = request_mem_region(start, length, "mooncake");
+	if (!res)
+		return ERR_PTR(-EBUSY);
+	pages = mck_window_create(start, length, mck_cxl_done, res);
+	if (IS_ERR(pages))
+		release_mem_region(start, length);
+	return pages;
+}
 
-err_pages:
-	mck_window_close(pages);
-	mck_pages_put(pages);
-err_region:
-	release_mem_region(start, length);
-err_free:
-	mck_free(cxl, sizeof(*cxl));
-	return ERR_PTR(ret);
+static struct mck_object *mck_cxl_create(u64 start, u64 length)
+{
+	struct mck_object *object;
+	struct mck_pages *pages;
+	int ret;
+
+	pages = mck_cxl_claim(start, length);
+	if (IS_ERR(pages))
+		return ERR_CAST(pages);
+	object = mck_zalloc(sizeof(*object));
+	if (!object) {
+		mck_pages_put(pages);
+		return ERR_PTR(-ENOMEM);
+	}
+	ret = mck_object_init(object, &mck_cxl_ops, length, pages);
+	if (ret) {
+		mck_free(object, sizeof(*object));
+		return ERR_PTR(ret);
+	}
+	mck_netlink_event(object, MOONCAKE_EVENT_CREATED);
+	return object;
 }
 
 static struct mck_handle *mck_cxl_window(struct mck_context *ctx, u64 start, u64 length)
@@ -131,6 +126,7 @@ static struct mck_handle *mck_cxl_window(struct mck_context *ctx, u64 start, u64
 		return ERR_PTR(-EOVERFLOW);
 	if (!capable(CAP_SYS_RAWIO) || security_locked_down(LOCKDOWN_DEV_MEM))
 		return ERR_PTR(-EPERM);
+	mck_window_flush();
 	object = mck_cxl_create(start, length);
 	if (IS_ERR(object))
 		return ERR_CAST(object);

@@ -409,8 +409,8 @@ static struct dma_buf *mck_export_handle(struct mck_handle *handle, bool write)
 	struct mck_object *object = handle->object;
 	int ret;
 
-	/* What has no pages has no dma-buf of ours. A store may be changed for another, never for none. */
-	if (!object->ops->dmabuf && !READ_ONCE(object->pages))
+	/* What is mapped by page frame numbers has no struct pages for a dma-buf of ours. */
+	if (!object->ops->dmabuf && object->ops->fault)
 		return ERR_PTR(-EOPNOTSUPP);
 	if (write && !(handle->rights & MOONCAKE_RIGHT_WRITE))
 		return ERR_PTR(-EACCES);

@@ -108,7 +108,7 @@ int mck_map_handle(struct mck_handle *handle, struct vm_area_struct *vma)
 	unsigned long clear = 0;
 	int ret;
 
-	if (!(vma->vm_flags & VM_SHARED))
+	if (!(vma->vm_flags & VM_MAYSHARE)) /* VM_SHARED goes where the file may not be written */
 		return -EINVAL;
 	if (!(object->ops->can & MCK_CAN_MAP))
 		return -EOPNOTSUPP;

@@ -131,6 +131,13 @@ static bool mck_pin_is_dax(struct vm_area_struct *vma)
 	       vma->vm_file->f_mapping->host->i_sb->s_magic == DAXFS_MAGIC;
 }
 
+/* tmpfs, memfd, shared anonymous and System V memory. Nodes of devices also lie in a tmpfs, and are no memory of it. */
+static bool mck_pin_is_shmem(struct vm_area_struct *vma)
+{
+	return vma->vm_file && S_ISREG(file_inode(vma->vm_file)->i_mode) &&
+	       file_inode(vma->vm_file)->i_sb->s_magic == TMPFS_MAGIC;
+}
+
 /* Memory whose pages can be held for long without harm: no file system waits for them. */
 static int mck_pin_fits(struct vm_area_struct *vma, u32 kind)
 {
@@ -140,9 +147,7 @@ static int mck_pin_fits(struct vm_area_struct *vma, u32 kind)
 		return -EOPNOTSUPP;
 	if (vma_is_anonymous(vma) || is_vm_hugetlb_page(vma))
 		return 0;
-	if (vma->vm_file && file_inode(vma->vm_file)->i_sb->s_magic == TMPFS_MAGIC)
-		return vma->vm_flags & VM_SHARED ? 0 : -EOPNOTSUPP;
-	return -EOPNOTSUPP;
+	return mck_pin_is_shmem(vma) && vma->vm_flags & VM_SHARED ? 0 : -EOPNOTSUPP;
 }
 
 /* mmap_lock is held. All of the range is mapped and fits; *@writable is cleared if part of it may not be written. */

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Struct pages for device memory. The kernel's memunmap_pages() does not wait for references to pages of this type, so
- * we do: a window that is retired, but has pages that a memory registration still holds, waits in a list that is looked
- * through now and then. The module is held for each window in it.
+ * we do: a window whose store is gone, but with pages that a memory registration still holds, waits in a list that is
+ * looked through now and then.
  *
- * Lock order: mck_window_lock (the list) -> what @done takes -> window->lock.
+ * Lock order: mck_window_lock (the list) -> window->lock -> what @done takes.
  */
 #include <linux/delay.h>
+#include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
@@ -20,20 +21,23 @@
 #include "window.h"
 
 #define MCK_WINDOW_LOOK_MS 100
+#define MCK_WINDOW_POLL_MS 10
 #define MCK_WINDOW_WARN_MS 10000
 #define MCK_WINDOW_STEP	   512 /* pages between two chances to reschedule */
 
 struct mck_window {
+	struct kref ref; /* the store, the list, mck_window_get() */
 	struct dev_pagemap pgmap;
 	struct list_head node; /* mck_windows */
 	void (*done)(void *private);
 	void *private;
-	struct mck_pages *pages; /* a reference while in the list */
 	struct page *first;
 	unsigned long nr;
 	int base;	   /* references to a page that nobody holds */
-	struct mutex lock; /* open */
+	struct mutex lock; /* open, to the end of done() */
 	bool open;	   /* there are struct pages */
+	bool unused;	   /* the store is gone */
+	bool waiting;	   /* mck_window_lock: in the list, and not closed at once */
 };
 
 static LIST_HEAD(mck_windows);
@@ -58,14 +62,37 @@ static unsigned long mck_window_held(struct mck_window *window)
 	return held;
 }
 
-/* Whether the struct pages are gone. */
+static void mck_window_release(struct kref *ref)
+{
+	struct mck_window *window = container_of(ref, struct mck_window, ref);
+
+	WARN_ON_ONCE(window->open);
+	mck_free(window, sizeof(*window));
+}
+
+void mck_window_put(struct mck_window *window)
+{
+	if (window)
+		kref_put(&window->ref, mck_window_release);
+}
+
+struct mck_window *mck_window_get(struct mck_pages *pages)
+{
+	struct mck_window *window = pages->private;
+
+	kref_get(&window->ref);
+	return window;
+}
+
+/* Whether the struct pages are gone, and all is done. */
 static bool mck_window_try_close(struct mck_window *window)
 {
 	bool closed;
 
 	mutex_lock(&window->lock);
-	if (window->open && !mck_window_held(window)) {
+	if (window->open && READ_ONCE(window->unused) && !mck_window_held(window)) {
 		memunmap_pages(&window->pgmap);
+		window->done(window->private);
 		window->open = false;
 	}
 	closed = !window->open;
@@ -73,6 +100,7 @@ static bool mck_window_try_close(struct mck_window *window)
 	return closed;
 }
 
+/* The module stays for a window that is waited for. */
 static void mck_window_look(struct work_struct *work)
 {
 	struct mck_window *window, *next;
@@ -80,12 +108,15 @@ static void mck_window_look(struct work_struct *work)
 
 	mutex_lock(&mck_window_lock);
 	list_for_each_entry_safe(window, next, &mck_windows, node) {
-		if (!mck_window_try_close(window))
-			continue;
-		list_del(&window->node);
-		window->done(window->private);
-		mck_pages_put(window->pages);
-		module_put(THIS_MODULE);
+		if (mck_window_try_close(window)) {
+			list_del(&window->node);
+			if (window->waiting)
+				module_put(THIS_MODULE);
+			mck_window_put(window);
+		} else if (!window->waiting) {
+			__module_get(THIS_MODULE);
+			window->waiting = true;
+		}
 	}
 	more = !list_empty(&mck_windows);
 	mutex_unlock(&mck_window_lock);
@@ -93,45 +124,38 @@ static void mck_window_look(struct work_struct *work)
 		schedule_delayed_work(&mck_window_work, msecs_to_jiffies(MCK_WINDOW_LOOK_MS));
 }
 
-void mck_window_retire(struct mck_pages *pages, void (*done)(void *private), void *private)
-{
-	struct mck_window *window = pages->private;
-
-	if (mck_window_try_close(window)) {
-		done(private);
-		return;
-	}
-	__module_get(THIS_MODULE);
-	window->done = done;
-	window->private = private;
-	window->pages = mck_pages_get(pages);
-	mutex_lock(&mck_window_lock);
-	list_add_tail(&window->node, &mck_windows);
-	mutex_unlock(&mck_window_lock);
-	schedule_delayed_work(&mck_window_work, msecs_to_jiffies(MCK_WINDOW_LOOK_MS));
-}
-
-void mck_window_close(struct mck_pages *pages)
-{
-	struct mck_window *window = pages->private;
-	unsigned int waited = 0;
-
-	while (!mck_window_try_close(window)) {
-		msleep(MCK_WINDOW_LOOK_MS);
-		waited += MCK_WINDOW_LOOK_MS;
-		if (waited % MCK_WINDOW_WARN_MS == 0)
-			pr_warn("mooncake: a device cannot go while memory registrations hold %lu pages of it at %#llx: end them\n",
-				mck_window_held(window), window->pgmap.range.start);
-	}
-}
-
+/*
+ * Who put the store cannot wait, since it may be whoever holds the pages, and may hold locks that do not go with memory
+ * hotplug. The store's reference becomes that of the list.
+ */
 static void mck_window_free_pages(struct mck_pages *pages)
 {
 	struct mck_window *window = pages->private;
 
-	WARN_ON_ONCE(window->open);
-	mck_free(window, sizeof(*window));
 	mck_pages_destroy(pages);
+	mutex_lock(&mck_window_lock);
+	WRITE_ONCE(window->unused, true);
+	list_add_tail(&window->node, &mck_windows);
+	mutex_unlock(&mck_window_lock);
+	mod_delayed_work(system_wq, &mck_window_work, 0);
+}
+
+void mck_window_flush(void)
+{
+	flush_delayed_work(&mck_window_work);
+}
+
+void mck_window_wait(struct mck_window *window)
+{
+	unsigned int waited = 0;
+
+	while (!mck_window_try_close(window)) {
+		msleep(MCK_WINDOW_POLL_MS);
+		waited += MCK_WINDOW_POLL_MS;
+		if (waited % MCK_WINDOW_WARN_MS == 0)
+			pr_warn("mooncake: a device cannot go while devices or memory registrations hold pages of it at %#llx: end them\n",
+				window->pgmap.range.start);
+	}
 }
 
 /* memremap_pages() warns of what is wrong with a range, and a warning may be the end of the machine: look before. */
@@ -167,7 +191,7 @@ static int mck_window_map(struct mck_window *window, u64 start, u64 length)
 	return 0;
 }
 
-struct mck_pages *mck_window_create(u64 start, u64 length)
+struct mck_pages *mck_window_create(u64 start, u64 length, void (*done)(void *private), void *private)
 {
 	struct mck_window *window;
 	struct mck_pages *pages;
@@ -181,7 +205,10 @@ struct mck_pages *mck_window_create(u64 start, u64 length)
 	window = mck_zalloc(sizeof(*window));
 	if (!window)
 		return ERR_PTR(-ENOMEM);
+	kref_init(&window->ref);
 	mutex_init(&window->lock);
+	window->done = done;
+	window->private = private;
 	pages = mck_pages_create(mck_window_free_pages);
 	if (IS_ERR(pages)) {
 		ret = PTR_ERR(pages);
@@ -205,9 +232,16 @@ err_free:
 	return ERR_PTR(ret);
 }
 
-/* Whatever is in the list holds the module, so there is nothing left to wait for but the work itself. */
+/* What waits holds the module; what was put a moment ago is gone after a look, or waited for here. */
 void mck_window_exit(void)
 {
+	bool more = true;
+
+	while (more) {
+		flush_delayed_work(&mck_window_work);
+		mutex_lock(&mck_window_lock);
+		more = !list_empty(&mck_windows);
+		mutex_unlock(&mck_window_lock);
+	}
 	cancel_delayed_work_sync(&mck_window_work);
-	WARN_ON_ONCE(!list_empty(&mck_windows));
 }

@@ -9,25 +9,27 @@
 #include <linux/types.h>
 
 struct mck_pages;
+struct mck_window;
 
 /* What start and length must be multiples of. */
 u64 mck_window_align(void);
 
 /*
  * A page store of [start, start + length), which belongs to the caller: -EBUSY if it has struct pages, -EINVAL if it is
- * not aligned. End it with mck_window_retire().
+ * not aligned. When the store is put and its last page is let go, the struct pages go and @done is called: it may sleep,
+ * and takes no lock that is held while a store is put.
  */
-struct mck_pages *mck_window_create(u64 start, u64 length);
+struct mck_pages *mck_window_create(u64 start, u64 length, void (*done)(void *private), void *private);
 
-/*
- * Nobody reaches for pages of the store any more: when the last of them is let go, which may be now, the struct pages
- * go and @done is called. It may sleep. @pages is referenced until then.
- */
-void mck_window_retire(struct mck_pages *pages, void (*done)(void *private), void *private);
+/* The window of a store, referenced. */
+struct mck_window *mck_window_get(struct mck_pages *pages);
+void mck_window_put(struct mck_window *window);
 
-/* The same, but waits for it, and calls nothing; what was retired is called for later. */
-void mck_window_close(struct mck_pages *pages);
+/* Waits for the end of the struct pages and of @done. The caller has put the store. */
+void mck_window_wait(struct mck_window *window);
 
+/* Windows whose store was put and whose pages nobody holds are gone after this. */
+void mck_window_flush(void);
 void mck_window_exit(void);
 
 #endif
