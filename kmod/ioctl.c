@@ -44,6 +44,8 @@ static int mck_destroy(struct mck_call *call)
 	return mck_handle_destroy(call->ctx, arg->id);
 }
 
+#define MCK_SIZE_MAX 65536 /* of a caller's struct: what is beyond ours is read to the end for zeros */
+
 struct mck_op {
 	u32 cmd, size, min_size, flags;
 	int (*fn)(struct mck_call *call);
@@ -125,7 +127,7 @@ long mck_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return -EFAULT;
 	if (call.user_size < op->min_size)
 		return -EINVAL;
-	if (call.user_size > PAGE_SIZE)
+	if (call.user_size > MCK_SIZE_MAX)
 		return -E2BIG;
 	call.size = op->size;
 	ret = copy_struct_from_user(&buf, op->size, call.user, call.user_size);

@@ -52,8 +52,8 @@
  *   ENOTTY      no such call
  *   EINVAL      size below that of the first release; a value out of its range; a reserved field
  *               that is not zero
- *   E2BIG       size above what the module knows, and a byte beyond that is not zero; size above a
- *               page
+ *   E2BIG       size above what the module knows, and a byte beyond that is not zero; size above
+ *               64 KiB
  *   EOPNOTSUPP  a flag that the module does not know, or what it cannot do on this kernel or with
  *               this kind of object
  *   EFAULT      the struct, or memory that it points to, cannot be read or written
