@@ -357,32 +357,38 @@ static void disturb(unsigned n)
 
 struct worker {
 	const struct op *op;
-	_Atomic(int) go, done;
 	int delay, error;
 	pthread_t thread;
 };
 
 static struct worker workers[3]; /* the third disturbs */
-static _Atomic(int) quit;
+static pthread_barrier_t start, finish;
+static _Atomic(int) arrived, quit;
 
 static void *work(void *arg)
 {
 	struct worker *me = arg;
-	int round = 0;
 
-	for (;;) {
-		while (atomic_load(&me->go) == round)
-			if (atomic_load(&quit))
-				return NULL;
+	for (int round = 0;; round++) {
+		pthread_barrier_wait(&start);
+		if (atomic_load(&quit))
+			return NULL;
+		if (me == &workers[2]) {
+			if (me->op)
+				me->op->run();
 			else
-				sched_yield();
-		round++;
-		for (volatile int i = 0; i < me->delay; i++)
-			;
-		me->error = me->op ? me->op->run() : 0;
-		if (!me->op)
-			disturb(me->delay + round);
-		atomic_store(&me->done, round);
+				disturb(me->delay + round);
+		} else {
+			/* Waking takes longer than a call: the two meet once more, awake. */
+			atomic_fetch_add(&arrived, 1);
+			for (int spins = 0; atomic_load(&arrived) < 2; spins++)
+				if (spins > 1000)
+					sched_yield();
+			for (volatile int i = 0; i < me->delay; i++)
+				;
+			me->error = me->op->run();
+		}
+		pthread_barrier_wait(&finish);
 	}
 }
 
@@ -455,14 +461,15 @@ static void test_pairs_of_calls_on_one_object(void)
 	unsigned seed = 1;
 	int fd = device(), pairs = 0;
 	double began = seconds();
-	static int round; /* of the workers: over all pairs */
-
 	catch_bus();
 	current = text;
 	try_unlink(fd, other_name);
+	pthread_barrier_init(&start, NULL, 4);
+	pthread_barrier_init(&finish, NULL, 4);
 	for (int i = 0; i < 3; i++)
 		CHECK(pthread_create(&workers[i].thread, NULL, work, &workers[i]) == 0);
-	for (size_t a = 0; a < ARRAY_SIZE(ops); a++)
+	for (size_t a = 0; a < ARRAY_SIZE(ops); a++) {
+		printf("  %s: after %.0f s\n", ops[a].name, seconds() - began);
 		for (size_t b = a; b < ARRAY_SIZE(ops); b++) {
 			if (!wanted(&ops[a], &ops[b]) || (ops[a].feature && !has_feature(fd, ops[a].feature)) ||
 			    (ops[b].feature && !has_feature(fd, ops[b].feature)))
@@ -473,24 +480,23 @@ static void test_pairs_of_calls_on_one_object(void)
 				int third = n % 4 == 3;
 
 				begin(0x1000000000000000ull + ((uint64_t)a << 40) + ((uint64_t)b << 32) + n + 1);
-				round++;
+				atomic_store(&arrived, 0);
 				workers[0].op = &ops[a];
 				workers[1].op = &ops[b];
 				workers[0].delay = rand_r(&seed) % 400;
 				workers[1].delay = rand_r(&seed) % 400;
 				workers[2].op = third ? NULL : &(const struct op){"stat", op_stat, 0, {0}};
 				workers[2].delay = rand_r(&seed) % 64;
-				for (int i = 0; i < 3; i++)
-					atomic_store(&workers[i].go, round);
-				for (int i = 0; i < 3; i++)
-					while (atomic_load(&workers[i].done) != round)
-						sched_yield();
+				pthread_barrier_wait(&start);
+				pthread_barrier_wait(&finish);
 				check_result(&workers[0]);
 				check_result(&workers[1]);
 				end();
 			}
 		}
+	}
 	atomic_store(&quit, 1);
+	pthread_barrier_wait(&start);
 	for (int i = 0; i < 3; i++)
 		pthread_join(workers[i].thread, NULL);
 	CHECK(pairs > 0);

@@ -6,6 +6,7 @@
  */
 #define TEST_SECONDS 900
 #include "uapi.h"
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <sys/uio.h>
 
@@ -278,11 +279,11 @@ static void test_replace_gives_fresh_pages_to_all_mappings_of_the_owner(void)
 enum { READERS = 3, LOAD_ROUNDS = 30 };
 
 struct load {
-	atomic_int ready, revoked, bad, stop;
-	atomic_ulong accesses, late;
+	sem_t ready, go[READERS];
+	atomic_int revoked;
+	atomic_ulong accesses;
 	uint8_t ids[READERS][MOONCAKE_KEY_SIZE];
 	uint8_t keys[READERS][MOONCAKE_KEY_SIZE];
-	atomic_int round;
 	uint64_t length;
 };
 
@@ -296,17 +297,17 @@ static void reader(struct load *l, int me)
 
 	catch_bus();
 	context_id(fd, l->ids[me]);
-	atomic_fetch_add(&l->ready, 1);
+	sem_post(&l->ready);
 	for (int round = 1; round <= LOAD_ROUNDS; round++) {
 		struct mooncake_attach a;
 		uint64_t words = l->length / 8, i = 0, step = 8191;
 		volatile uint64_t *p;
 
-		while (atomic_load(&l->round) < round)
-			sched_yield();
+		while (sem_wait(&l->go[me]))
+			;
 		a = attach(fd, l->keys[me]);
 		p = map(fd, a.mmap_offset, a.length, me & 1 ? PROT_READ | PROT_WRITE : PROT_READ);
-		atomic_fetch_add(&l->ready, 1);
+		sem_post(&l->ready);
 		for (;;) {
 			int after = atomic_load(&l->revoked) == round;
 			uint64_t value = 0;
@@ -334,23 +335,29 @@ static void reader(struct load *l, int me)
 			CHECK_EQ(peek(p + k, NULL), SIGBUS);
 		munmap((void *)p, a.length);
 		destroy(fd, a.id);
-		atomic_fetch_add(&l->ready, 1);
+		sem_post(&l->ready);
 	}
 	_exit(0);
 }
 
-static void wait_ready(struct load *l, const pid_t *pids, int n)
+static void wait_ready(struct load *l, const pid_t *pids)
 {
-	while (atomic_load(&l->ready) < n) {
-		for (int i = 0; i < READERS; i++) {
+	for (int got = 0; got < READERS;) {
+		struct timespec soon;
+
+		clock_gettime(CLOCK_REALTIME, &soon);
+		soon.tv_sec++;
+		if (sem_timedwait(&l->ready, &soon) == 0) {
+			got++;
+			continue;
+		}
+		for (int i = 0; i < READERS; i++) { /* none will come of one that failed */
 			int status;
 
 			if (waitpid(pids[i], &status, WNOHANG) == pids[i] && status)
 				FAIL("reader %d ended (wait status %#x)", i, status);
 		}
-		sched_yield();
 	}
-	atomic_store(&l->ready, 0);
 }
 
 static void test_readers_under_load_see_their_own_bytes_or_sigbus(void)
@@ -361,12 +368,15 @@ static void test_readers_under_load_see_their_own_bytes_or_sigbus(void)
 
 	CHECK(l != MAP_FAILED);
 	l->length = 2 * MIB + 5 * PAGE;
+	sem_init(&l->ready, 1, 0);
+	for (int i = 0; i < READERS; i++)
+		sem_init(&l->go[i], 1, 0);
 	for (int i = 0; i < READERS; i++) {
 		pids[i] = spawn();
 		if (!pids[i])
 			reader(l, i);
 	}
-	wait_ready(l, pids, READERS);
+	wait_ready(l, pids);
 	for (int round = 1; round <= LOAD_ROUNDS; round++) {
 		struct mooncake_buffer_alloc b = alloc_buffer(owner, l->length);
 		char *p = map(owner, b.mmap_offset, b.length, PROT_READ | PROT_WRITE);
@@ -385,8 +395,9 @@ static void test_readers_under_load_see_their_own_bytes_or_sigbus(void)
 			memcpy(l->keys[i], g.key, MOONCAKE_KEY_SIZE);
 			numbers[i] = g.grant;
 		}
-		atomic_store(&l->round, round);
-		wait_ready(l, pids, READERS);
+		for (int i = 0; i < READERS; i++)
+			sem_post(&l->go[i]);
+		wait_ready(l, pids);
 		while (atomic_load(&l->accesses) < seen + 200) /* they are at it */
 			sched_yield();
 		if (round % 3 == 0)
@@ -399,8 +410,8 @@ static void test_readers_under_load_see_their_own_bytes_or_sigbus(void)
 			CHECK_ZERO(p, b.length); /* no writer reaches the fresh pages */
 		munmap(p, b.length);
 		destroy(owner, b.id);
-		take_over_free_pages(owner, 8 * MIB);
-		wait_ready(l, pids, READERS);
+		take_over_free_pages(owner, 4 * MIB);
+		wait_ready(l, pids);
 	}
 	for (int i = 0; i < READERS; i++)
 		REAP(pids[i]);
