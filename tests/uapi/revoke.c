@@ -331,6 +331,8 @@ static void reader(struct load *l, int me)
 				     (unsigned long long)value);
 			atomic_fetch_add(&l->accesses, 1);
 		}
+		while (sem_wait(&l->go[me])) /* the call has returned: now all of it is gone */
+			;
 		for (uint64_t k = 0; k < words; k += PAGE / 8)
 			CHECK_EQ(peek(p + k, NULL), SIGBUS);
 		munmap((void *)p, a.length);
@@ -406,6 +408,8 @@ static void test_readers_under_load_see_their_own_bytes_or_sigbus(void)
 		else
 			revoke_object(owner, b.id, round % 3 == 1 ? 0 : MOONCAKE_REVOKE_REPLACE);
 		atomic_store(&l->revoked, round);
+		for (int i = 0; i < READERS; i++)
+			sem_post(&l->go[i]);
 		if (round % 3 == 2)
 			CHECK_ZERO(p, b.length); /* no writer reaches the fresh pages */
 		munmap(p, b.length);
