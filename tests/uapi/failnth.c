@@ -27,26 +27,26 @@ static struct {
 
 static const char name[] = KEPT "-failnth", second[] = KEPT "-failnth-2";
 
+static int nth_fd = -1; /* open before anything is made to fail, and of this very task */
+
 static void arm(int nth)
 {
 	char text[16];
 
+	if (nth_fd < 0)
+		nth_fd = open(NTH, O_RDWR | O_CLOEXEC);
 	snprintf(text, sizeof(text), "%d", nth);
-	CHECK(file_write(NTH, text) == 0);
+	CHECK(nth_fd >= 0 && pwrite(nth_fd, text, strlen(text), 0) == (ssize_t)strlen(text));
 }
 
 /* Was the failure spent? The count has come down to 0 then. */
 static int disarm(void)
 {
-	long long left = 0;
-	int fd = open(NTH, O_RDWR | O_CLOEXEC);
 	char text[16] = {0};
 
-	CHECK(fd >= 0 && pread(fd, text, sizeof(text) - 1, 0) > 0);
-	left = atoll(text);
-	CHECK(write(fd, "0", 1) == 1);
-	close(fd);
-	return left == 0;
+	CHECK(pread(nth_fd, text, sizeof(text) - 1, 0) > 0);
+	CHECK(pwrite(nth_fd, "0", 1, 0) == 1);
+	return atoll(text) == 0;
 }
 
 struct step {
@@ -227,16 +227,21 @@ static int do_map(void)
 }
 static void undo_map(void) { munmap(w.mapped, 8 * PAGE); }
 /* A fault that finds no memory for a page table gives SIGBUS or ends in the OOM path; touched through the kernel. */
-static void before_fault(void) { w.mapped = map(w.fd, w.small_offset, 4 * PAGE, PROT_READ | PROT_WRITE); }
+static void before_fault(void)
+{
+	w.mapped = map(w.fd, w.small_offset, 4 * PAGE, PROT_READ | PROT_WRITE);
+	w.result = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+	CHECK(w.result >= 0);
+}
 static int do_fault(void)
 {
-	static int zero = -1;
-
-	if (zero < 0)
-		zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
-	return read(zero, w.mapped, 4 * PAGE) == (ssize_t)(4 * PAGE) ? 0 : -1;
+	return read(w.result, w.mapped, 4 * PAGE) == (ssize_t)(4 * PAGE) ? 0 : -1;
 }
-static void after_fault(void) { munmap(w.mapped, 4 * PAGE); }
+static void after_fault(void)
+{
+	close(w.result);
+	munmap(w.mapped, 4 * PAGE);
+}
 static int do_read(void)
 {
 	struct mooncake_event e[4];
@@ -336,16 +341,12 @@ static void test_every_failed_allocation_in_a_call_unwinds(void)
 
 static const char *module_path;
 
-static int load(void)
+static int module_fd(void)
 {
-	int fd = open(module_path, O_RDONLY | O_CLOEXEC), r, error;
+	int fd = open(module_path, O_RDONLY | O_CLOEXEC);
 
 	CHECK(fd >= 0);
-	r = syscall(SYS_finit_module, fd, "", 0);
-	error = errno;
-	close(fd);
-	errno = error;
-	return r;
+	return fd;
 }
 
 static int unload(void) { return syscall(SYS_delete_module, "mooncake", O_NONBLOCK); }
@@ -359,12 +360,13 @@ static int load_all(void)
 	if (!WAIT_FOR(unload() == 0 || errno == ENOENT, 10))
 		FAIL("the module cannot be unloaded: %s", strerror(errno));
 	for (nth = 1; nth < 20000; nth++) {
-		int r, spent, error;
+		int fd = module_fd(), r, spent, error;
 
 		arm(nth);
-		r = load();
+		r = syscall(SYS_finit_module, fd, "", 0);
 		error = errno;
 		spent = disarm();
+		close(fd);
 		if (r) {
 			if (!spent)
 				FAIL("loading failed with %s, and no allocation had been made to fail", strerror(error));
@@ -378,7 +380,7 @@ static int load_all(void)
 			break;
 	}
 	printf("  loading: %d places, %d of them made it fail\n", nth - 1, failed);
-	CHECK(load() == 0);
+	CHECK(syscall(SYS_finit_module, module_fd(), "", 0) == 0);
 	return WAIT_FOR(!access(DEVICE, F_OK), 10);
 }
 
@@ -396,6 +398,8 @@ int main(int argc, char **argv)
 	if (argc > 1) {
 		module_path = argv[1];
 		load_all();
+		close(nth_fd);
+		nth_fd = -1;
 	}
 	return run_tests(tests, ARRAY_SIZE(tests), 1, argv);
 }
