@@ -421,6 +421,8 @@ static int mck_bar_check_call(const struct mooncake_region_bar *arg)
 		return -EINVAL;
 	if (arg->device > 31 || arg->function > 7 || arg->bar >= PCI_STD_NUM_BARS)
 		return -EINVAL;
+	if (!PAGE_ALIGNED(arg->offset | arg->length))
+		return -EINVAL;
 	if (check_add_overflow(arg->offset, arg->length, &end))
 		return -EOVERFLOW;
 	if (arg->flags & MOONCAKE_BAR_PAGES && !mck_bar_pages_allowed())

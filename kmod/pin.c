@@ -420,7 +420,7 @@ static int mck_pin_check_range(u64 addr, u64 length)
 {
 	u64 end;
 
-	if (!addr || !length || !PAGE_ALIGNED(addr) || !PAGE_ALIGNED(length) || length > MOONCAKE_LENGTH_MAX)
+	if (!length || !PAGE_ALIGNED(addr) || !PAGE_ALIGNED(length) || length > MOONCAKE_LENGTH_MAX)
 		return -EINVAL;
 	return check_add_overflow(addr, length, &end) ? -EOVERFLOW : 0;
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* vm: short */
 /* Events of a context: what arrives, coalesced how, read and polled how. */
 #include "uapi.h"
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* vm: short */
 /*
  * A fuzzer that knows the structs: mostly valid calls with now and then a field that is not, from several threads of
  * several processes that die and come again, between mmap, mremap, fork, touching, handing on and closing.

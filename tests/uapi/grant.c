@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* vm: short */
 /* GRANT and ATTACH: who may use a key, how often, how long, for what. */
 #include "uapi.h"
 #include <sys/syscall.h>

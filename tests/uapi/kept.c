@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* vm: short */
 /* Kept buffers: names, owners, exclusive use, keep keys, generations, quotas; what survives and what does not. */
 #include "uapi.h"
 #include <sched.h>

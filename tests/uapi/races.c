@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* vm: alone seconds=900 */
 /*
  * Two threads, one object: every pair of calls at the same moment, many rounds each, while a third thread forks, moves,
  * unmaps, duplicates, hands on, closes and kills. What must hold: only errors that the contract knows, never another's

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* vm: short */
 /*
  * REVOKE keeps its word: once it returned, no CPU reaches the memory through what was revoked, nobody ever sees
  * another's page, and a page that somebody still holds is not used again.
