@@ -132,7 +132,7 @@ static int do_cxl(void)
 	int r;
 
 	c.start = 1ull << 46;
-	c.length = MIB;
+	c.length = 2 * MIB;
 	r = ioctl(w.fd, MOONCAKE_REGION_CXL, &c);
 	return r && errno == EACCES ? 0 : r;
 }
