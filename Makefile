@@ -152,6 +152,7 @@ $(B)/tests/uapi/layout: tests/uapi/layout.c tests/uapi/layout.h uapi/linux/moonc
 	$(CC) -m32 -Wall -Werror -Iuapi -fsyntax-only $<
 	for bits in -m32 -m64; do $(CXX) -x c++ $$bits -Wall -Werror -Iuapi -fsyntax-only $< || exit 1; done
 	$(CC) $(UAPI_CFLAGS) -o $@ $<
+
 $(B)/tests/%: tests/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -Itests -MMD -MP -o $@ $< -L$(B) -lmooncake -Wl,-rpath,'$$ORIGIN/../..' -ljansson -lpthread -lm
