@@ -47,7 +47,8 @@ static void test_buffer_is_zeroed(void)
 
 static void test_length_is_rounded_up_to_whole_pages(void)
 {
-	static const uint64_t asked[] = {1, PAGE - 1, PAGE, PAGE + 1, (2 << 20) - 1, (2 << 20) + 1, 3 * PAGE + 17};
+	static const uint64_t asked[] = {
+		1, PAGE - 1, PAGE, PAGE + 1, (2 << 20) - 1, (2 << 20) + 1, 3 * PAGE + 17};
 	int fd = device();
 
 	for (size_t i = 0; i < ARRAY_SIZE(asked); i++) {
@@ -159,7 +160,8 @@ static void test_private_mapping_is_refused(void)
 	static const int prots[] = {PROT_READ, PROT_READ | PROT_WRITE, PROT_NONE};
 
 	for (size_t i = 0; i < ARRAY_SIZE(prots); i++)
-		CHECK_ERR(mmap(NULL, PAGE, prots[i], MAP_PRIVATE, fd, (off_t)a.mmap_offset) == MAP_FAILED ? -1 : 0,
+		CHECK_ERR(mmap(NULL, PAGE, prots[i], MAP_PRIVATE, fd, (off_t)a.mmap_offset) == MAP_FAILED ? -1
+													  : 0,
 			  EINVAL);
 }
 
@@ -443,7 +445,10 @@ static void test_context_lives_with_whoever_has_the_descriptor(void)
 	if (!pid) {
 		char control[CMSG_SPACE(sizeof(int))] = {0}, byte = 0;
 		struct iovec v = {&byte, 1};
-		struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+		struct msghdr h = {.msg_iov = &v,
+				   .msg_iovlen = 1,
+				   .msg_control = control,
+				   .msg_controllen = sizeof(control)};
 		struct cmsghdr *c = CMSG_FIRSTHDR(&h);
 
 		fd = device();
@@ -459,7 +464,10 @@ static void test_context_lives_with_whoever_has_the_descriptor(void)
 	} else {
 		char control[CMSG_SPACE(sizeof(int))] = {0}, byte;
 		struct iovec v = {&byte, 1};
-		struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+		struct msghdr h = {.msg_iov = &v,
+				   .msg_iovlen = 1,
+				   .msg_control = control,
+				   .msg_controllen = sizeof(control)};
 
 		CHECK(recvmsg(s[0], &h, MSG_CMSG_CLOEXEC) == 1);
 		memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&h)), sizeof(int));
@@ -567,7 +575,8 @@ static void test_large_buffer_is_freed_in_small_steps(void)
 	kill9(pid);
 	if (!WAIT_FOR(!gauges_grew(before, n), 60))
 		FAIL("%s", gauges_grew(before, n));
-	printf("  %llu MiB freed within %.2f s of kill -9, most pages between two chances to reschedule: %lld\n",
+	printf("  %llu MiB freed within %.2f s of kill -9, most pages between two chances to reschedule: "
+	       "%lld\n",
 	       (unsigned long long)length >> 20, seconds() - began, counter("max_free_batch"));
 	CHECK(counter("max_free_batch") > 0);
 	CHECK(counter("max_free_batch") <= 512);

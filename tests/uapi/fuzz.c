@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /* vm: short */
 /*
- * A fuzzer that knows the structs: mostly valid calls with now and then a field that is not, from several threads of
- * several processes that die and come again, between mmap, mremap, fork, touching, handing on and closing.
- * fuzz [SECONDS [SEED]]: 20 s by default. At the end nothing may be left.
+ * A fuzzer that knows the structs: mostly valid calls with now and then a field that is not, from several
+ * threads of several processes that die and come again, between mmap, mremap, fork, touching, handing on and
+ * closing. fuzz [SECONDS [SEED]]: 20 s by default. At the end nothing may be left.
  */
 #define TEST_SECONDS 7200
 #include "uapi.h"
@@ -22,7 +22,7 @@ static struct shared {
 		unsigned receiver; /* index, in its process, of the descriptor that the key is made out to */
 	} known[KEYS];
 	_Atomic(unsigned long) calls[CALLS], good[CALLS], maps, touches, buses, restarts;
-} *shared;
+} * shared;
 
 static int fds[FDS];
 static struct {
@@ -35,8 +35,8 @@ static struct {
 	int fd;
 } offsets[64]; /* mmap offsets seen */
 static uint8_t contexts[FDS][MOONCAKE_KEY_SIZE];
-static int buffers[8];	     /* dma-bufs */
-static char *arena;	     /* to pin, and to lie in */
+static int buffers[8]; /* dma-bufs */
+static char *arena;    /* to pin, and to lie in */
 enum { ARENA = 256 * 4096 };
 
 static uint64_t next(uint64_t *s)
@@ -52,25 +52,56 @@ static uint64_t next(uint64_t *s)
 static uint64_t odd_value(uint64_t *s)
 {
 	static const uint64_t odd[] = {
-		0, 1, 2, 7, 8, 4095, 4096, 4097, 1 << 20, 1 << 21, 0x7fffffff, 0x80000000, 0xffffffff, 1ull << 32, 1ull << 42,
-		(1ull << 42) + 1, (1ull << 42) - 4096, 1ull << 47, 1ull << 52, 1ull << 62, 1ull << 63, 0x7fffffffffffffff,
-		0xfffffffffffff000, 0xffffffffffffffff, 0xffff888000000000, 0xffffffff81000000, 0x00007ffffffff000,
+		0,
+		1,
+		2,
+		7,
+		8,
+		4095,
+		4096,
+		4097,
+		1 << 20,
+		1 << 21,
+		0x7fffffff,
+		0x80000000,
+		0xffffffff,
+		1ull << 32,
+		1ull << 42,
+		(1ull << 42) + 1,
+		(1ull << 42) - 4096,
+		1ull << 47,
+		1ull << 52,
+		1ull << 62,
+		1ull << 63,
+		0x7fffffffffffffff,
+		0xfffffffffffff000,
+		0xffffffffffffffff,
+		0xffff888000000000,
+		0xffffffff81000000,
+		0x00007ffffffff000,
 	};
 
 	switch (R(4)) {
-	case 0: return next(s);
-	case 1: return 1ull << R(64);
-	default: return odd[R(ARRAY_SIZE(odd))] + R(3) - 1;
+	case 0:
+		return next(s);
+	case 1:
+		return 1ull << R(64);
+	default:
+		return odd[R(ARRAY_SIZE(odd))] + R(3) - 1;
 	}
 }
 
 static uint64_t a_length(uint64_t *s)
 {
 	switch (R(12)) {
-	case 0: return R(8 << 20);
-	case 1: return (R(4) + 1) << 21;
-	case 2: return odd_value(s);
-	default: return (R(40) + 1) * PAGE - (R(8) ? 0 : R(PAGE));
+	case 0:
+		return R(8 << 20);
+	case 1:
+		return (R(4) + 1) << 21;
+	case 2:
+		return odd_value(s);
+	default:
+		return (R(40) + 1) * PAGE - (R(8) ? 0 : R(PAGE));
 	}
 }
 
@@ -79,7 +110,8 @@ static uint32_t an_id(uint64_t *s) { return R(20) ? 1 + R(10) : (uint32_t)odd_va
 
 static const char *a_name(uint64_t *s, uint32_t *length)
 {
-	static const char *const names[NAMES] = {KEPT "-fuzz-a", KEPT "-fuzz-b", KEPT "-fuzz-c", KEPT "-fuzz-d", "../x"};
+	static const char *const names[NAMES] = {KEPT "-fuzz-a", KEPT "-fuzz-b", KEPT "-fuzz-c",
+						 KEPT "-fuzz-d", "../x"};
 	const char *n = names[R(R(8) ? NAMES - 1 : NAMES)];
 
 	*length = R(40) ? strlen(n) : R(300);
@@ -89,9 +121,12 @@ static const char *a_name(uint64_t *s, uint32_t *length)
 static void *an_address(uint64_t *s)
 {
 	switch (R(6)) {
-	case 0: return (void *)(uintptr_t)odd_value(s);
-	case 1: return maps[R(MAPS)].p + R(4) * PAGE;
-	default: return arena + R(256) * PAGE;
+	case 0:
+		return (void *)(uintptr_t)odd_value(s);
+	case 1:
+		return maps[R(MAPS)].p + R(4) * PAGE;
+	default:
+		return arena + R(256) * PAGE;
 	}
 }
 
@@ -123,11 +158,14 @@ union any {
 };
 
 static const uint32_t sizes[CALLS] = {
-	sizeof(struct mooncake_query),	      sizeof(struct mooncake_buffer_alloc), sizeof(struct mooncake_buffer_open),
-	sizeof(struct mooncake_buffer_unlink), sizeof(struct mooncake_region_pin),   sizeof(struct mooncake_region_import),
-	sizeof(struct mooncake_region_bar),   sizeof(struct mooncake_region_cxl),   sizeof(struct mooncake_export),
-	sizeof(struct mooncake_grant),	      sizeof(struct mooncake_attach),	    sizeof(struct mooncake_revoke),
-	sizeof(struct mooncake_stat),	      sizeof(struct mooncake_copy),	    sizeof(struct mooncake_destroy),
+	sizeof(struct mooncake_query),	     sizeof(struct mooncake_buffer_alloc),
+	sizeof(struct mooncake_buffer_open), sizeof(struct mooncake_buffer_unlink),
+	sizeof(struct mooncake_region_pin),  sizeof(struct mooncake_region_import),
+	sizeof(struct mooncake_region_bar),  sizeof(struct mooncake_region_cxl),
+	sizeof(struct mooncake_export),	     sizeof(struct mooncake_grant),
+	sizeof(struct mooncake_attach),	     sizeof(struct mooncake_revoke),
+	sizeof(struct mooncake_stat),	     sizeof(struct mooncake_copy),
+	sizeof(struct mooncake_destroy),
 };
 
 /* What is likely to work. */
@@ -262,10 +300,18 @@ static void learn(uint64_t *s, int fd, int call, const union any *a)
 		if (a->alloc.flags)
 			memcpy(shared->known[slot].keep, a->alloc.keep_key, MOONCAKE_KEY_SIZE);
 		break;
-	case MOONCAKE_CMD_BUFFER_OPEN: learn_offset(s, fd, a->open.mmap_offset); break;
-	case MOONCAKE_CMD_REGION_BAR: learn_offset(s, fd, a->bar.mmap_offset); break;
-	case MOONCAKE_CMD_REGION_CXL: learn_offset(s, fd, a->cxl.mmap_offset); break;
-	case MOONCAKE_CMD_ATTACH: learn_offset(s, fd, a->attach.mmap_offset); break;
+	case MOONCAKE_CMD_BUFFER_OPEN:
+		learn_offset(s, fd, a->open.mmap_offset);
+		break;
+	case MOONCAKE_CMD_REGION_BAR:
+		learn_offset(s, fd, a->bar.mmap_offset);
+		break;
+	case MOONCAKE_CMD_REGION_CXL:
+		learn_offset(s, fd, a->cxl.mmap_offset);
+		break;
+	case MOONCAKE_CMD_ATTACH:
+		learn_offset(s, fd, a->attach.mmap_offset);
+		break;
 	case MOONCAKE_CMD_GRANT:
 		for (int i = 0; i < FDS; i++)
 			if (!memcmp(contexts[i], a->grant.context_id, MOONCAKE_KEY_SIZE))
@@ -317,7 +363,8 @@ static void one_call(uint64_t *s)
 static void do_mmap(uint64_t *s)
 {
 	uint64_t length = R(10) ? (1 + R(R(2) ? 4 : 40)) * PAGE : a_length(s) % (64 << 20), offset;
-	int prot = R(8) ? (R(2) ? PROT_READ | PROT_WRITE : PROT_READ) : R(8), i = R(MAPS), k = R(ARRAY_SIZE(offsets));
+	int prot = R(8) ? (R(2) ? PROT_READ | PROT_WRITE : PROT_READ) : R(8), i = R(MAPS),
+	    k = R(ARRAY_SIZE(offsets));
 	int fd = R(8) ? offsets[k].fd : buffers[R(8)];
 	char *p;
 
@@ -328,7 +375,8 @@ static void do_mmap(uint64_t *s)
 		offset += R(20) * PAGE;
 	if (R(30) == 0)
 		offset = odd_value(s) & ~(PAGE - 1);
-	p = mmap(NULL, length, prot, R(20) ? MAP_SHARED : MAP_PRIVATE | (R(2) ? 0 : MAP_POPULATE), fd, (off_t)offset);
+	p = mmap(NULL, length, prot, R(20) ? MAP_SHARED : MAP_PRIVATE | (R(2) ? 0 : MAP_POPULATE), fd,
+		 (off_t)offset);
 	if (p == MAP_FAILED)
 		return;
 	atomic_fetch_add(&shared->maps, 1);
@@ -369,25 +417,38 @@ static void change_map(uint64_t *s)
 			munmap(maps[i].p, maps[i].length);
 			maps[i].p = NULL;
 			break;
-		case 1: munmap(p, PAGE); break;
-		case 2: mprotect(p, PAGE, R(8)); break;
-		case 3: madvise(p, PAGE, R(26)); break;
+		case 1:
+			munmap(p, PAGE);
+			break;
+		case 2:
+			mprotect(p, PAGE, R(8));
+			break;
+		case 3:
+			madvise(p, PAGE, R(26));
+			break;
 		case 4:
-			p = mremap(maps[i].p, maps[i].length, R(2) ? maps[i].length : R(64) * PAGE, MREMAP_MAYMOVE);
+			p = mremap(maps[i].p, maps[i].length, R(2) ? maps[i].length : R(64) * PAGE,
+				   MREMAP_MAYMOVE);
 			if (p != MAP_FAILED)
 				maps[i].p = p;
 			break;
 		case 5:
 			v = (struct iovec){p, PAGE};
 			if (pipe2(pipes, O_NONBLOCK | O_CLOEXEC) == 0) {
-				if (vmsplice(pipes[1], &v, 1, SPLICE_F_NONBLOCK) > 0 && read(pipes[0], arena, PAGE) < 0)
+				if (vmsplice(pipes[1], &v, 1, SPLICE_F_NONBLOCK) > 0 &&
+				    read(pipes[0], arena, PAGE) < 0)
 					errno = 0;
 				close(pipes[0]);
 				close(pipes[1]);
 			}
 			break;
-		case 6: mlock(p, PAGE); munlock(p, PAGE); break;
-		case 7: msync(p, PAGE, MS_SYNC); break;
+		case 6:
+			mlock(p, PAGE);
+			munlock(p, PAGE);
+			break;
+		case 7:
+			msync(p, PAGE, MS_SYNC);
+			break;
 		}
 	}
 	pthread_mutex_unlock(&maps_lock);
@@ -433,8 +494,8 @@ static void change_fd(uint64_t *s)
 		break;
 	case 5:
 		munmap(arena + 16 * PAGE, 16 * PAGE);
-		if (mmap(arena + 16 * PAGE, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
-		    MAP_FAILED)
+		if (mmap(arena + 16 * PAGE, 16 * PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
 			_exit(0);
 		break;
 	}
@@ -447,15 +508,22 @@ static void *fuzz_thread(void *arg)
 	for (;;) {
 		switch (R(16)) {
 		case 0:
-		case 1: do_mmap(s); break;
+		case 1:
+			do_mmap(s);
+			break;
 		case 2:
-		case 3: touch(s); break;
-		case 4: change_map(s); break;
+		case 3:
+			touch(s);
+			break;
+		case 4:
+			change_map(s);
+			break;
 		case 5:
 			if (R(4) == 0)
 				change_fd(s);
 			break;
-		default: one_call(s);
+		default:
+			one_call(s);
 		}
 	}
 	return NULL;
@@ -494,8 +562,8 @@ static uint64_t seed;
 static void test_random_calls_break_nothing(void)
 {
 	static const char *const names[CALLS] = {
-		"QUERY", "ALLOC", "OPEN", "UNLINK", "PIN", "IMPORT", "BAR", "CXL", "EXPORT", "GRANT", "ATTACH", "REVOKE", "STAT",
-		"COPY", "DESTROY",
+		"QUERY",  "ALLOC", "OPEN",   "UNLINK", "PIN",  "IMPORT", "BAR",	    "CXL",
+		"EXPORT", "GRANT", "ATTACH", "REVOKE", "STAT", "COPY",	 "DESTROY",
 	};
 	static const char *const kept[] = {KEPT "-fuzz-a", KEPT "-fuzz-b", KEPT "-fuzz-c", KEPT "-fuzz-d"};
 	double end = seconds() + limit_s;
@@ -529,7 +597,8 @@ static void test_random_calls_break_nothing(void)
 		}
 	fd = device();
 	for (size_t i = 0; i < ARRAY_SIZE(kept); i++)
-		for (uint32_t u = 0, n = strlen(kept[i]); n; u = !u, n -= !u) { /* shorter names are names too */
+		for (uint32_t u = 0, n = strlen(kept[i]); n;
+		     u = !u, n -= !u) { /* shorter names are names too */
 			struct mooncake_buffer_unlink l = STRUCT(buffer_unlink);
 
 			l.uid = u * 1000;
@@ -538,11 +607,14 @@ static void test_random_calls_break_nothing(void)
 			ioctl(fd, MOONCAKE_BUFFER_UNLINK, &l);
 		}
 	for (int i = 0; i < CALLS; i++)
-		printf("  %s %lu, %lu succeeded\n", names[i], atomic_load(&shared->calls[i]), atomic_load(&shared->good[i]));
-	printf("  %lu mappings, %lu touches, %lu of them too late, %lu restarts\n", atomic_load(&shared->maps),
-	       atomic_load(&shared->touches), atomic_load(&shared->buses), atomic_load(&shared->restarts));
+		printf("  %s %lu, %lu succeeded\n", names[i], atomic_load(&shared->calls[i]),
+		       atomic_load(&shared->good[i]));
+	printf("  %lu mappings, %lu touches, %lu of them too late, %lu restarts\n",
+	       atomic_load(&shared->maps), atomic_load(&shared->touches), atomic_load(&shared->buses),
+	       atomic_load(&shared->restarts));
 	for (int i = 0; i < CALLS; i++)
-		if (i + MOONCAKE_CMD_BASE == MOONCAKE_CMD_BUFFER_ALLOC || i + MOONCAKE_CMD_BASE == MOONCAKE_CMD_ATTACH)
+		if (i + MOONCAKE_CMD_BASE == MOONCAKE_CMD_BUFFER_ALLOC ||
+		    i + MOONCAKE_CMD_BASE == MOONCAKE_CMD_ATTACH)
 			CHECK(atomic_load(&shared->good[i]) > 0); /* or it never got anywhere */
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* vm: short */
-/* Kept buffers: names, owners, exclusive use, keep keys, generations, quotas; what survives and what does not. */
+/* Kept buffers: names, owners, exclusive use, keep keys, generations, quotas; what survives and what does
+ * not. */
 #include "uapi.h"
 #include <sched.h>
 #include <sys/syscall.h>
@@ -73,7 +74,8 @@ static void test_exclusive_open_refuses_a_second_and_names_the_first(void)
 	CHECK_EQ(o.id, 0);
 	CHECK_ERR(try_open(fd, name, MOONCAKE_UID_SELF, 0, &o), EBUSY); /* held exclusively */
 	CHECK_EQ(o.holder_pid, pid);
-	CHECK_ERR(try_open_key(fd, a.keep_key, MOONCAKE_OPEN_EXCLUSIVE, &o), EBUSY); /* the key changes nothing */
+	CHECK_ERR(try_open_key(fd, a.keep_key, MOONCAKE_OPEN_EXCLUSIVE, &o),
+		  EBUSY); /* the key changes nothing */
 	CHECK_EQ(o.holder_pid, pid);
 	kill9(pid);
 	CHECK(WAIT_FOR(try_open(fd, name, MOONCAKE_UID_SELF, MOONCAKE_OPEN_EXCLUSIVE, &o) == 0, 10));
@@ -331,7 +333,8 @@ static void test_unlink_by_key_ends_the_name(void)
 	CHECK_ERR(try_open(fd, name, MOONCAKE_UID_SELF, 0, &o), ENOENT);
 }
 
-/* The content id stays while the content can be what was written: across opens, not across names or REPLACE. */
+/* The content id stays while the content can be what was written: across opens, not across names or REPLACE.
+ */
 static void test_content_id_stays_with_the_content(void)
 {
 	static const char name[] = KEPT "-content";

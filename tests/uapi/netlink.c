@@ -33,13 +33,15 @@ static int nl_open(void)
 	return fd;
 }
 
-static void nl_send(int fd, uint16_t type, uint16_t flags, uint8_t cmd, uint16_t attr, const void *data, uint16_t n)
+static void nl_send(int fd, uint16_t type, uint16_t flags, uint8_t cmd, uint16_t attr, const void *data,
+		    uint16_t n)
 {
 	struct {
 		struct nlmsghdr h;
 		struct genlmsghdr g;
 		char attrs[256];
-	} m = {.h = {.nlmsg_type = type, .nlmsg_flags = NLM_F_REQUEST | flags, .nlmsg_seq = 1}, .g = {.cmd = cmd, .version = 1}};
+	} m = {.h = {.nlmsg_type = type, .nlmsg_flags = NLM_F_REQUEST | flags, .nlmsg_seq = 1},
+	       .g = {.cmd = cmd, .version = 1}};
 	struct sockaddr_nl to = {.nl_family = AF_NETLINK};
 
 	m.h.nlmsg_len = NLMSG_LENGTH(GENL_HDRLEN);
@@ -54,9 +56,9 @@ static void nl_send(int fd, uint16_t type, uint16_t flags, uint8_t cmd, uint16_t
 	CHECK(sendto(fd, &m, m.h.nlmsg_len, 0, (struct sockaddr *)&to, sizeof(to)) == (ssize_t)m.h.nlmsg_len);
 }
 
-#define for_each_attr(a, from, len)                                                                          \
-	for (struct nlattr *a = (void *)(from);                                                              \
-	     (char *)a + NLA_HDRLEN <= (char *)(from) + (len) && a->nla_len >= NLA_HDRLEN;                   \
+#define for_each_attr(a, from, len)                                                        \
+	for (struct nlattr *a = (void *)(from);                                            \
+	     (char *)a + NLA_HDRLEN <= (char *)(from) + (len) && a->nla_len >= NLA_HDRLEN; \
 	     a = (void *)((char *)a + NLA_ALIGN(a->nla_len)))
 #define attr_type(a) ((a)->nla_type & NLA_TYPE_MASK)
 #define attr_data(a) ((void *)((char *)(a) + NLA_HDRLEN))
@@ -73,12 +75,18 @@ static void parse(struct nlmsghdr *h, struct item *it)
 			int type, size;
 			void *to;
 		} fields[] = {
-			{MOONCAKE_GENL_A_SERIAL, 8, &it->serial}, {MOONCAKE_GENL_A_KIND, 4, &it->kind},
-			{MOONCAKE_GENL_A_STATE, 4, &it->state},	  {MOONCAKE_GENL_A_LENGTH, 8, &it->length},
-			{MOONCAKE_GENL_A_GENERATION, 8, &it->generation}, {MOONCAKE_GENL_A_UID, 4, &it->uid},
-			{MOONCAKE_GENL_A_PID, 4, &it->pid}, {MOONCAKE_GENL_A_CONTEXTS, 4, &it->contexts},
-			{MOONCAKE_GENL_A_MAPPINGS, 4, &it->mappings}, {MOONCAKE_GENL_A_GRANTS, 4, &it->grants},
-			{MOONCAKE_GENL_A_DMABUFS, 4, &it->dmabufs}, {MOONCAKE_GENL_A_CONTENT_ID, 16, it->content_id},
+			{MOONCAKE_GENL_A_SERIAL, 8, &it->serial},
+			{MOONCAKE_GENL_A_KIND, 4, &it->kind},
+			{MOONCAKE_GENL_A_STATE, 4, &it->state},
+			{MOONCAKE_GENL_A_LENGTH, 8, &it->length},
+			{MOONCAKE_GENL_A_GENERATION, 8, &it->generation},
+			{MOONCAKE_GENL_A_UID, 4, &it->uid},
+			{MOONCAKE_GENL_A_PID, 4, &it->pid},
+			{MOONCAKE_GENL_A_CONTEXTS, 4, &it->contexts},
+			{MOONCAKE_GENL_A_MAPPINGS, 4, &it->mappings},
+			{MOONCAKE_GENL_A_GRANTS, 4, &it->grants},
+			{MOONCAKE_GENL_A_DMABUFS, 4, &it->dmabufs},
+			{MOONCAKE_GENL_A_CONTENT_ID, 16, it->content_id},
 			{MOONCAKE_GENL_A_EVENT, 4, &it->event},
 		};
 
@@ -394,7 +402,8 @@ static void test_unknown_command_and_missing_serial_are_errors(void)
 	CHECK(recv(fd, buffer, sizeof(buffer), 0) > 0);
 	CHECK_EQ(h->nlmsg_type, NLMSG_ERROR);
 	CHECK_EQ(-((struct nlmsgerr *)NLMSG_DATA(h))->error, EINVAL);
-	nl_send(fd, family, 0, MOONCAKE_GENL_CMD_OBJECT_GET, MOONCAKE_GENL_A_SERIAL, "abc", 3); /* too short a number */
+	nl_send(fd, family, 0, MOONCAKE_GENL_CMD_OBJECT_GET, MOONCAKE_GENL_A_SERIAL, "abc",
+		3); /* too short a number */
 	CHECK(recv(fd, buffer, sizeof(buffer), 0) > 0);
 	CHECK_EQ(h->nlmsg_type, NLMSG_ERROR);
 	CHECK(((struct nlmsgerr *)NLMSG_DATA(h))->error < 0);
@@ -432,8 +441,11 @@ static void test_group_hears_of_what_is_made_and_ended(void)
 			CHECK(it.serial && (!serial || it.serial == serial));
 			serial = it.serial;
 			CHECK_EQ(((struct genlmsghdr *)NLMSG_DATA(h))->cmd, MOONCAKE_GENL_CMD_EVENT);
-			seen |= it.event == MOONCAKE_EVENT_CREATED ? 1 : it.event == MOONCAKE_EVENT_KEPT ? 2 :
-				it.event == MOONCAKE_EVENT_UNLINKED ? 4 : it.event == MOONCAKE_EVENT_DESTROYED ? 8 : 0;
+			seen |= it.event == MOONCAKE_EVENT_CREATED     ? 1
+				: it.event == MOONCAKE_EVENT_KEPT      ? 2
+				: it.event == MOONCAKE_EVENT_UNLINKED  ? 4
+				: it.event == MOONCAKE_EVENT_DESTROYED ? 8
+								       : 0;
 		}
 	}
 }

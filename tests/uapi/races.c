@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /* vm: alone seconds=900 */
 /*
- * Two threads, one object: every pair of calls at the same moment, many rounds each, while a third thread forks, moves,
- * unmaps, duplicates, hands on, closes and kills. What must hold: only errors that the contract knows, never another's
- * byte, and nothing left behind.
- * races [ROUNDS [OPERATION [OPERATION]]]: 1000 rounds by default, all pairs.
+ * Two threads, one object: every pair of calls at the same moment, many rounds each, while a third thread
+ * forks, moves, unmaps, duplicates, hands on, closes and kills. What must hold: only errors that the contract
+ * knows, never another's byte, and nothing left behind. races [ROUNDS [OPERATION [OPERATION]]]: 1000 rounds
+ * by default, all pairs.
  */
 #define TEST_SECONDS 3600
 #include "uapi.h"
@@ -204,8 +204,8 @@ static int op_fault(void)
 				     (unsigned long long)w.tag);
 			v = word(w.owner_map + at, &sig);
 			if (!sig && v != w.tag && v)
-				FAIL("%s: the owner read %#llx, not %#llx or 0", current, (unsigned long long)v,
-				     (unsigned long long)w.tag);
+				FAIL("%s: the owner read %#llx, not %#llx or 0", current,
+				     (unsigned long long)v, (unsigned long long)w.tag);
 		}
 	return 0;
 }
@@ -244,7 +244,8 @@ struct op {
 	const char *name;
 	int (*run)(void);
 	uint64_t feature;
-	int errors[5]; /* that may come of a race, besides ENOENT, ESTALE and EBADF of a context closed meanwhile */
+	int errors[5]; /* that may come of a race, besides ENOENT, ESTALE and EBADF of a context closed
+			  meanwhile */
 };
 
 static const struct op ops[] = {
@@ -318,7 +319,10 @@ static void disturb(unsigned n)
 	case 5: { /* in flight in a socket while it happens */
 		char control[CMSG_SPACE(sizeof(int))] = {0}, byte = 0;
 		struct iovec v = {&byte, 1};
-		struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+		struct msghdr h = {.msg_iov = &v,
+				   .msg_iovlen = 1,
+				   .msg_control = control,
+				   .msg_controllen = sizeof(control)};
 		struct cmsghdr *c = CMSG_FIRSTHDR(&h);
 
 		if (socketpair(AF_UNIX, SOCK_STREAM, 0, s))
@@ -471,7 +475,8 @@ static void test_pairs_of_calls_on_one_object(void)
 	for (size_t a = 0; a < ARRAY_SIZE(ops); a++) {
 		printf("  %s: after %.0f s\n", ops[a].name, seconds() - began);
 		for (size_t b = a; b < ARRAY_SIZE(ops); b++) {
-			if (!wanted(&ops[a], &ops[b]) || (ops[a].feature && !has_feature(fd, ops[a].feature)) ||
+			if (!wanted(&ops[a], &ops[b]) ||
+			    (ops[a].feature && !has_feature(fd, ops[a].feature)) ||
 			    (ops[b].feature && !has_feature(fd, ops[b].feature)))
 				continue;
 			snprintf(text, sizeof(text), "%s against %s", ops[a].name, ops[b].name);
@@ -479,7 +484,8 @@ static void test_pairs_of_calls_on_one_object(void)
 			for (int n = 0; n < rounds; n++) {
 				int third = n % 4 == 3;
 
-				begin(0x1000000000000000ull + ((uint64_t)a << 40) + ((uint64_t)b << 32) + n + 1);
+				begin(0x1000000000000000ull + ((uint64_t)a << 40) + ((uint64_t)b << 32) + n +
+				      1);
 				atomic_store(&arrived, 0);
 				workers[0].op = &ops[a];
 				workers[1].op = &ops[b];

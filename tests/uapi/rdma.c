@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /* vm: rxe short */
 /*
- * Buffers and RDMA: ibv_reg_mr() takes a mapping of a buffer and of an attachment, data goes both ways, and a memory
- * region left open over REVOKE holds its pages. Needs an RDMA device; makes a soft-RoCE one on lo if there is none.
+ * Buffers and RDMA: ibv_reg_mr() takes a mapping of a buffer and of an attachment, data goes both ways, and a
+ * memory region left open over REVOKE holds its pages. Needs an RDMA device; makes a soft-RoCE one on lo if
+ * there is none.
  */
 #include "verbs.h"
 
@@ -43,7 +44,8 @@ static void test_large_and_odd_buffers_register(void)
 
 	rdma_up();
 	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
-		struct mooncake_buffer_alloc a = alloc_buffer(fd, lengths[i]), b = alloc_buffer(fd, lengths[i]);
+		struct mooncake_buffer_alloc a = alloc_buffer(fd, lengths[i]),
+					     b = alloc_buffer(fd, lengths[i]);
 
 		both_ways(map(fd, a.mmap_offset, a.length, PROT_READ | PROT_WRITE),
 			  map(fd, b.mmap_offset, b.length, PROT_READ | PROT_WRITE), a.length);
@@ -83,8 +85,8 @@ static void test_registration_counts_as_pinned_until_it_ends(void)
 }
 
 /*
- * The receiver registered what it was granted, the owner revokes, replaces and frees: the memory that the registration
- * still reaches is nobody else's. Reads see the old bytes, writes hit orphans.
+ * The receiver registered what it was granted, the owner revokes, replaces and frees: the memory that the
+ * registration still reaches is nobody else's. Reads see the old bytes, writes hit orphans.
  */
 static void test_memory_region_left_open_over_revoke_reaches_orphans_only(void)
 {

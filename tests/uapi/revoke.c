@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /* vm: short */
 /*
- * REVOKE keeps its word: once it returned, no CPU reaches the memory through what was revoked, nobody ever sees
- * another's page, and a page that somebody still holds is not used again.
+ * REVOKE keeps its word: once it returned, no CPU reaches the memory through what was revoked, nobody ever
+ * sees another's page, and a page that somebody still holds is not used again.
  */
 #define TEST_SECONDS 900
 #include "uapi.h"
@@ -91,7 +91,8 @@ static void test_one_grantee_is_zapped_alone(void)
 	CHECK_FILLED(mine, b.length, 3);
 	if (zaps >= 0) {
 		CHECK(counter("zaps") > zaps);
-		CHECK(counter("faults") - faults <= (long long)(b.length / PAGE)); /* the others were left alone */
+		CHECK(counter("faults") - faults <=
+		      (long long)(b.length / PAGE)); /* the others were left alone */
 	}
 }
 
@@ -128,7 +129,8 @@ static void test_mappings_moved_split_and_handed_on_are_zapped_too(void)
 	memset(p, 1, 16 * PAGE);
 	CHECK(mprotect(p + 2 * PAGE, PAGE, PROT_READ) == 0);
 	CHECK(munmap(p + 5 * PAGE, PAGE) == 0);
-	CHECK(mremap(p + 8 * PAGE, 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to + 3 * PAGE) == to + 3 * PAGE);
+	CHECK(mremap(p + 8 * PAGE, 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to + 3 * PAGE) ==
+	      to + 3 * PAGE);
 	CHECK(madvise(p, PAGE, MADV_DOFORK) == 0 || errno == EINVAL);
 	forked = spawn(); /* what the first page may have taken into a child */
 	if (!forked) {
@@ -288,8 +290,8 @@ struct load {
 };
 
 /*
- * Reads (and, the odd ones, writes) without a pause until SIGBUS. What it reads must be this round's pattern; an access
- * that began after the owner's REVOKE had returned must not succeed.
+ * Reads (and, the odd ones, writes) without a pause until SIGBUS. What it reads must be this round's pattern;
+ * an access that began after the owner's REVOKE had returned must not succeed.
  */
 static void reader(struct load *l, int me)
 {
