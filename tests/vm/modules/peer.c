@@ -71,7 +71,7 @@ static void peer_move_notify(struct dma_buf_attachment *attach)
 
 static const struct dma_buf_attach_ops peer_dynamic_ops = {
 	.allow_peer2peer = true,
-#ifdef MOONCAKE_PEER_INVALIDATE
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
 	.invalidate_mappings = peer_move_notify,
 #else
 	.move_notify = peer_move_notify,
