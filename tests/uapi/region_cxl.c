@@ -45,7 +45,8 @@ static int try_mapped(int fd, void *at, uint64_t length, uint32_t *id)
 
 /* The driver of the window, a module or built in, comes and goes. */
 #define DRIVER	   "/sys/bus/platform/drivers/dax_hmem/"
-#define LET_GO	   "modprobe -r dax_hmem 2>/dev/null || for d in " DRIVER "hmem.*; do echo ${d##*/} >" DRIVER "unbind; done"
+#define LET_GO	   "modprobe -r dax_hmem 2>/dev/null || " \
+		   "for d in " DRIVER "hmem.*; do echo ${d##*/} >" DRIVER "unbind; done"
 #define TAKE	   "modprobe -a device_dax dax_hmem && cd /sys/bus/platform/devices && " \
 		   "for d in hmem.*; do [ -e $d/driver ] || echo $d >" DRIVER "bind; done"
 
