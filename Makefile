@@ -253,4 +253,4 @@ deps: ## install what build and tests need (Debian)
 clean: ## all build trees
 	rm -rf $(B) build-asan build-tsan
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) -path $(B)/vm -prune -o -name '*.d' -type f -print 2>/dev/null)

@@ -174,7 +174,8 @@ static struct mck_pages *mck_pages_try(struct mck_user *user, unsigned long nr_p
 	if (ret)
 		goto err_destroy;
 	pages->user = mck_user_get(user);
-	ret = mck_pages_fill(pages, nr_pages, node);
+	/* Hopeless: not worth driving everybody else out of memory. */
+	ret = nr_pages > totalram_pages() ? -ENOMEM : mck_pages_fill(pages, nr_pages, node);
 	if (ret)
 		goto err_free;
 	return pages;
@@ -193,8 +194,6 @@ struct mck_pages *mck_pages_alloc(struct mck_user *user, unsigned long nr_pages,
 {
 	struct mck_pages *pages;
 
-	if (nr_pages > totalram_pages())
-		return ERR_PTR(-ENOMEM);
 	pages = mck_pages_try(user, nr_pages, node);
 	if (pages != ERR_PTR(-ENOMEM) && pages != ERR_PTR(-EDQUOT))
 		return pages;

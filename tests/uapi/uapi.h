@@ -507,17 +507,19 @@ static inline void fill(void *p, uint64_t length, uint64_t seed)
 
 #define CHECK_FILLED(p, length, seed)                                                                        \
 	do {                                                                                                 \
+		const volatile uint64_t *p_ = (const volatile void *)(p);                                    \
 		for (uint64_t i_ = 0; i_ < (uint64_t)(length) / 8; i_++)                                     \
-			if (((uint64_t *)(p))[i_] != pattern(seed, i_))                                      \
+			if (p_[i_] != pattern(seed, i_))                                                     \
 				FAIL("%s differs at byte %#llx: %#llx", #p, (unsigned long long)i_ * 8,      \
-				     (unsigned long long)((uint64_t *)(p))[i_]);                             \
+				     (unsigned long long)p_[i_]);                                            \
 	} while (0)
 #define CHECK_ZERO(p, length)                                                                                \
 	do {                                                                                                 \
+		const volatile uint64_t *p_ = (const volatile void *)(p);                                    \
 		for (uint64_t i_ = 0; i_ < (uint64_t)(length) / 8; i_++)                                     \
-			if (((uint64_t *)(p))[i_])                                                           \
+			if (p_[i_])                                                                          \
 				FAIL("%s is not zero at byte %#llx: %#llx", #p, (unsigned long long)i_ * 8,  \
-				     (unsigned long long)((uint64_t *)(p))[i_]);                             \
+				     (unsigned long long)p_[i_]);                                            \
 	} while (0)
 
 /* ---- other processes ---- */

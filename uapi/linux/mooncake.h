@@ -38,6 +38,9 @@
  *   ESTALE      the id was revoked
  *   ENOMEM      no memory
  *
+ * Offsets take up to 63 bits; mmap() of 32-bit programs passes 44, which is enough for the first three
+ * mappable ids of the whole machine only.
+ *
  * DOC: Calls
  *
  * Every struct begins with its size as the caller knows it, and flags. A newer caller may pass a
@@ -52,8 +55,8 @@
  *   ENOTTY      no such call
  *   EINVAL      size below that of the first release; a value out of its range; a reserved field
  *               that is not zero
- *   E2BIG       size above what the module knows, and a byte beyond that is not zero; size above a
- *               page
+ *   E2BIG       size above what the module knows, and a byte beyond that is not zero; size above
+ *               64 KiB
  *   EOPNOTSUPP  a flag that the module does not know, or what it cannot do on this kernel or with
  *               this kind of object
  *   EFAULT      the struct, or memory that it points to, cannot be read or written
