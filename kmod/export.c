@@ -179,6 +179,8 @@ static struct mck_pages *mck_dmabuf_pages(struct mck_handle *handle)
  * A device that is not told apart from one that writes gets nothing of what it may only read: without an IOMMU nothing
  * else would keep it from writing.
  *
+ * Several devices map the same memory, each at its time: caches are synchronized by themselves, not with the mapping.
+ *
  * Whether a pin is suspect is not looked into here: that takes mmap_lock, which comes before the reservation lock. Its
  * pages are its own as long as it lives; only the process may not see them any more.
  */
@@ -205,9 +207,10 @@ static struct sg_table *mck_dmabuf_map_device(struct dma_buf_attachment *attach,
 	ret = mck_sg_build(&mapping->sgt, mapping->pages, handle);
 	if (ret)
 		goto err_pages;
-	ret = dma_map_sgtable(attach->dev, &mapping->sgt, direction, 0);
+	ret = dma_map_sgtable(attach->dev, &mapping->sgt, direction, DMA_ATTR_SKIP_CPU_SYNC);
 	if (ret)
 		goto err_table;
+	dma_sync_sgtable_for_device(attach->dev, &mapping->sgt, direction);
 	list_add(&mapping->node, &attachment->mapped);
 	attachment->maps++;
 	return &mapping->sgt;
@@ -230,7 +233,8 @@ static void mck_dmabuf_unmap_device(struct dma_buf_attachment *attach, struct sg
 	dma_resv_assert_held(attach->dmabuf->resv);
 	list_del(&mapping->node);
 	attachment->maps--;
-	dma_unmap_sgtable(attach->dev, sgt, direction, 0);
+	dma_sync_sgtable_for_cpu(attach->dev, sgt, direction);
+	dma_unmap_sgtable(attach->dev, sgt, direction, DMA_ATTR_SKIP_CPU_SYNC);
 	sg_free_table(sgt);
 	mck_pages_put(mapping->pages);
 	mck_free(mapping, sizeof(*mapping));
@@ -389,7 +393,7 @@ static struct dma_buf *mck_dmabuf_create(struct mck_handle *handle, bool write)
 	mutex_lock(&own->lock);
 	own->dmabuf = dmabuf;
 	mutex_unlock(&own->lock);
-	/* A REVOKE between the two found no dma-buf. There is no mapping yet: every later look finds the handle dead. */
+	/* A REVOKE between the two found no dma-buf, which is not mapped yet: all that follows finds the handle dead. */
 	return dmabuf;
 }
 

@@ -183,7 +183,7 @@ static int mck_pin_survey_all(struct mck_pin *pin, u32 kind)
 	return ret;
 }
 
-/* Pins up to @nr pages. What is mapped may have changed since the survey: it is looked at again, under the same lock. */
+/* Pins up to @nr pages. What is mapped may have changed since the survey: it is looked at again, under one lock. */
 static long mck_pin_some(struct mck_pin *pin, unsigned long addr, unsigned long nr, u32 kind, struct page **batch)
 {
 	unsigned int flags = FOLL_LONGTERM | (pin->readable_only ? 0 : FOLL_WRITE);

@@ -16,8 +16,8 @@ u64 mck_window_align(void);
 
 /*
  * A page store of [start, start + length), which belongs to the caller: -EBUSY if it has struct pages, -EINVAL if it is
- * not aligned. When the store is put and its last page is let go, the struct pages go and @done is called: it may sleep,
- * and takes no lock that is held while a store is put.
+ * not aligned. When the store is put and its last page is let go, the struct pages go and @done is called, from a work
+ * queue or mck_window_wait().
  */
 struct mck_pages *mck_window_create(u64 start, u64 length, void (*done)(void *private), void *private);
 

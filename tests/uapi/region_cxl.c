@@ -43,11 +43,18 @@ static int try_mapped(int fd, void *at, uint64_t length, uint32_t *id)
 	return 0;
 }
 
+/* The driver of the window, a module or built in, comes and goes. */
+#define DRIVER	   "/sys/bus/platform/drivers/dax_hmem/"
+#define LET_GO	   "modprobe -r dax_hmem 2>/dev/null || " \
+		   "for d in " DRIVER "hmem.*; do echo ${d##*/} >" DRIVER "unbind; done"
+#define TAKE	   "modprobe -a device_dax dax_hmem && cd /sys/bus/platform/devices && " \
+		   "for d in hmem.*; do [ -e $d/driver ] || echo $d >" DRIVER "bind; done"
+
 static void needs_window(void)
 {
 	if (!window_length)
 		SKIP("no window of memory is kept apart in this guest");
-	if (!getenv("MOONCAKE_WINDOW") && system("modprobe -r dax_hmem 2>/dev/null"))
+	if (!getenv("MOONCAKE_WINDOW") && system(LET_GO))
 		SKIP("the driver of the window does not let go");
 }
 
@@ -58,7 +65,7 @@ static void needs_dax(void)
 
 	if (getenv("MOONCAKE_DAX"))
 		snprintf(dax, sizeof(dax), "%s", getenv("MOONCAKE_DAX"));
-	else if (system("modprobe -a device_dax dax_hmem 2>/dev/null"))
+	else if (system(TAKE))
 		SKIP("no driver of dax devices here");
 	for (double end = seconds() + 5; !dax[0] && seconds() < end; poll(NULL, 0, 20)) {
 		dir = opendir("/dev");

@@ -382,7 +382,8 @@ static inline int try_revoke_named(int fd, const char *name, uint32_t flags, str
 	return ioctl(fd, MOONCAKE_REVOKE, r);
 }
 
-static inline int try_copy(int fd, uint32_t dst, uint64_t dst_offset, uint32_t src, uint64_t src_offset, uint64_t length)
+static inline int try_copy(int fd, uint32_t dst, uint64_t dst_offset, uint32_t src, uint64_t src_offset,
+			   uint64_t length)
 {
 	struct mooncake_copy c = STRUCT(copy);
 

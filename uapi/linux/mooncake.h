@@ -278,7 +278,8 @@ struct mooncake_region_import {
  * prefetchable, else uncached. The device is kept powered with memory decode on; when it is unbound
  * or removed, mappings are zapped, the object is revoked and an event tells. MOONCAKE_BAR_PAGES:
  * back it with struct pages, so that NICs may register the mapping: only with the module parameter
- * bar_pages (else EOPNOTSUPP).
+ * bar_pages, and in whole units of memory hotplug, 2 MiB on x86 (else EOPNOTSUPP). The device then
+ * cannot be unbound or removed while anybody holds one of the pages: that waits.
  */
 #define MOONCAKE_BAR_PAGES (1u << 0)
 
@@ -297,7 +298,9 @@ struct mooncake_region_bar {
  * REGION_CXL: memory of a CXL or soft-reserved window.
  * By window (no flag): [start, start + length) of the physical address space as /proc/iomem shows
  * it. CAP_SYS_RAWIO, not under lockdown (EPERM). The whole range must be "CXL Window" or "Soft
- * Reserved" and no RAM (else EACCES), free of other owners and of struct pages (else EBUSY).
+ * Reserved" and no RAM (else EACCES), free of other owners and of struct pages (else EBUSY), and in
+ * whole units of memory hotplug, 2 MiB on x86 (else EINVAL). A window is free again when the last of
+ * its pages is let go.
  * MOONCAKE_CXL_MAPPED: start is the address of a mapping of a dax device in the caller; its pages
  * are pinned (as by REGION_PIN, and with its limits); EOPNOTSUPP: the mapping is of something else.
  * Needs no capability: who may open the device may pin it.
@@ -317,7 +320,9 @@ struct mooncake_region_cxl {
  * EXPORT: a dma-buf of the whole object, close-on-exec: pin once, register with every NIC
  * (ibv_reg_dmabuf_mr). mmap() of it works for buffers and windows, not for pins. It keeps the
  * memory alive, not the id. EACCES: an attachment without the right to write, with
- * MOONCAKE_EXPORT_WRITE. BARs need BAR_PAGES (else EOPNOTSUPP).
+ * MOONCAKE_EXPORT_WRITE. BARs need BAR_PAGES (else EOPNOTSUPP). Without MOONCAKE_EXPORT_WRITE devices
+ * are refused that do not promise to read only, which those for RDMA do not. It ends with what
+ * revokes the id; a REVOKE that the id survives takes its mappings away and lets them come back.
  */
 #define MOONCAKE_EXPORT_WRITE (1u << 0)
 

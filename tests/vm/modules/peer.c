@@ -7,7 +7,7 @@
 #include <linux/dma-mapping.h>
 #include <linux/dma-resv.h>
 #include <linux/fs.h>
-#include <linux/highmem.h>
+#include <linux/mm.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/platform_device.h>
@@ -71,7 +71,7 @@ static void peer_move_notify(struct dma_buf_attachment *attach)
 
 static const struct dma_buf_attach_ops peer_dynamic_ops = {
 	.allow_peer2peer = true,
-#ifdef MOONCAKE_PEER_INVALIDATE
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
 	.invalidate_mappings = peer_move_notify,
 #else
 	.move_notify = peer_move_notify,
@@ -164,12 +164,11 @@ static int peer_move_bytes(struct peer *peer, const struct peer_transfer *t, cha
 
 			if (!pfn_valid(PHYS_PFN(phys)))
 				return -EIO;
-			virt = (char *)kmap_local_page(pfn_to_page(PHYS_PFN(phys))) + offset_in_page(phys);
+			virt = (char *)page_address(pfn_to_page(PHYS_PFN(phys))) + offset_in_page(phys);
 			if (t->write)
 				memcpy(virt, bounce, part);
 			else
 				memcpy(bounce, virt, part);
-			kunmap_local(virt);
 			bounce += part;
 			offset += part;
 			left -= part;
