@@ -393,7 +393,7 @@ static struct dma_buf *mck_dmabuf_create(struct mck_handle *handle, bool write)
 	mutex_lock(&own->lock);
 	own->dmabuf = dmabuf;
 	mutex_unlock(&own->lock);
-	/* A REVOKE between the two found no dma-buf, which is not mapped yet: all that follows finds the handle dead. */
+	/* A REVOKE between the two found no dma-buf, which is not mapped yet: all that follows finds a dead handle. */
 	return dmabuf;
 }
 

@@ -153,7 +153,7 @@ void mck_window_wait(struct mck_window *window)
 		msleep(MCK_WINDOW_POLL_MS);
 		waited += MCK_WINDOW_POLL_MS;
 		if (waited % MCK_WINDOW_WARN_MS == 0)
-			pr_warn("mooncake: a device cannot go while memory registrations hold its pages at %#llx: end them\n",
+			pr_warn("mooncake: a device cannot go while registrations hold its memory at %#llx: end them\n",
 				window->pgmap.range.start);
 	}
 }

@@ -417,8 +417,8 @@ static void test_a_device_is_removed_under_copy(void)
 	rescan();
 }
 
-/* A driver that binds finds the BAR taken; when it goes, so does the object. */
-static void test_a_bar_in_use_is_refused_to_drivers(void)
+/* A driver that does without the BAR may come; when it goes, so does the object. */
+static void test_unbinding_a_driver_revokes(void)
 {
 	struct pci pci = pci_find(EDU, 0);
 	int fd = device();
@@ -455,7 +455,7 @@ static const struct test tests[] = {
 	TEST(test_a_device_is_removed_under_a_mapping),
 	TEST(test_a_device_is_removed_under_struct_pages),
 	TEST(test_a_device_is_removed_under_copy),
-	TEST(test_a_bar_in_use_is_refused_to_drivers),
+	TEST(test_unbinding_a_driver_revokes),
 };
 
 int main(int argc, char **argv)

@@ -110,7 +110,7 @@ static void test_a_window_is_mapped_and_holds_its_data(void)
 	CHECK_FILLED(p, SOME, 1);
 	munmap(p, SOME);
 	destroy(fd, c.id);
-	/* The memory is that of the machine: another look at the same place finds it, with an offset of one page table. */
+	/* The memory is that of the machine: another look at the same place, a page table further on, finds it. */
 	c = window(fd, window_start + HUGE_2M, SOME);
 	p = map(fd, c.mmap_offset, SOME, PROT_READ | PROT_WRITE);
 	for (uint64_t i = 0; i < (SOME - HUGE_2M) / 8; i += 512)

@@ -66,7 +66,8 @@ static void rdma_up(void)
 
 static inline struct ibv_mr *reg(void *p, uint64_t length)
 {
-	struct ibv_mr *mr = ibv_reg_mr(r.pd, p, length, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE);
+	int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
+	struct ibv_mr *mr = ibv_reg_mr(r.pd, p, length, access);
 
 	if (!mr)
 		FAIL("ibv_reg_mr of %llu bytes: %s", (unsigned long long)length, strerror(errno));
@@ -74,7 +75,8 @@ static inline struct ibv_mr *reg(void *p, uint64_t length)
 }
 
 /* Between two memory regions; returns the status of the completion. */
-static inline int transfer(enum ibv_wr_opcode op, struct ibv_mr *local, struct ibv_mr *remote, uint64_t offset, uint64_t length)
+static inline int transfer(enum ibv_wr_opcode op, struct ibv_mr *local, struct ibv_mr *remote, uint64_t offset,
+			   uint64_t length)
 {
 	struct ibv_sge sge = {PTR(local->addr) + offset, (uint32_t)length, local->lkey};
 	struct ibv_send_wr wr = {.sg_list = &sge, .num_sge = 1, .opcode = op, .send_flags = IBV_SEND_SIGNALED}, *bad;
