@@ -486,11 +486,11 @@ int mci_memory_hold(const void *addr, uint64_t length, mc_memory **memory)
 	return m ? 0 : -ENOENT;
 }
 
-bool mci_memory_object(const mc_memory *memory, struct mci_kdev **kdev, uint32_t *object)
+void mci_memory_object(const mc_memory *memory, struct mci_kdev **kdev, uint32_t *object, uint64_t *length)
 {
 	*kdev = memory->backing.kdev;
 	*object = memory->backing.object;
-	return memory->backing.kdev;
+	*length = memory->backing.length;
 }
 
 void mci_memory_put(mc_memory *memory)

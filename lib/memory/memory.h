@@ -25,8 +25,8 @@ int mci_memory_find(const void *addr, uint64_t length, int *fd, uint64_t *offset
 /* The same lookup; mc_memory_free() of it is -EBUSY until mci_memory_put(). -ENOENT: none. */
 int mci_memory_hold(const void *addr, uint64_t length, mc_memory **memory);
 void mci_memory_put(mc_memory *memory);
-/* Of a memory that is held: is it an object of the kernel module, and which? Owned by the memory. */
-bool mci_memory_object(const mc_memory *memory, struct mci_kdev **kdev, uint32_t *object);
+/* Of a memory that is held: the object of the kernel module that it is, owned by it; *@kdev is NULL for others. */
+void mci_memory_object(const mc_memory *memory, struct mci_kdev **kdev, uint32_t *object, uint64_t *length);
 
 /* ---- inside this folder ---- */
 
