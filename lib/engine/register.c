@@ -102,8 +102,8 @@ static void release(struct mc_region *region)
  * @out: the region; mc_engine_unregister() it before the memory goes
  *
  * Memory from mc_memory_alloc() is mapped by peers on this host, by a key of the kernel module or a descriptor;
- * other memory is reached there through the kernel, or by TCP. Its whole pages are marked MADV_DONTFORK. The descriptor is published
- * anew before this returns. Thread-safe; blocks for the metadata service.
+ * other memory is reached there through the kernel, or by TCP. Its whole pages are marked MADV_DONTFORK. The
+ * descriptor is published anew before this returns. Thread-safe; blocks for the metadata service.
  *
  * Return: 0; -EINVAL; -EEXIST: overlaps another region; -EFAULT: not mapped; -EOWNERDEAD: our name was taken
  * over; -ENOSPC: 65,536 regions; -ENOMEM; errors of the metadata service; -ECHILD.

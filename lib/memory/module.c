@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -22,12 +23,20 @@ static pthread_mutex_t context_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct mci_kdev *context;
 static unsigned int context_users;
 
+/* Names that this process holds or is busy with: to the module, who has the context may open them again. */
+struct held {
+	struct held *next;
+	char name[];
+};
+static struct held *held;
+
 /* The parent's is closed in a child (kdev.c). */
 void mci_module_after_fork(void)
 {
 	pthread_mutex_init(&context_lock, NULL);
 	context = NULL;
 	context_users = 0;
+	held = NULL;
 }
 
 bool mci_module_wanted(void)
@@ -172,6 +181,42 @@ static int busy(const char *name, uint32_t holder)
 		name);
 }
 
+static int hold(const char *name)
+{
+	size_t n = strlen(name) + 1;
+	struct held *h, *mine = malloc(sizeof(*mine) + n);
+
+	if (!mine)
+		return mci_fail(-ENOMEM, "no memory for the name \"%s\"", name);
+	memcpy(mine->name, name, n);
+	pthread_mutex_lock(&context_lock);
+	for (h = held; h && strcmp(h->name, name); h = h->next)
+		;
+	if (!h) {
+		mine->next = held;
+		held = mine;
+	}
+	pthread_mutex_unlock(&context_lock);
+	if (!h)
+		return 0;
+	free(mine);
+	return busy(name, (uint32_t)getpid());
+}
+
+static void let_go(const char *name)
+{
+	struct held **p, *found;
+
+	pthread_mutex_lock(&context_lock);
+	for (p = &held; *p && strcmp((*p)->name, name); p = &(*p)->next)
+		;
+	found = *p;
+	if (found)
+		*p = found->next;
+	pthread_mutex_unlock(&context_lock);
+	free(found);
+}
+
 static int twice(const char *name)
 {
 	return mci_fail(
@@ -265,10 +310,16 @@ int mci_module_open_named(const struct mc_memory_attr *attr, struct mci_backing 
 	kdev = mci_module_get(false);
 	if (!kdev)
 		return 0;
+	ret = hold(attr->name);
+	if (ret) {
+		mci_module_put(kdev);
+		return ret;
+	}
 	ret = -EAGAIN;
 	for (int try = 0; ret == -EAGAIN && try < TRIES; try++)
 		ret = find_or_make(kdev, attr, &buffer, &kept);
 	if (ret) {
+		let_go(attr->name);
 		mci_module_put(kdev);
 		if (ret == -EAGAIN)
 			return mci_fail(
@@ -287,6 +338,8 @@ void mci_module_close(struct mci_backing *b, bool undo)
 	if (undo && b->name[0] && !b->reattached)
 		mci_kdev_unlink(b->kdev, b->name);
 	mci_kdev_destroy(b->kdev, b->object);
+	if (b->name[0])
+		let_go(b->name);
 	mci_module_put(b->kdev);
 }
 
@@ -314,10 +367,9 @@ static int list_one(const struct mci_kdev_entry *kept, void *arg)
 
 	if (kept->uid != geteuid() || !kept->name)
 		return 0;
-	if (kept->pid)
-		entry.holder_pid = (int)kept->pid;
-	else
-		entry.holder_pid = kept->exclusive ? -1 : 0;
+	/* Without a holder the pid is its maker's, who may live still. */
+	if (kept->exclusive)
+		entry.holder_pid = kept->pid ? (int)kept->pid : -1;
 	return l->fn(&entry, l->arg);
 }
 
@@ -344,6 +396,9 @@ int mci_module_unlink(const char *name)
 
 	if (!kdev)
 		return -ENOENT;
+	ret = hold(name);
+	if (ret)
+		goto out_put;
 	ret = mci_kdev_open_kept(kdev, name, true, &buffer, &holder);
 	if (ret == -EBUSY) {
 		ret = busy(name, holder);
@@ -353,6 +408,8 @@ int mci_module_unlink(const char *name)
 	} else {
 		ret = -ENOENT; /* none, or not for us: a file may be meant */
 	}
+	let_go(name);
+out_put:
 	mci_module_put(kdev);
 	return ret;
 }

@@ -139,7 +139,7 @@ static void leave_slot(struct mci_shm_serve *serve, struct mci_shm_tenant *tenan
 {
 	atomic_store(&serve->table->word[slot], 0);
 	tenant->there = false;
-	/* Those who keep to the rules are out, or see the word before they touch anything; the module sees to the rest. */
+	/* Who keeps to the rules is out, or sees the word before he touches anything. The module sees to the rest. */
 	if (!serve->transport->hooks.no_revoke)
 		mci_shm_object_revoke(tenant, NULL);
 	mci_shm_serve_tell_gone(serve);
