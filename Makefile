@@ -64,6 +64,7 @@ UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/*.c))
 API := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/api/*.c))
 BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/*.c))
 UAPI := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/uapi/*.c))
+EXAMPLES := $(patsubst %.c,$(B)/%,$(wildcard examples/*.c))
 HELPERS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/net/*.c tests/interop/*.c))
 FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))
 
@@ -78,7 +79,7 @@ lib: $(B)/libmooncake.so $(B)/libmooncake.a $(B)/mooncake.pc ## shared and stati
 
 tools: $(TOOLS) ## the command-line tools
 
-tests: $(UNIT) $(API) $(HELPERS) $(BENCH) ## test and bench programs
+tests: $(UNIT) $(API) $(HELPERS) $(BENCH) $(EXAMPLES) ## test and bench programs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | column -t -s'|'
@@ -137,6 +138,11 @@ $(B)/tests/unit/%: tests/unit/%.c $(B)/libmooncake.a
 $(B)/tests/api/%: tests/api/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -Itests -MMD -MP -o $@ $< -L$(B) -lmooncake -Wl,-rpath,'$$ORIGIN/../..' -lcmocka -ljansson -lpthread -lm
+
+# Examples are what a user would write: headers that are installed, no flags of ours.
+$(B)/examples/%: examples/%.c uapi/linux/mooncake.h
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -Wall -Wextra -Iuapi -o $@ $<
 
 # Tests of /dev/mooncake know the kernel's header alone; where one uses verbs it says so by its includes.
 $(B)/tests/uapi/%: tests/uapi/%.c
