@@ -72,8 +72,9 @@ static const struct opt table[] = {
 		 "given it takes just those",
 	 .group = "Memory", .given = &o.buffer_size_given},
 	{"memory", OPT_TEXT, &o.memory, "shared",
-	 .help = "shared (peers on this host map it: memory of the kernel module, or memfd where there is none), memfd, "
-		 "anonymous (they copy with process_vm_readv), or named:NAME (outlives the process)"},
+	 .help = "shared (peers on this host map it: memory of the kernel module, or a memfd where there is "
+		 "none), memfd, anonymous (they copy with process_vm_readv), or named:NAME (outlives the "
+		 "process)"},
 	{"page_size", OPT_SIZE, &o.page_size, "0", .help = "4K, 2M or 1G; 0 = huge pages if enough are free"},
 	{"init_mem", OPT_BOOL, &o.init_mem, "true",
 	 .help = "fill buffers with 0xCC, except named memory that has content"},

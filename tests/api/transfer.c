@@ -455,7 +455,8 @@ static void test_a_region_can_be_viewed_and_the_path_says_how_it_is_reached(void
 		assert_int_equal(mc_segment_map(p->segment, region.id, 0, 4096, &addr, &view), -EOPNOTSUPP);
 		return;
 	}
-	assert_non_null(strstr(region.detail, !strcmp(p->memory, "module") ? "module, attached by key" : "memfd mapped"));
+	assert_non_null(strstr(region.detail,
+			       !strcmp(p->memory, "module") ? "module, attached by key" : "memfd mapped"));
 	must(mc_segment_map(p->segment, region.id, 0, 4096, &addr, &view));
 	assert_memory_equal(addr, p->remote, 4096);
 	p->remote[5] ^= 0xff;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Shared memory transport: unregister, stopped and killed processes, restarts, strangers, liars. */
+/* Shared memory transport: unregister, stopped and killed processes, restarts. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,21 +7,13 @@
 
 #include <cmocka.h>
 
-#include "net/connect.h"
-#include "shm_host.h"
+#include "shm_initiator.h"
 
-#define MIB (1ull << 20)
 #define MINE (64 * MIB)
 
 static struct fake *me;
 static uint8_t *mine;
 static const struct timespec moment = {.tv_nsec = 1000000};
-
-static int try_peer(struct fake *fake, struct remote *remote, struct mci_peer **peer)
-{
-	return mci_transport_shm.peer_open(fake->transport, &remote->info, NULL, remote->regions,
-					   remote->count, mci_now_ns() + 3 * MCI_NS_PER_S, peer);
-}
 
 static struct mci_peer *open_peer(struct remote *remote)
 {
@@ -240,128 +232,6 @@ static void test_under_load_no_write_lands_after_unregister(void **state)
 	}
 }
 
-/* ---- an initiator in a process of its own ---- */
-
-struct child {
-	pid_t pid;
-	int out;
-};
-
-/* argv: uuid, transport JSON, then "id:generation:rights:length" each. Prints a line per region, then writes
- * for ever. */
-static int initiator_main(int argc, char **argv)
-{
-	struct remote remote = {.count = (unsigned int)argc - 2};
-	struct mci_remote_region regions[8];
-	struct mci_peer *peer;
-	struct fake *fake;
-	uint8_t *from = malloc(16 * MIB);
-	char text[128];
-	pid_t pid;
-	int ret;
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	become_other_user();
-	fake = fake_open("child");
-	memset(regions, 0, sizeof(regions));
-	memset(from, 7, 16 * MIB);
-	mci_uuid_parse(argv[0], &remote.info.uuid);
-	remote.info.name = "parent";
-	remote.info.generation = 1;
-	remote.info.secret = fake->host.secret;
-	remote.info.transport = json_loads(argv[1], 0, NULL);
-	remote.regions = regions;
-	for (unsigned int i = 0; i < remote.count; i++) {
-		unsigned long long length;
-
-		if (sscanf(argv[2 + i], "%u:%u:%u:%llu", &regions[i].id, &regions[i].generation,
-			   &regions[i].rights, &length) != 4)
-			abort();
-		regions[i].length = length;
-	}
-	ret = try_peer(fake, &remote, &peer);
-	if (ret) {
-		printf("%d %s\n", ret, mc_errmsg());
-		fflush(stdout);
-		return 1;
-	}
-	for (unsigned int i = 0; i < remote.count; i++) {
-		mci_transport_shm.detail(peer, &regions[i], text, sizeof(text));
-		printf("%d %s\n", mci_transport_shm.region_usable(peer, &regions[i]), text);
-		fflush(stdout);
-	}
-	if (getenv("MAP_ONLY")) {
-		const void *addr;
-		void *view;
-
-		ret = mci_transport_shm.map(peer, regions, 0, 4096, &addr, &view);
-		pid = fork(); /* the child holds every descriptor, and sleeps */
-		if (pid)
-			printf("%d %d\n", ret, (int)pid);
-		else
-			alarm(20);
-		fflush(stdout);
-		for (;;)
-			pause();
-	}
-	for (;;) {
-		struct job job = transfer(peer, MCI_OP_WRITE, regions, 0, from, regions[0].length);
-
-		printf("%d %d\n", job.state, job.error);
-		fflush(stdout);
-		if (job.state != MC_DONE)
-			return 0;
-	}
-}
-
-static struct child initiator_start(struct fake *owner, struct mci_region **regions, unsigned int count)
-{
-	char uuid[MCI_UUID_TEXT], text[8][64], *argv[16] = {(char *)"self", (char *)"initiator"}, *json;
-	struct child child = {0, -1};
-	struct remote remote;
-	int out[2];
-
-	remote_of(owner, regions, count, &remote);
-	mci_uuid_text(&owner->self.uuid, uuid);
-	json = json_dumps(remote.info.transport, JSON_COMPACT);
-	argv[2] = uuid;
-	argv[3] = json;
-	for (unsigned int i = 0; i < count; i++) {
-		snprintf(text[i], sizeof(text[i]), "%u:%u:%u:%llu", regions[i]->id, regions[i]->generation,
-			 regions[i]->rights, (unsigned long long)regions[i]->length);
-		argv[4 + i] = text[i];
-	}
-	if (pipe2(out, O_CLOEXEC))
-		abort();
-	child.pid = fork();
-	if (!child.pid) {
-		dup2(out[1], 1);
-		execv("/proc/self/exe", argv);
-		_exit(127);
-	}
-	close(out[1]);
-	child.out = out[0];
-	free(json);
-	remote_free(&remote);
-	return child;
-}
-
-static void child_line(struct child *child, char *line, size_t size)
-{
-	size_t n = 0;
-
-	while (n + 1 < size && read(child->out, line + n, 1) == 1 && line[n] != '\n')
-		n++;
-	line[n] = 0;
-}
-
-static void child_end(struct child *child)
-{
-	kill(child->pid, SIGKILL);
-	waitpid(child->pid, NULL, 0);
-	close(child->out);
-}
-
 /* Stop the child at a moment when it is inside of region 0; false if that does not come. */
 static bool stop_child_inside(struct fake *owner, struct child *child, struct mci_region *region)
 {
@@ -477,132 +347,6 @@ static void test_a_view_ends_with_its_holder_even_if_a_child_of_it_lives(void **
 	child_end(&child);
 	assert_int_equal(fake_unregister(me, region, mci_now_ns() + 5 * MCI_NS_PER_S), 0);
 	kill(grandchild, SIGKILL);
-	fake_region_free(region);
-}
-
-/* Another user of this host: no access to our memory but what is handed out, and that in full only. */
-static void test_another_user_gets_whole_regions_only_and_read_only_means_it(void **state)
-{
-	struct mci_region *regions[5];
-	struct child child;
-	char line[200];
-	int fd;
-
-	(void)state;
-	if (geteuid())
-		skip();
-	regions[0] = fake_region(me, "shared", MIB, RW);
-	regions[1] = fake_region(me, "heap", MIB, RW);
-	regions[2] = fake_region(me, "part", MIB, RW);
-	regions[3] = fake_region(me, "shared", MIB, MC_REMOTE_READ);
-	regions[4] = fake_region(me, "shared", MIB, MC_REMOTE_WRITE);
-	setenv("TARGET_UID", "65534", 1);
-	child = initiator_start(me, regions, 5);
-	unsetenv("TARGET_UID");
-	for (int i = 0; i < 5; i++) {
-		child_line(&child, line, sizeof(line));
-		/* a key can be made out for whole pages of something larger, too */
-		assert_int_equal(atoi(line), i == 0 || i == 3 || (i == 2 && by_module()) ? 0 : -EOPNOTSUPP);
-		if (by_module() && !atoi(line))
-			assert_non_null(strstr(line, "copied by the kernel"));
-	}
-	child_line(&child, line, sizeof(line));
-	assert_string_equal(line, "1 0");
-	child_end(&child);
-	if (by_module())
-		goto out;
-	/* What was granted for reading cannot be made writable, not even by us. */
-	fd = mci_shm_file_open(regions[3]->memfd, MC_REMOTE_READ);
-	assert_true(fd >= 0);
-	assert_ptr_equal(mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);
-	close(fd);
-	fd = mci_shm_file_open(regions[3]->memfd, RW);
-	assert_true(fd >= 0);
-	assert_ptr_equal(mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);
-	assert_int_equal(pwrite(fd, "x", 1, 0), -1);
-	close(fd);
-	regions[3]->addr[5] = 1; /* its owner still writes */
-out:
-	for (int i = 0; i < 5; i++) {
-		assert_int_equal(fake_unregister(me, regions[i], mci_now_ns() + 5 * MCI_NS_PER_S), 0);
-		fake_region_free(regions[i]);
-	}
-}
-
-/* One that maps what it was granted and then keeps to no rule at all: it writes, and writes. */
-static int liar_main(char **argv)
-{
-	struct mci_remote_region region = {.id = (uint32_t)atoi(argv[2]),
-					   .generation = (uint32_t)atoi(argv[3]),
-					   .rights = RW,
-					   .length = MIB};
-	struct remote remote = {.regions = &region, .count = 1};
-	struct mci_peer *peer;
-	struct fake *fake;
-	static uint8_t bytes[64];
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	fake = fake_open("liar");
-	mci_uuid_parse(argv[0], &remote.info.uuid);
-	remote.info.name = "parent";
-	remote.info.generation = 1;
-	remote.info.secret = fake->host.secret;
-	remote.info.transport = json_loads(argv[1], 0, NULL);
-	if (try_peer(fake, &remote, &peer) ||
-	    transfer(peer, MCI_OP_WRITE, &region, 0, bytes, sizeof(bytes)).state != MC_DONE)
-		return 1;
-	printf("1 0\n");
-	fflush(stdout);
-	for (uint32_t i = 0;; i++)
-		((volatile uint32_t *)(void *)peer->link->maps[0].base)[i % (MIB / 4)] = i;
-}
-
-/* Where the module keeps it, the promise of unregister does not hang on the goodwill of others. */
-static void test_a_peer_that_keeps_to_no_rule_is_out_only_with_the_module(void **state)
-{
-	struct mci_region *region = fake_region(me, "shared", MIB, RW);
-	char uuid[MCI_UUID_TEXT], id[16], generation[16], line[64], *json;
-	struct child child = {0, -1};
-	struct remote remote;
-	uint8_t *before;
-	int out[2], status;
-
-	(void)state;
-	remote_of(me, &region, 1, &remote);
-	mci_uuid_text(&me->self.uuid, uuid);
-	json = json_dumps(remote.info.transport, JSON_COMPACT);
-	snprintf(id, sizeof(id), "%u", region->id);
-	snprintf(generation, sizeof(generation), "%u", region->generation);
-	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
-	child.pid = fork();
-	if (!child.pid) {
-		char *argv[] = {(char *)"self", (char *)"liar", uuid, json, id, generation, NULL};
-
-		dup2(out[1], 1);
-		execv("/proc/self/exe", argv);
-		_exit(127);
-	}
-	close(out[1]);
-	child.out = out[0];
-	child_line(&child, line, sizeof(line));
-	assert_string_equal(line, "1 0");
-	assert_int_equal(fake_unregister(me, region, mci_now_ns() + 5 * MCI_NS_PER_S), 0);
-	before = malloc(MIB);
-	memcpy(before, region->addr, MIB);
-	if (by_module()) {
-		assert_int_equal(waitpid(child.pid, &status, 0), child.pid);
-		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
-		assert_memory_equal(before, region->addr, MIB);
-	} else { /* a memfd cannot be taken back: it writes on */
-		while (!memcmp(before, region->addr, MIB))
-			nanosleep(&moment, NULL);
-		kill(child.pid, SIGKILL);
-		waitpid(child.pid, NULL, 0);
-	}
-	free(before);
-	free(json);
-	close(child.out);
-	remote_free(&remote);
 	fake_region_free(region);
 }
 
@@ -782,61 +526,6 @@ static void test_what_was_in_flight_begins_anew_on_a_peer_that_came_back(void **
 	}
 }
 
-/* ---- liars ---- */
-
-/* A connection that speaks for itself; returns what the first answer to @type was, or -errno. */
-static int speak(uint16_t first, const void *body, uint32_t length)
-{
-	char name[64];
-	uint8_t params[4] = {MCI_SHM_VERSION};
-	struct mci_hello *hello = malloc(sizeof(*hello));
-	struct mci_sock sock;
-	uint64_t deadline = mci_now_ns() + 3 * MCI_NS_PER_S;
-	uint16_t type = 0;
-	int ret, fd;
-
-	mci_shm_socket_name(&me->self.uuid, name);
-	ret = mci_connect(&(struct mci_connect_attr){.unix_name = name,
-						     .self = &me->self,
-						     .secret = &me->host.secret,
-						     .service = MCI_SERVICE_ENGINE,
-						     .role = MCI_ROLE_SHM,
-						     .params = params,
-						     .params_length = 4,
-						     .deadline_ns = deadline},
-			  &sock, hello);
-	free(hello);
-	assert_int_equal(ret, 0);
-	ret = mci_frame_send(&sock, first, 0, body, length, deadline);
-	while (!ret) {
-		uint32_t id, n;
-		void *reply;
-
-		ret = mci_frame_recv(&sock, MCI_SHM_FRAME_LIMIT, &type, &id, &reply, &n, &fd, deadline);
-		if (ret)
-			break;
-		free(reply);
-		if (fd >= 0)
-			close(fd);
-		if (type != MCI_SHM_TABLE && type != MCI_SHM_USE)
-			break;
-	}
-	mci_sock_close(&sock);
-	return ret ? ret : type;
-}
-
-static void test_who_does_not_see_the_nonce_gets_nothing(void **state)
-{
-	struct mci_shm_prove_frame prove = {.probed = true};
-	uint8_t body[200];
-
-	(void)state;
-	assert_true(speak(MCI_SHM_PROVE, body, mci_shm_prove_encode(&prove, body)) < 0);
-	mci_shm_ask_encode(&(struct mci_shm_ask){0, 1}, 0, body);
-	assert_true(speak(MCI_SHM_ASK, body, mci_shm_list_encode(1, 0, body) + MCI_SHM_ASK_SIZE) < 0);
-	assert_true(speak(77, "x", 1) < 0);
-}
-
 static int setup(void **state)
 {
 	(void)state;
@@ -863,8 +552,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_a_stopped_initiator_makes_unregister_busy_at_its_deadline),
 		cmocka_unit_test(test_a_killed_initiator_is_not_waited_for),
 		cmocka_unit_test(test_a_view_ends_with_its_holder_even_if_a_child_of_it_lives),
-		cmocka_unit_test(test_a_peer_that_keeps_to_no_rule_is_out_only_with_the_module),
-		cmocka_unit_test(test_another_user_gets_whole_regions_only_and_read_only_means_it),
 		cmocka_unit_test(test_a_target_killed_during_a_copy_means_failed),
 		cmocka_unit_test(test_a_target_is_dead_even_if_a_child_of_it_holds_the_connection),
 		cmocka_unit_test(test_without_the_look_at_the_end_a_dead_target_would_be_done),
@@ -872,13 +559,10 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_after_a_restart_requests_are_stale),
 		cmocka_unit_test(test_a_peer_that_came_back_with_its_content_is_used_again),
 		cmocka_unit_test(test_what_was_in_flight_begins_anew_on_a_peer_that_came_back),
-		cmocka_unit_test(test_who_does_not_see_the_nonce_gets_nothing),
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "target"))
 		return target_main(argc - 2, argv + 2);
-	if (argc > 5 && !strcmp(argv[1], "liar"))
-		return liar_main(argv + 2);
 	if (argc > 1 && !strcmp(argv[1], "initiator"))
 		return initiator_main(argc - 2, argv + 2);
 	return run_over_both(tests, setup, teardown);

@@ -49,8 +49,8 @@ static const struct opt revoke_table[] = {
 static const struct opt_set revoke_set = {
 	.tool = "mooncake memory revoke",
 	.usage = "[flags] NAME",
-	.summary = "Takes memory that the kernel module keeps away from every process, its holder included: who touches a "
-		   "mapping of it gets SIGBUS. Name and content stay; who allocates it anew has it.",
+	.summary = "Takes memory that the kernel module keeps away from every process, its holder included: who "
+		   "touches a mapping of it gets SIGBUS. Name and content stay; who allocates it anew has it.",
 	.table = revoke_table,
 	.positional_min = 1,
 	.positional_max = 1,
