@@ -63,7 +63,8 @@ TOOLS := $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC)) \
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/*.c))
 API := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/api/*.c))
 BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/*.c))
-UAPI := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/uapi/*.c))
+UAPI := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/uapi/*.c tests/vm/*.c)) \
+	$(patsubst %,$(B)/tests/uapi/%32,layout errors buffer)
 EXAMPLES := $(patsubst %.c,$(B)/%,$(wildcard examples/*.c))
 HELPERS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/net/*.c tests/interop/*.c))
 FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))
@@ -145,10 +146,24 @@ $(B)/examples/%: examples/%.c uapi/linux/mooncake.h
 	$(CC) $(CFLAGS) -Wall -Wextra -Iuapi -o $@ $<
 
 # Tests of /dev/mooncake know the kernel's header alone; where one uses verbs it says so by its includes.
+UAPI_CFLAGS = $(ALL_CFLAGS) -D_FILE_OFFSET_BITS=64 -Iuapi -Itests
+UAPI_CC = $(CC) $(UAPI_CFLAGS) -MMD -MP -o $@ $< -lpthread $(if $(shell grep -lE '(infiniband/|")verbs.h' $<),-libverbs)
 $(B)/tests/uapi/%: tests/uapi/%.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -Iuapi -Itests -MMD -MP -o $@ $< -lpthread $(if $(shell grep -l infiniband/verbs.h $<),-libverbs)
+	$(UAPI_CC)
+$(B)/tests/vm/%: tests/vm/%.c
+	@mkdir -p $(@D)
+	$(UAPI_CC)
 
+# A 32-bit process on a 64-bit kernel makes the same calls; and the header's layout is checked in all four ways.
+$(B)/tests/uapi/%32: tests/uapi/%.c
+	@mkdir -p $(@D)
+	$(CC) -m32 $(UAPI_CFLAGS) -MMD -MP -MT $@ -o $@ $< -lpthread
+$(B)/tests/uapi/layout: tests/uapi/layout.c tests/uapi/layout.h uapi/linux/mooncake.h
+	@mkdir -p $(@D)
+	$(CC) -m32 -Wall -Werror -Iuapi -fsyntax-only $<
+	for bits in -m32 -m64; do $(CXX) -x c++ $$bits -Wall -Werror -Iuapi -fsyntax-only $< || exit 1; done
+	$(CC) $(UAPI_CFLAGS) -o $@ $<
 $(B)/tests/%: tests/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -Itests -MMD -MP -o $@ $< -L$(B) -lmooncake -Wl,-rpath,'$$ORIGIN/../..' -ljansson -lpthread -lm

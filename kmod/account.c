@@ -59,7 +59,7 @@ struct mck_user *mck_user_find(kuid_t uid)
 		mck_free(fresh, sizeof(*fresh));
 		return user;
 	}
-	mck_count(users, 1);
+	mck_count(MCK_COUNT_USERS, 1);
 	return fresh;
 }
 
@@ -77,7 +77,7 @@ static void mck_user_release(struct kref *ref)
 	hash_del(&user->node);
 	spin_unlock(&mck_user_lock);
 	WARN_ON_ONCE(atomic64_read(&user->bytes));
-	mck_count(users, -1);
+	mck_count(MCK_COUNT_USERS, -1);
 	mck_free(user, sizeof(*user));
 }
 

@@ -64,7 +64,7 @@ static int mck_context_open(struct inode *inode, struct file *file)
 	init_waitqueue_head(&ctx->wait);
 	file->private_data = ctx;
 	file->f_mapping = mck_inode->i_mapping;
-	mck_count(contexts, 1);
+	mck_count(MCK_COUNT_CONTEXTS, 1);
 	return stream_open(inode, file);
 }
 
@@ -80,7 +80,7 @@ static int mck_context_release(struct inode *inode, struct file *file)
 		cond_resched();
 	}
 	mck_grant_close(ctx);
-	mck_count(contexts, -1);
+	mck_count(MCK_COUNT_CONTEXTS, -1);
 	mck_context_put(ctx);
 	return 0;
 }

@@ -49,7 +49,7 @@ static void mck_grant_release(struct kref *ref)
 	mck_handle_put(grant->handle);
 	memzero_explicit(grant->key, sizeof(grant->key));
 	mck_free(grant, sizeof(*grant));
-	mck_count(grants, -1);
+	mck_count(MCK_COUNT_GRANTS, -1);
 }
 
 void mck_grant_put(struct mck_grant *grant)
@@ -244,7 +244,7 @@ static struct mck_grant *mck_grant_create(struct mck_context *ctx, struct mck_ha
 		goto err_number;
 	mck_handle_get(handle);
 	atomic_inc(&ctx->nr_grants);
-	mck_count(grants, 1);
+	mck_count(MCK_COUNT_GRANTS, 1);
 	return grant;
 
 err_number:

@@ -110,9 +110,9 @@ struct mck_handle *mck_handle_create_range(struct mck_context *ctx, struct mck_o
 	mck_object_get(object);
 	kref_get(&ctx->ref);
 	handle->pid = get_pid(task_tgid(current));
-	mck_count(handles, 1);
+	mck_count(MCK_COUNT_HANDLES, 1);
 	if (grant)
-		mck_count(attachments, 1);
+		mck_count(MCK_COUNT_ATTACHMENTS, 1);
 	return handle;
 
 err_reserve:
@@ -154,13 +154,13 @@ static void mck_handle_release(struct kref *ref)
 	up_write(&object->lock);
 	if (handle->grant) {
 		mck_grant_detach(handle);
-		mck_count(attachments, -1);
+		mck_count(MCK_COUNT_ATTACHMENTS, -1);
 	}
 	WARN_ON_ONCE(!list_empty(&handle->grants) || !list_empty(&handle->exports));
 	atomic_dec(&ctx->user->handles);
 	put_pid(handle->pid);
 	mck_free(handle, sizeof(*handle));
-	mck_count(handles, -1);
+	mck_count(MCK_COUNT_HANDLES, -1);
 	mck_object_put(object);
 	mck_context_put(ctx);
 }
@@ -241,7 +241,7 @@ int mck_export_add(struct mck_export *export, struct mck_handle *handle, const s
 	if (!ret) {
 		export->handle = mck_handle_get(handle);
 		list_add_tail(&export->node, &handle->exports);
-		mck_count(dmabufs, 1);
+		mck_count(MCK_COUNT_DMABUFS, 1);
 	}
 	up_write(&handle->object->lock);
 	return ret;
@@ -266,7 +266,7 @@ void mck_export_remove(struct mck_export *export)
 	down_write(&handle->object->lock);
 	list_del(&export->node);
 	up_write(&handle->object->lock);
-	mck_count(dmabufs, -1);
+	mck_count(MCK_COUNT_DMABUFS, -1);
 	mck_export_put(export);
 	mck_handle_put(handle);
 }

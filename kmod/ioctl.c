@@ -44,6 +44,8 @@ static int mck_destroy(struct mck_call *call)
 	return mck_handle_destroy(call->ctx, arg->id);
 }
 
+#define MCK_SIZE_MAX 65536 /* of a caller's struct: what is beyond ours is read to the end for zeros */
+
 struct mck_op {
 	u32 cmd, size, min_size, flags;
 	int (*fn)(struct mck_call *call);
@@ -83,11 +85,17 @@ static const struct mck_op mck_ops[] = {
 	OP(BUFFER_OPEN, mooncake_buffer_open, content_id, MOONCAKE_OPEN_EXCLUSIVE | MOONCAKE_OPEN_BY_KEY,
 	   mck_buffer_open),
 	OP(BUFFER_UNLINK, mooncake_buffer_unlink, keep_key, MOONCAKE_UNLINK_BY_KEY, mck_buffer_unlink),
+	OP(REGION_PIN, mooncake_region_pin, reserved, 0, mck_region_pin),
+	OP(REGION_IMPORT, mooncake_region_import, length, 0, mck_region_import),
+	OP(REGION_BAR, mooncake_region_bar, mmap_offset, MOONCAKE_BAR_PAGES, mck_region_bar),
+	OP(REGION_CXL, mooncake_region_cxl, mmap_offset, MOONCAKE_CXL_MAPPED, mck_region_cxl),
+	OP(EXPORT, mooncake_export, fd, MOONCAKE_EXPORT_WRITE, mck_export),
 	OP(GRANT, mooncake_grant, key, 0, mck_grant),
 	OP(ATTACH, mooncake_attach, content_id, 0, mck_attach),
 	OP(REVOKE, mooncake_revoke, generation,
 	   MOONCAKE_REVOKE_GRANT | MOONCAKE_REVOKE_NAMED | MOONCAKE_REVOKE_REPLACE, mck_revoke),
 	OP(STAT, mooncake_stat, nodes, 0, mck_stat),
+	OP(COPY, mooncake_copy, copied, 0, mck_copy),
 	OP(DESTROY, mooncake_destroy, reserved, 0, mck_destroy),
 };
 
@@ -119,7 +127,7 @@ long mck_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return -EFAULT;
 	if (call.user_size < op->min_size)
 		return -EINVAL;
-	if (call.user_size > PAGE_SIZE)
+	if (call.user_size > MCK_SIZE_MAX)
 		return -E2BIG;
 	call.size = op->size;
 	ret = copy_struct_from_user(&buf, op->size, call.user, call.user_size);

@@ -112,8 +112,8 @@ static void mck_kept_remove(struct mck_kept *kept)
 	hash_del(&kept->by_name);
 	hash_del(&kept->by_key);
 	mck_kept_total -= kept->bytes;
-	mck_count(kept, -1);
-	mck_count(kept_pages, -(s64)(kept->bytes >> PAGE_SHIFT));
+	mck_count(MCK_COUNT_KEPT, -1);
+	mck_count(MCK_COUNT_KEPT_PAGES, -(s64)(kept->bytes >> PAGE_SHIFT));
 }
 
 static void mck_kept_free(struct mck_kept *kept)
@@ -149,8 +149,8 @@ struct mck_kept *mck_kept_reserve(u64 name, u32 name_length, u64 bytes)
 		hash_add(mck_by_name, &kept->by_name, mck_kept_name_hash(kept->uid, kept->name, name_length));
 		hash_add(mck_by_key, &kept->by_key, mck_kept_key_hash(kept->key));
 		mck_kept_total += bytes;
-		mck_count(kept, 1);
-		mck_count(kept_pages, bytes >> PAGE_SHIFT);
+		mck_count(MCK_COUNT_KEPT, 1);
+		mck_count(MCK_COUNT_KEPT_PAGES, bytes >> PAGE_SHIFT);
 	}
 	mutex_unlock(&mck_kept_lock);
 	if (ret)

@@ -20,7 +20,7 @@ static void mck_vma_open(struct vm_area_struct *vma)
 	mck_handle_get(handle);
 	atomic_inc(&handle->mappings);
 	atomic_inc(&handle->object->mappings);
-	mck_count(mappings, 1);
+	mck_count(MCK_COUNT_MAPPINGS, 1);
 }
 
 static void mck_vma_close(struct vm_area_struct *vma)
@@ -29,7 +29,7 @@ static void mck_vma_close(struct vm_area_struct *vma)
 
 	atomic_dec(&handle->mappings);
 	atomic_dec(&handle->object->mappings);
-	mck_count(mappings, -1);
+	mck_count(MCK_COUNT_MAPPINGS, -1);
 	mck_handle_put(handle);
 }
 
@@ -66,7 +66,7 @@ static vm_fault_t mck_fault_pages(struct mck_object *object, struct vm_fault *vm
 		index += want;
 		addr += want << PAGE_SHIFT;
 	}
-	mck_count(faults, 1);
+	mck_count(MCK_COUNT_FAULTS, 1);
 	if (done || ret == -EBUSY)
 		return VM_FAULT_NOPAGE;
 	return ret == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
@@ -108,7 +108,7 @@ int mck_map_handle(struct mck_handle *handle, struct vm_area_struct *vma)
 	unsigned long clear = 0;
 	int ret;
 
-	if (!(vma->vm_flags & VM_SHARED))
+	if (!(vma->vm_flags & VM_MAYSHARE)) /* VM_SHARED goes where the file may not be written */
 		return -EINVAL;
 	if (!(object->ops->can & MCK_CAN_MAP))
 		return -EOPNOTSUPP;
@@ -158,5 +158,5 @@ void mck_map_zap(struct mck_handle *handle)
 	if (!handle->slot)
 		return;
 	unmap_mapping_range(mck_context_mapping(), mck_handle_mmap_offset(handle), handle->length, 1);
-	mck_count(zaps, 1);
+	mck_count(MCK_COUNT_ZAPS, 1);
 }

@@ -37,7 +37,7 @@ int mck_object_init(struct mck_object *object, const struct mck_object_ops *ops,
 	ret = xa_insert(&mck_objects, object->serial, object, GFP_KERNEL_ACCOUNT);
 	if (ret)
 		goto err_user;
-	mck_count(objects, 1);
+	mck_count(MCK_COUNT_OBJECTS, 1);
 	return 0;
 
 err_user:
@@ -63,7 +63,7 @@ static void mck_object_release(struct kref *ref)
 	mck_pages_put(pages);
 	mck_user_put(user);
 	put_pid(pid);
-	mck_count(objects, -1);
+	mck_count(MCK_COUNT_OBJECTS, -1);
 }
 
 void mck_object_put(struct mck_object *object)

@@ -25,6 +25,8 @@
 #include "pages.h"
 #include <linux/mooncake.h>
 
+struct dma_buf;
+struct dma_buf_attachment;
 struct mck_context;
 struct mck_export;
 struct mck_grant;
@@ -37,6 +39,13 @@ struct mck_user;
 #define MCK_CAN_MAP	BIT(0) /* mmap of /dev/mooncake */
 #define MCK_CAN_GRANT	BIT(1)
 #define MCK_CAN_REPLACE BIT(2)
+
+/* A contiguous piece of an object as this CPU reaches it: one of the two addresses is set. */
+struct mck_span {
+	void *addr;
+	void __iomem *io;
+	u64 length;
+};
 
 struct mck_object_ops {
 	u32 kind; /* MOONCAKE_KIND_* */
@@ -53,8 +62,24 @@ struct mck_object_ops {
 	void (*killed)(struct mck_object *object);
 	/* What STAT adds to the state (MOONCAKE_STATE_SUSPECT). Optional, object->lock is held. */
 	u32 (*state)(struct mck_object *object);
-	/* The last reference is gone; object->pages is put by the caller afterwards. May sleep, may be
-	 * called with some mmap_lock held. The struct that embeds the object is freed here. */
+	/*
+	 * Is the memory still what it was: asked before COPY, EXPORT and the attachment of a device.
+	 * -ESTALE (then the object is dead), -EINTR. Optional, may sleep, takes mmap_lock.
+	 */
+	int (*check)(struct mck_object *object);
+	/* The dma-buf that EXPORT gives again, no reference. Optional: without it, we make one of object->pages. */
+	struct dma_buf *(*dmabuf)(struct mck_object *object);
+	/* May this device reach it. Optional, may sleep. */
+	int (*attach)(struct mck_object *object, struct dma_buf_attachment *attach);
+	/* COPY begins and ends: around any number of span(). Optional, may sleep, no lock is held. */
+	int (*reach)(struct mck_object *object, bool write);
+	void (*leave)(struct mck_object *object, bool write);
+	/* The piece at @offset; object->lock is held, the object is alive. Optional: else object->pages. */
+	void (*span)(struct mck_object *object, u64 offset, struct mck_span *span);
+	/*
+	 * The last reference is gone; object->pages is put by the caller afterwards. May sleep, may be
+	 * called with some mmap_lock held. The struct that embeds the object is freed here.
+	 */
 	void (*release)(struct mck_object *object);
 };
 

@@ -42,13 +42,13 @@ static int mck_pages_grow(struct mck_pages *pages)
 	unsigned long max = max(pages->max_blocks * 2, MCK_BLOCKS_MIN);
 	struct mck_block *blocks;
 
-	blocks = kvmalloc(max * sizeof(*blocks), GFP_KERNEL_ACCOUNT);
+	blocks = kvmalloc_array(max, sizeof(*blocks), GFP_KERNEL_ACCOUNT);
 	if (!blocks)
 		return -ENOMEM;
 	if (pages->nr_blocks)
 		memcpy(blocks, pages->blocks, pages->nr_blocks * sizeof(*blocks));
 	kvfree(pages->blocks);
-	mck_count(metadata_bytes, (max - pages->max_blocks) * sizeof(*blocks));
+	mck_count(MCK_COUNT_METADATA_BYTES, (max - pages->max_blocks) * sizeof(*blocks));
 	pages->blocks = blocks;
 	pages->max_blocks = max;
 	return 0;
@@ -83,7 +83,7 @@ int mck_pages_add(struct mck_pages *pages, struct page *page, u32 count, bool jo
 
 void mck_pages_destroy(struct mck_pages *pages)
 {
-	mck_count(metadata_bytes, -(s64)(pages->max_blocks * sizeof(*pages->blocks)));
+	mck_count(MCK_COUNT_METADATA_BYTES, -(s64)(pages->max_blocks * sizeof(*pages->blocks)));
 	kvfree(pages->blocks);
 	mck_user_put(pages->user);
 	mck_free(pages, sizeof(*pages));
@@ -91,9 +91,9 @@ void mck_pages_destroy(struct mck_pages *pages)
 
 static void mck_note_batch(unsigned long batch)
 {
-	s64 old = atomic64_read(&mck_counters.max_free_batch);
+	s64 old = atomic64_read(&mck_counters[MCK_COUNT_MAX_FREE_BATCH]);
 
-	while (old < (s64)batch && !atomic64_try_cmpxchg(&mck_counters.max_free_batch, &old, batch))
+	while (old < (s64)batch && !atomic64_try_cmpxchg(&mck_counters[MCK_COUNT_MAX_FREE_BATCH], &old, batch))
 		;
 }
 
@@ -112,7 +112,7 @@ static void mck_pages_free_kernel(struct mck_pages *pages)
 		}
 		batch += block->count;
 		put_page(block->page);
-		mck_count(buffer_pages, -(s64)block->count);
+		mck_count(MCK_COUNT_BUFFER_PAGES, -(s64)block->count);
 	}
 	mck_note_batch(batch);
 	trace_mooncake_free(pages->nr_pages, pages->nr_blocks);
@@ -156,7 +156,7 @@ static int mck_pages_fill(struct mck_pages *pages, unsigned long nr_pages, int n
 			put_page(page);
 			return ret;
 		}
-		mck_count(buffer_pages, 1L << order);
+		mck_count(MCK_COUNT_BUFFER_PAGES, 1L << order);
 		cond_resched();
 	}
 	return 0;
@@ -174,7 +174,8 @@ static struct mck_pages *mck_pages_try(struct mck_user *user, unsigned long nr_p
 	if (ret)
 		goto err_destroy;
 	pages->user = mck_user_get(user);
-	ret = mck_pages_fill(pages, nr_pages, node);
+	/* Hopeless: not worth driving everybody else out of memory. */
+	ret = nr_pages > totalram_pages() ? -ENOMEM : mck_pages_fill(pages, nr_pages, node);
 	if (ret)
 		goto err_free;
 	return pages;
@@ -193,8 +194,6 @@ struct mck_pages *mck_pages_alloc(struct mck_user *user, unsigned long nr_pages,
 {
 	struct mck_pages *pages;
 
-	if (nr_pages > totalram_pages())
-		return ERR_PTR(-ENOMEM);
 	pages = mck_pages_try(user, nr_pages, node);
 	if (pages != ERR_PTR(-ENOMEM) && pages != ERR_PTR(-EDQUOT))
 		return pages;
@@ -257,6 +256,8 @@ u64 mck_pages_held(const struct mck_pages *pages, unsigned long first, unsigned 
 	const struct mck_block *block = mck_pages_find(pages, first);
 	u64 held = 0;
 
+	if (pages->foreign)
+		return 0;
 	for (; first < end; block++) {
 		unsigned long stop = min_t(unsigned long, end, block->first + block->count);
 

@@ -27,6 +27,7 @@ struct mck_pages {
 	struct mck_block *blocks;
 	void (*free)(struct mck_pages *pages); /* gives the pages back, then calls mck_pages_destroy() */
 	void *private;			       /* of the kind that built it */
+	bool foreign;			       /* pages of others: who else holds them cannot be told */
 	struct mck_user *user;		       /* charged with nr_pages; NULL: nobody */
 	struct work_struct work;
 };

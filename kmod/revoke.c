@@ -98,6 +98,16 @@ static struct mck_pages *mck_revoke_replace(struct mck_object *object, struct mc
 	return old;
 }
 
+/* A dma-buf is what was handed on, also by a context that keeps its use: its mappings go, and come again at a touch. */
+static void mck_revoke_exports(struct mck_object *object, struct mck_revocation *rev)
+{
+	struct mck_handle *handle;
+
+	list_for_each_entry(handle, &object->handles, node)
+		if (!handle->revoked && !list_empty(&handle->exports))
+			mck_revocation_add(rev, handle);
+}
+
 void mck_object_kill(struct mck_object *object)
 {
 	struct mck_revocation rev;
@@ -158,6 +168,8 @@ static int mck_revoke_object(struct mck_object *object, struct mck_context *keep
 	}
 	object->generation++;
 	mck_revoke_handles(object, keep, &rev);
+	if (!fresh)
+		mck_revoke_exports(object, &rev);
 	held = fresh ? mck_revoke_replace(object, fresh, &rev) :
 		       object->pages ? mck_pages_get(object->pages) : NULL;
 	up_write(&object->lock);

@@ -11,7 +11,26 @@
 #include "object.h"
 #include "stat.h"
 
-struct mck_counters mck_counters;
+atomic64_t mck_counters[MCK_COUNTERS];
+
+static const char * const mck_counter_names[MCK_COUNTERS] = {
+	[MCK_COUNT_CONTEXTS] = "contexts",
+	[MCK_COUNT_OBJECTS] = "objects",
+	[MCK_COUNT_HANDLES] = "handles",
+	[MCK_COUNT_ATTACHMENTS] = "attachments",
+	[MCK_COUNT_GRANTS] = "grants",
+	[MCK_COUNT_MAPPINGS] = "mappings",
+	[MCK_COUNT_BUFFER_PAGES] = "buffer_pages",
+	[MCK_COUNT_PINNED_PAGES] = "pinned_pages",
+	[MCK_COUNT_KEPT] = "kept",
+	[MCK_COUNT_KEPT_PAGES] = "kept_pages",
+	[MCK_COUNT_DMABUFS] = "dmabufs",
+	[MCK_COUNT_USERS] = "users",
+	[MCK_COUNT_METADATA_BYTES] = "metadata_bytes",
+	[MCK_COUNT_MAX_FREE_BATCH] = "max_free_batch",
+	[MCK_COUNT_FAULTS] = "faults",
+	[MCK_COUNT_ZAPS] = "zaps",
+};
 
 static DEFINE_MUTEX(mck_mark_lock);
 static u64 mck_mark;
@@ -19,9 +38,10 @@ static struct dentry *mck_dir;
 
 static int counters_show(struct seq_file *m, void *v)
 {
-#define X(name) seq_printf(m, #name " %lld\n", (s64)atomic64_read(&mck_counters.name));
-	MCK_COUNTERS(X)
-#undef X
+	int i;
+
+	for (i = 0; i < MCK_COUNTERS; i++)
+		seq_printf(m, "%s %lld\n", mck_counter_names[i], (s64)atomic64_read(&mck_counters[i]));
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(counters);

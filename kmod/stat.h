@@ -7,34 +7,33 @@
 #include <linux/slab.h>
 #include <linux/types.h>
 
-/* One name per counter: the file prints them in this order. */
-#define MCK_COUNTERS(X)                                                                            \
-	X(contexts)                                                                                \
-	X(objects)                                                                                 \
-	X(handles)                                                                                 \
-	X(attachments)                                                                             \
-	X(grants)                                                                                  \
-	X(mappings)                                                                                \
-	X(buffer_pages)                                                                            \
-	X(pinned_pages)                                                                            \
-	X(kept)                                                                                    \
-	X(kept_pages)                                                                              \
-	X(dmabufs)                                                                                 \
-	X(users)                                                                                   \
-	X(metadata_bytes)                                                                          \
-	X(max_free_batch)                                                                          \
-	X(faults)                                                                                  \
-	X(zaps)
-
-struct mck_counters {
-#define X(name) atomic64_t name;
-	MCK_COUNTERS(X)
-#undef X
+/* What is counted; stat.c has the names. All but the last three return to 0 when nothing is in use. */
+enum mck_counter {
+	MCK_COUNT_CONTEXTS,
+	MCK_COUNT_OBJECTS,
+	MCK_COUNT_HANDLES,
+	MCK_COUNT_ATTACHMENTS,
+	MCK_COUNT_GRANTS,
+	MCK_COUNT_MAPPINGS,
+	MCK_COUNT_BUFFER_PAGES,
+	MCK_COUNT_PINNED_PAGES,
+	MCK_COUNT_KEPT,
+	MCK_COUNT_KEPT_PAGES,
+	MCK_COUNT_DMABUFS,
+	MCK_COUNT_USERS,
+	MCK_COUNT_METADATA_BYTES,
+	MCK_COUNT_MAX_FREE_BATCH,
+	MCK_COUNT_FAULTS,
+	MCK_COUNT_ZAPS,
+	MCK_COUNTERS
 };
 
-extern struct mck_counters mck_counters;
+extern atomic64_t mck_counters[MCK_COUNTERS];
 
-#define mck_count(name, n) atomic64_add(n, &mck_counters.name)
+static inline void mck_count(enum mck_counter counter, s64 n)
+{
+	atomic64_add(n, &mck_counters[counter]);
+}
 
 /* The module's own memory, counted; charged to the caller's memory cgroup. */
 static inline void *mck_zalloc(size_t size)
@@ -42,7 +41,7 @@ static inline void *mck_zalloc(size_t size)
 	void *p = kzalloc(size, GFP_KERNEL_ACCOUNT);
 
 	if (p)
-		mck_count(metadata_bytes, size);
+		mck_count(MCK_COUNT_METADATA_BYTES, size);
 	return p;
 }
 
@@ -50,7 +49,7 @@ static inline void mck_free(void *p, size_t size)
 {
 	if (!p)
 		return;
-	mck_count(metadata_bytes, -(s64)size);
+	mck_count(MCK_COUNT_METADATA_BYTES, -(s64)size);
 	kfree(p);
 }
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
 # For scripts in a guest. REPO, B, KVER (kernel release) and SERIES (see tests/vm/kernel) are in the environment.
-VM=$REPO/tests/vm
+export VM=$REPO/tests/vm
 DEBUGFS=/sys/kernel/debug
 
-skip() { echo "$*"; exit 77; }
-fail() { echo "FAIL: $*"; exit 1; }
+# Their words go to standard error, so that a function may be called as name=$(function) || exit.
+skip() { echo "$*" >&2; exit 77; }
+fail() { echo "FAIL: $*" >&2; exit 1; }
 
 # wait_for SECONDS COMMAND...: until the command succeeds; fails when the time is over.
 wait_for() {
@@ -113,33 +114,41 @@ vm_rxe_pair() {
 
 # vm_cxl_dax: a devdax namespace on the persistent CXL memory; prints its device, as /dev/dax0.0.
 vm_cxl_dax() {
-	local dax
+	local region
 	command -v cxl >/dev/null || skip "the cxl tool (package ndctl) is not installed"
 	modprobe -a cxl_acpi cxl_pci cxl_mem cxl_port cxl_pmem nd_pmem device_dax dax_pmem 2>/dev/null
 	wait_for 10 test -e /sys/bus/cxl/devices/mem0 || skip "no CXL memory in this guest"
 	wait_for 10 test -e /sys/bus/cxl/devices/decoder0.0 || skip "no CXL window in this guest"
-	if ! dax=$(vm_dax_of region0); then
-		cxl create-region -m -d decoder0.0 -w 1 -t pmem mem0 >&2 ||
-			skip "kernel $KVER and this QEMU make no persistent CXL region"
-		ndctl create-namespace -f -m devdax -M mem -r region0 >&2 || fail "ndctl create-namespace"
-		wait_for 10 vm_dax_of region0 >/dev/null || fail "no dax device on region0"
-		dax=$(vm_dax_of region0)
+	region=$(cxl list -R | sed -n 's/.*"region":"\([a-z0-9]*\)".*/\1/p')
+	if [ -z "$region" ]; then
+		region=$(cxl create-region -m -d decoder0.0 -w 1 -t pmem mem0 | sed -n 's/.*"region":"\([a-z0-9]*\)".*/\1/p')
+		[ -n "$region" ] || skip "kernel $KVER and this QEMU make no persistent CXL region"
+		ndctl create-namespace -f -m devdax -M mem -r "$region" >&2 || fail "ndctl create-namespace on $region"
 	fi
-	echo "$dax"
+	wait_for 10 vm_dax_of "/$region/" >/dev/null || fail "no dax device on $region"
+	vm_dax_of "/$region/"
 }
-vm_dax_of() { # PART-OF-PATH: the dax device whose sysfs path holds it
+vm_dax_of() { # PART-OF-PATH: the dax device whose sysfs path holds it, once it is ready to be mapped
 	local d
 	for d in /sys/bus/dax/devices/dax*; do
-		case $(readlink -f "$d") in *"$1"*) [ -c "/dev/${d##*/}" ] && echo "/dev/${d##*/}" && return ;; esac
+		[ "$(basename "$(readlink -f "$d/driver")")" = device_dax ] && [ -c "/dev/${d##*/}" ] || continue
+		case $(readlink -f "$d") in *"$1"*) echo "/dev/${d##*/}" && return ;; esac
 	done
 	return 1
 }
 
-# vm_window_dax: the dax device of the memmap= window, which firmware would call "soft reserved".
+# vm_window_dax: the dax device of the memmap= window, which firmware would call "soft reserved". Newer kernels keep such
+# memory for the system until it is given to device_dax by name.
 vm_window_dax() {
+	local d
 	modprobe -a device_dax dax_hmem 2>/dev/null
-	wait_for 5 vm_dax_of hmem >/dev/null || skip "no memmap= window in this guest, or no dax_hmem in kernel $KVER"
-	vm_dax_of hmem
+	wait_for 10 test -e /sys/bus/platform/drivers/dax_hmem || skip "no dax_hmem in kernel $KVER"
+	for d in /sys/devices/platform/hmem.*/dax*; do
+		[ -e "$d" ] || skip "no memmap= window in this guest"
+		[ -e "$d/driver" ] || echo "${d##*/}" >/sys/bus/dax/drivers/device_dax/new_id
+	done
+	wait_for 10 vm_dax_of /hmem >/dev/null || fail "the window's dax device has no driver"
+	vm_dax_of /hmem
 }
 
 # vm_pci VENDOR:DEVICE: the address of the first such PCI device. edu is 1234:11e8, ivshmem-plain 1af4:1110.

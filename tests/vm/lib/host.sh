@@ -31,7 +31,7 @@ vm_devices() {
 		-q
 		-object memory-backend-file,id=ivshmem,share=on,mem-path=$dir/ivshmem,size=4M
 		-q
-		-device ivshmem-plain,memdev=ivshmem -device edu
+		-device ivshmem-plain,memdev=ivshmem,bus=pcie.0 -device edu,bus=pcie.0
 	EOF
 	# The kernel refuses to invalidate caches of CXL regions under a hypervisor since 6.2.
 	[ "$series" = 6.1 ] || [ "$series" = 5.10 ] || printf '%s\n' -C max,-hypervisor
