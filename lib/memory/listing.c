@@ -91,9 +91,8 @@ static int list_files(int (*fn)(const struct mc_memory_entry *entry, void *arg),
 /**
  * mc_memory_list() - call @fn for every named memory of the calling user
  *
- * Those that the kernel module keeps come first, then files. In a user namespace of its own (rootless
- * containers) a process is shown files only. @fn must not keep the entry. holder_pid is -1 if somebody holds it
- * whose pid is not known.
+ * Those that the kernel module keeps come first, then files. @fn must not keep the entry. holder_pid is -1 if
+ * somebody holds it whose pid is not known.
  * Return: 0, -EACCES, -EIO with a sentence, or the first non-zero value that @fn returned. Any thread.
  */
 int mc_memory_list(int (*fn)(const struct mc_memory_entry *entry, void *arg), void *arg)

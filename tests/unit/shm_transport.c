@@ -424,11 +424,11 @@ static void test_cancel_ends_what_waits_at_once_and_what_is_copied_between_chunk
 	(void)state;
 	must(transfer(peer, MCI_OP_READ, target->remote.regions, 0, mine, 100), MC_DONE, 0);
 	gate_shut();
+	target_say(target, "fill 0 1");
+	fill(mine, 0, MINE, 2);
 	for (int i = 0; i < 2; i++)
 		job_init(&jobs[i], MCI_OP_WRITE, target->remote.regions, i * 32 * MIB, mine + i * 32 * MIB,
 			 32 * MIB, 20000);
-	target_say(target, "fill 0 1");
-	fill(mine, 0, MINE, 2);
 	jobs_submit(peer, jobs, 2);
 	gate_wait();
 	for (int i = 1; i >= 0; i--) {
@@ -459,7 +459,7 @@ static void test_a_deadline_is_seen_between_chunks(void **state)
 
 	(void)state;
 	gate_shut();
-	job_init(&job, MCI_OP_WRITE, target->remote.regions, 0, mine, MINE, 100);
+	job_init(&job, MCI_OP_WRITE, target->remote.regions, 0, mine, MINE, 1000);
 	jobs_submit(peer, &job, 1);
 	gate_wait();
 	while (mci_now_ns() < job.r.deadline_ns)
