@@ -37,7 +37,7 @@ static void test_another_user_gets_whole_regions_only_and_read_only_means_it(voi
 		/* a key can be made out for whole pages of something larger, too */
 		assert_int_equal(atoi(line), i == 0 || i == 3 || (i == 2 && by_module()) ? 0 : -EOPNOTSUPP);
 		if (by_module() && !atoi(line))
-			assert_non_null(strstr(line, "copied by the kernel"));
+			assert_non_null(strstr(line, "attached by key"));
 	}
 	child_line(&child, line, sizeof(line));
 	assert_string_equal(line, "1 0");
@@ -60,6 +60,65 @@ out:
 		assert_int_equal(fake_unregister(me, regions[i], mci_now_ns() + 5 * MCI_NS_PER_S), 0);
 		fake_region_free(regions[i]);
 	}
+}
+
+static struct target *owner;
+
+static void take_it_away(void *arg)
+{
+	(void)arg;
+	me->transport->hooks.inside = NULL;
+	if (target_say(owner, "remove 0 1000"))
+		abort();
+}
+
+/* An owner of another user may revoke at any time: that must end requests, not us. */
+static void test_an_owner_who_is_not_trusted_cannot_kill_who_copies(void **state)
+{
+	static const char *const specs[] = {"shared:16777216:3"};
+	uint8_t *mine = malloc(16 * MIB);
+	struct mci_peer *peer = NULL;
+	const void *addr;
+	struct job job;
+	char text[128];
+	void *view;
+	int ret;
+
+	(void)state;
+	if (geteuid())
+		skip();
+	setenv("TARGET_UID", "65534", 1);
+	owner = target_start(1, specs);
+	unsetenv("TARGET_UID");
+	assert_int_equal(try_peer(me, &owner->remote, &peer), 0);
+	fill(mine, 0, 16 * MIB, 4);
+	assert_int_equal(transfer(peer, MCI_OP_WRITE, owner->remote.regions, 0, mine, 16 * MIB).state, MC_DONE);
+	assert_int_equal(target_say(owner, "filled 0 4 0 %llu", 16 * MIB), 1);
+	memset(mine, 0, 16 * MIB);
+	assert_int_equal(transfer(peer, MCI_OP_READ, owner->remote.regions, 77, mine, 5 * MIB).state, MC_DONE);
+	assert_true(filled(mine, 77, 5 * MIB, 4));
+	mci_transport_shm.detail(peer, owner->remote.regions, text, sizeof(text));
+	ret = mci_transport_shm.map(peer, owner->remote.regions, 0, 4096, &addr, &view);
+	if (by_module()) {
+		assert_string_equal(text, "module, attached by key, copied by the kernel");
+		assert_int_equal(ret, -EOPNOTSUPP);
+		assert_non_null(strstr(mc_errmsg(), "another user"));
+		/* It does not wait for us, and we do not look: the copy itself finds the memory gone. */
+		target_say(owner, "nofence");
+		me->transport->hooks.no_liveness = true;
+		me->transport->hooks.inside = take_it_away;
+		job = transfer(peer, MCI_OP_WRITE, owner->remote.regions, 0, mine, 4096);
+		me->transport->hooks.no_liveness = false;
+		assert_int_equal(job.state, MC_FAILED);
+		assert_int_equal(job.error, -EFAULT);
+		assert_int_equal(target_say(owner, "changed 0"), 0);
+	} else {
+		assert_int_equal(ret, 0); /* a sealed file cannot be taken away */
+		mci_transport_shm.unmap(view);
+	}
+	mci_transport_shm.peer_close(peer);
+	target_end(owner);
+	free(mine);
 }
 
 /* One that maps what it was granted and then keeps to no rule at all: it writes, and writes. */
@@ -217,10 +276,13 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_another_user_gets_whole_regions_only_and_read_only_means_it),
+		cmocka_unit_test(test_an_owner_who_is_not_trusted_cannot_kill_who_copies),
 		cmocka_unit_test(test_a_peer_that_keeps_to_no_rule_is_out_only_with_the_module),
 		cmocka_unit_test(test_who_does_not_see_the_nonce_gets_nothing),
 	};
 
+	if (argc > 1 && !strcmp(argv[1], "target"))
+		return target_main(argc - 2, argv + 2);
 	if (argc > 5 && !strcmp(argv[1], "liar"))
 		return liar_main(argv + 2);
 	if (argc > 1 && !strcmp(argv[1], "initiator"))
