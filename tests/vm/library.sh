@@ -4,37 +4,15 @@
 # vm: alone memory=3072 seconds=1500
 set -u
 . "$(dirname "$0")/lib/guest.sh"
-failed=0
+. "$REPO/tests/vm/lib/library.sh"
 
-export MODULE_ONLY=1
-run() { # PROGRAM ARG...: no test of its may be skipped for want of the module
-	local name rc=0 log
-	name=$(basename "$1")
-	log=/host/tests/library-$name${2:+-$2}.log
-	timeout --kill-after=10 "${TEST_SECONDS:-300}" "$@" >"$log" 2>&1 </dev/null || rc=$?
-	if grep -q 'skipped: memory of the kernel module' "$log"; then
-		rc=1
-		echo "the module is loaded, and $name did not run over it"
-	fi
-	if [ $rc = 0 ]; then
-		echo "$name${2:+ $2}: $(grep -c '^\[       OK' "$log") tests"
-	else
-		echo "FAIL $name${2:+ $2} (status $rc)"
-		grep -vE '^\[ RUN |^\[       OK' "$log" | tail -n 40 | sed 's/^/    /'
-		failed=1
-	fi
-}
-
-[ -c /dev/mooncake ] || fail "there is no /dev/mooncake"
-ip link set lo up
-mkdir -p /host/tests
-for program in kdev memory memory_named shm_strangers shm_death; do run "$B/tests/unit/$program"; done
-run "$B/tests/api/transfer" shm-module
+for program in kdev memory memory_named; do library_run "$B/tests/unit/$program"; done
+library_run "$B/tests/api/transfer" shm-module
 
 # The example: shared by a key and taken back; kept, and found again.
-run "$B/examples/kernel_buffer"
+library_run "$B/examples/kernel_buffer"
 for times in 0 1; do
-	run "$B/examples/kernel_buffer" library-example
+	library_run "$B/examples/kernel_buffer" library-example
 	grep -q "opened $times times" /host/tests/library-kernel_buffer-library-example.log || fail "kept memory was not found again"
 done
 
@@ -49,5 +27,4 @@ mooncake=$B/bin/mooncake
 "$mooncake" doctor --json >/host/tests/doctor.json
 grep -q 'loaded.*it can: keep' /host/tests/doctor.json || fail "doctor does not know the module: $(cat /host/tests/doctor.json)"
 grep -q 'kept, all users' /host/tests/doctor.json || fail "doctor does not know the limits"
-run "$B/tests/unit/shm_transport"
-exit $failed
+library_end
