@@ -164,6 +164,7 @@ $(B)/tests/uapi/layout: tests/uapi/layout.c tests/uapi/layout.h uapi/linux/moonc
 	$(CC) -m32 -Wall -Werror -Iuapi -fsyntax-only $<
 	for bits in -m32 -m64; do $(CXX) -x c++ $$bits -Wall -Werror -Iuapi -fsyntax-only $< || exit 1; done
 	$(CC) $(UAPI_CFLAGS) -o $@ $<
+
 $(B)/tests/%: tests/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -Itests -MMD -MP -o $@ $< -L$(B) -lmooncake -Wl,-rpath,'$$ORIGIN/../..' -ljansson -lpthread -lm
@@ -264,4 +265,4 @@ deps: ## install what build and tests need (Debian)
 clean: ## all build trees
 	rm -rf $(B) build-asan build-tsan
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) -path $(B)/vm -prune -o -name '*.d' -type f -print 2>/dev/null)

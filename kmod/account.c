@@ -115,16 +115,17 @@ int mck_locked_charge(struct mck_locked *locked, unsigned long pages)
 		if (!exempt && (pages > limit || (unsigned long)old > limit - pages))
 			return -ENOMEM;
 	} while (!atomic_long_try_cmpxchg(&user->locked_vm, &old, old + pages));
-	locked->user = get_uid(user);
+	/* Credentials hold their user, whom old kernels do not let modules hold by himself. */
+	locked->cred = get_current_cred();
 	locked->pages = pages;
 	return 0;
 }
 
 void mck_locked_uncharge(struct mck_locked *locked)
 {
-	if (!locked->user)
+	if (!locked->cred)
 		return;
-	atomic_long_sub(locked->pages, &locked->user->locked_vm);
-	free_uid(locked->user);
-	locked->user = NULL;
+	atomic_long_sub(locked->pages, &locked->cred->user->locked_vm);
+	put_cred(locked->cred);
+	locked->cred = NULL;
 }

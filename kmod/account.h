@@ -7,7 +7,7 @@
 #include <linux/types.h>
 #include <linux/uidgid.h>
 
-struct user_struct;
+struct cred;
 
 struct mck_user {
 	struct kref ref;
@@ -28,7 +28,7 @@ u64 mck_user_limit(void);
 
 /* Locked memory, charged to the caller's user and given back to the same, whoever calls then. */
 struct mck_locked {
-	struct user_struct *user; /* a reference; NULL: nothing charged */
+	const struct cred *cred; /* of the user who is charged, a reference; NULL: nothing charged */
 	unsigned long pages;
 };
 

@@ -69,34 +69,34 @@ union mck_arg {
 	struct mooncake_destroy destroy;
 };
 
-#define OP(_name, _struct, _last, _flags, _fn)                                                     \
+#define OP(_name, _type, _last, _flags, _fn)                                                       \
 	[MOONCAKE_CMD_##_name - MOONCAKE_CMD_BASE] = {                                             \
 		.cmd = MOONCAKE_##_name,                                                           \
-		.size = sizeof(struct _struct),                                                    \
-		.min_size = offsetofend(struct _struct, _last),                                    \
+		.size = sizeof(_type),                                                             \
+		.min_size = offsetofend(_type, _last),                                             \
 		.flags = (_flags),                                                                 \
 		.fn = (_fn),                                                                       \
 	}
 
 static const struct mck_op mck_ops[] = {
-	OP(QUERY, mooncake_query, objects_max, 0, mck_query),
-	OP(BUFFER_ALLOC, mooncake_buffer_alloc, keep_key, MOONCAKE_BUFFER_KEEP | MOONCAKE_BUFFER_EXCLUSIVE,
+	OP(QUERY, struct mooncake_query, objects_max, 0, mck_query),
+	OP(BUFFER_ALLOC, struct mooncake_buffer_alloc, keep_key, MOONCAKE_BUFFER_KEEP | MOONCAKE_BUFFER_EXCLUSIVE,
 	   mck_buffer_alloc),
-	OP(BUFFER_OPEN, mooncake_buffer_open, content_id, MOONCAKE_OPEN_EXCLUSIVE | MOONCAKE_OPEN_BY_KEY,
+	OP(BUFFER_OPEN, struct mooncake_buffer_open, content_id, MOONCAKE_OPEN_EXCLUSIVE | MOONCAKE_OPEN_BY_KEY,
 	   mck_buffer_open),
-	OP(BUFFER_UNLINK, mooncake_buffer_unlink, keep_key, MOONCAKE_UNLINK_BY_KEY, mck_buffer_unlink),
-	OP(REGION_PIN, mooncake_region_pin, reserved, 0, mck_region_pin),
-	OP(REGION_IMPORT, mooncake_region_import, length, 0, mck_region_import),
-	OP(REGION_BAR, mooncake_region_bar, mmap_offset, MOONCAKE_BAR_PAGES, mck_region_bar),
-	OP(REGION_CXL, mooncake_region_cxl, mmap_offset, MOONCAKE_CXL_MAPPED, mck_region_cxl),
-	OP(EXPORT, mooncake_export, fd, MOONCAKE_EXPORT_WRITE, mck_export),
-	OP(GRANT, mooncake_grant, key, 0, mck_grant),
-	OP(ATTACH, mooncake_attach, content_id, 0, mck_attach),
-	OP(REVOKE, mooncake_revoke, generation,
+	OP(BUFFER_UNLINK, struct mooncake_buffer_unlink, keep_key, MOONCAKE_UNLINK_BY_KEY, mck_buffer_unlink),
+	OP(REGION_PIN, struct mooncake_region_pin, reserved, 0, mck_region_pin),
+	OP(REGION_IMPORT, struct mooncake_region_import, length, 0, mck_region_import),
+	OP(REGION_BAR, struct mooncake_region_bar, mmap_offset, MOONCAKE_BAR_PAGES, mck_region_bar),
+	OP(REGION_CXL, struct mooncake_region_cxl, mmap_offset, MOONCAKE_CXL_MAPPED, mck_region_cxl),
+	OP(EXPORT, struct mooncake_export, fd, MOONCAKE_EXPORT_WRITE, mck_export),
+	OP(GRANT, struct mooncake_grant, key, 0, mck_grant),
+	OP(ATTACH, struct mooncake_attach, content_id, 0, mck_attach),
+	OP(REVOKE, struct mooncake_revoke, generation,
 	   MOONCAKE_REVOKE_GRANT | MOONCAKE_REVOKE_NAMED | MOONCAKE_REVOKE_REPLACE, mck_revoke),
-	OP(STAT, mooncake_stat, nodes, 0, mck_stat),
-	OP(COPY, mooncake_copy, copied, 0, mck_copy),
-	OP(DESTROY, mooncake_destroy, reserved, 0, mck_destroy),
+	OP(STAT, struct mooncake_stat, nodes, 0, mck_stat),
+	OP(COPY, struct mooncake_copy, copied, 0, mck_copy),
+	OP(DESTROY, struct mooncake_destroy, reserved, 0, mck_destroy),
 };
 
 static const struct mck_op *mck_find_op(unsigned int cmd)

@@ -242,6 +242,8 @@ void mck_window_exit(void)
 		mutex_lock(&mck_window_lock);
 		more = !list_empty(&mck_windows);
 		mutex_unlock(&mck_window_lock);
+		if (more)
+			msleep(MCK_WINDOW_POLL_MS);
 	}
 	cancel_delayed_work_sync(&mck_window_work);
 }

@@ -144,7 +144,7 @@ static void valid_cxl(void *arg)
 {
 	S(region_cxl);
 	s->start = 1ull << 46;
-	s->length = 1ull << 20;
+	s->length = 2ull << 20;
 }
 static void valid_cxl_mapped(void *arg)
 {
@@ -737,11 +737,11 @@ static void test_region_bar_arithmetic(void)
 
 static void test_region_cxl(void)
 {
-	EACH(cxl_call, {"no window there", F(region_cxl, start), 1ull << 46, EACCES},
+	EACH(cxl_call, /* windows come in 2 MiB */ {"no window there", F(region_cxl, start), 1ull << 46, EACCES},
 	     {"length 0", F(region_cxl, length), 0, EINVAL},
 	     {"length not whole pages", F(region_cxl, length), PAGE + 1, EINVAL},
 	     {"start within a page", F(region_cxl, start), 8, EINVAL},
-	     {"start + length past 64 bits", F(region_cxl, start), UINT64_MAX - PAGE + 1, EOVERFLOW},
+	     {"start + length past 64 bits", F(region_cxl, start), UINT64_MAX - (2 << 20) + 1, EOVERFLOW},
 	     {"RAM", F(region_cxl, start), 16ull << 20, EACCES},
 	     {"the local APIC", F(region_cxl, start), 0xfee00000, EACCES});
 }

@@ -27,26 +27,37 @@ static struct {
 
 static const char name[] = KEPT "-failnth", second[] = KEPT "-failnth-2";
 
+/* Opened before it is armed: opening allocates, reading and writing do not. */
+static int nth_file(void)
+{
+	static int fd = -1;
+	static pid_t opener;
+
+	if (opener != getpid()) {
+		fd = open(NTH, O_RDWR | O_CLOEXEC);
+		CHECK(fd >= 0);
+		opener = getpid();
+	}
+	return fd;
+}
+
 static void arm(int nth)
 {
 	char text[16];
+	int length = snprintf(text, sizeof(text), "%d", nth), fd = nth_file();
 
-	snprintf(text, sizeof(text), "%d", nth);
-	CHECK(file_write(NTH, text) == 0);
+	CHECK(pwrite(fd, text, length, 0) == length);
 }
 
 /* Was the failure spent? The count has come down to 0 then. */
 static int disarm(void)
 {
-	long long left = 0;
-	int fd = open(NTH, O_RDWR | O_CLOEXEC);
 	char text[16] = {0};
+	int fd = nth_file();
 
-	CHECK(fd >= 0 && pread(fd, text, sizeof(text) - 1, 0) > 0);
-	left = atoll(text);
-	CHECK(write(fd, "0", 1) == 1);
-	close(fd);
-	return left == 0;
+	CHECK(pread(fd, text, sizeof(text) - 1, 0) > 0);
+	CHECK(pwrite(fd, "0", 1, 0) == 1);
+	return atoll(text) == 0;
 }
 
 struct step {
@@ -132,7 +143,7 @@ static int do_cxl(void)
 	int r;
 
 	c.start = 1ull << 46;
-	c.length = MIB;
+	c.length = 2 * MIB;
 	r = ioctl(w.fd, MOONCAKE_REGION_CXL, &c);
 	return r && errno == EACCES ? 0 : r;
 }

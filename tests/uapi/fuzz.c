@@ -19,6 +19,7 @@ static struct shared {
 	_Atomic(unsigned) at;
 	struct {
 		uint8_t key[MOONCAKE_KEY_SIZE], context[MOONCAKE_KEY_SIZE], keep[MOONCAKE_KEY_SIZE];
+		unsigned receiver; /* index, in its process, of the descriptor that the key is made out to */
 	} known[KEYS];
 	_Atomic(unsigned long) calls[CALLS], good[CALLS], maps, touches, buses, restarts;
 } *shared;
@@ -29,7 +30,11 @@ static struct {
 	uint64_t length;
 } maps[MAPS];
 static pthread_mutex_t maps_lock = PTHREAD_MUTEX_INITIALIZER;
-static uint64_t offsets[64]; /* mmap offsets seen */
+static struct {
+	uint64_t offset;
+	int fd;
+} offsets[64]; /* mmap offsets seen */
+static uint8_t contexts[FDS][MOONCAKE_KEY_SIZE];
 static int buffers[8];	     /* dma-bufs */
 static char *arena;	     /* to pin, and to lie in */
 enum { ARENA = 256 * 4096 };
@@ -69,7 +74,7 @@ static uint64_t a_length(uint64_t *s)
 	}
 }
 
-static uint64_t within(uint64_t *s) { return R(6) ? R(40) * PAGE : R(1 << 18); }
+static uint64_t within(uint64_t *s) { return R(3) ? R(4) * PAGE : R(1 << 18); }
 static uint32_t an_id(uint64_t *s) { return R(20) ? 1 + R(10) : (uint32_t)odd_value(s); }
 
 static const char *a_name(uint64_t *s, uint32_t *length)
@@ -90,7 +95,13 @@ static void *an_address(uint64_t *s)
 	}
 }
 
-static void learn_offset(uint64_t *s, uint64_t offset) { offsets[R(ARRAY_SIZE(offsets))] = offset; }
+static void learn_offset(uint64_t *s, int fd, uint64_t offset)
+{
+	int i = R(ARRAY_SIZE(offsets));
+
+	offsets[i].offset = offset;
+	offsets[i].fd = fd;
+}
 
 union any {
 	struct mooncake_query query;
@@ -120,7 +131,7 @@ static const uint32_t sizes[CALLS] = {
 };
 
 /* What is likely to work. */
-static void fill_in(uint64_t *s, int call, union any *a)
+static void fill_in(uint64_t *s, int call, union any *a, int *fd)
 {
 	unsigned known = R(KEYS);
 	uint32_t n = 0;
@@ -190,10 +201,15 @@ static void fill_in(uint64_t *s, int call, union any *a)
 		a->grant.length = R(3) ? 0 : R(20) * PAGE;
 		a->grant.expiry_ns = R(5) ? 0 : boottime_ns() + R(50000000);
 		a->grant.uses = R(5) ? 1 + R(3) : 0xffffffff;
-		memcpy(a->grant.context_id, shared->known[known].context, MOONCAKE_KEY_SIZE);
+		if (R(4))
+			memcpy(a->grant.context_id, contexts[R(FDS)], MOONCAKE_KEY_SIZE);
+		else
+			memcpy(a->grant.context_id, shared->known[known].context, MOONCAKE_KEY_SIZE);
 		break;
 	case MOONCAKE_CMD_ATTACH:
 		memcpy(a->attach.key, shared->known[known].key, MOONCAKE_KEY_SIZE);
+		if (R(4))
+			*fd = fds[shared->known[known].receiver % FDS];
 		break;
 	case MOONCAKE_CMD_REVOKE:
 		switch (R(4)) {
@@ -222,7 +238,7 @@ static void fill_in(uint64_t *s, int call, union any *a)
 		a->copy.src_id = an_id(s);
 		a->copy.dst_offset = within(s);
 		a->copy.src_offset = within(s);
-		a->copy.length = 1 + R(R(2) ? 1 << 14 : 1 << 18);
+		a->copy.length = 1 + R(R(4) ? 1 << 12 : 1 << 18);
 		break;
 	case MOONCAKE_CMD_DESTROY:
 		a->destroy.id = an_id(s);
@@ -234,21 +250,28 @@ static void learn(uint64_t *s, int fd, int call, const union any *a)
 {
 	unsigned slot = atomic_fetch_add(&shared->at, 1) % KEYS;
 
-	(void)fd;
 	switch (call + MOONCAKE_CMD_BASE) {
 	case MOONCAKE_CMD_QUERY:
+		for (int i = 0; i < FDS; i++)
+			if (fds[i] == fd)
+				memcpy(contexts[i], a->query.context_id, MOONCAKE_KEY_SIZE);
 		memcpy(shared->known[slot].context, a->query.context_id, MOONCAKE_KEY_SIZE);
 		break;
 	case MOONCAKE_CMD_BUFFER_ALLOC:
-		learn_offset(s, a->alloc.mmap_offset);
+		learn_offset(s, fd, a->alloc.mmap_offset);
 		if (a->alloc.flags)
 			memcpy(shared->known[slot].keep, a->alloc.keep_key, MOONCAKE_KEY_SIZE);
 		break;
-	case MOONCAKE_CMD_BUFFER_OPEN: learn_offset(s, a->open.mmap_offset); break;
-	case MOONCAKE_CMD_REGION_BAR: learn_offset(s, a->bar.mmap_offset); break;
-	case MOONCAKE_CMD_REGION_CXL: learn_offset(s, a->cxl.mmap_offset); break;
-	case MOONCAKE_CMD_ATTACH: learn_offset(s, a->attach.mmap_offset); break;
-	case MOONCAKE_CMD_GRANT: memcpy(shared->known[slot].key, a->grant.key, MOONCAKE_KEY_SIZE); break;
+	case MOONCAKE_CMD_BUFFER_OPEN: learn_offset(s, fd, a->open.mmap_offset); break;
+	case MOONCAKE_CMD_REGION_BAR: learn_offset(s, fd, a->bar.mmap_offset); break;
+	case MOONCAKE_CMD_REGION_CXL: learn_offset(s, fd, a->cxl.mmap_offset); break;
+	case MOONCAKE_CMD_ATTACH: learn_offset(s, fd, a->attach.mmap_offset); break;
+	case MOONCAKE_CMD_GRANT:
+		for (int i = 0; i < FDS; i++)
+			if (!memcmp(contexts[i], a->grant.context_id, MOONCAKE_KEY_SIZE))
+				shared->known[slot].receiver = i;
+		memcpy(shared->known[slot].key, a->grant.key, MOONCAKE_KEY_SIZE);
+		break;
 	case MOONCAKE_CMD_EXPORT: {
 		int *at = &buffers[R(8)], old = __atomic_exchange_n(at, a->export.fd, __ATOMIC_RELAXED);
 
@@ -267,7 +290,7 @@ static void one_call(uint64_t *s)
 
 	while (pick >= weights[call] && call < CALLS - 1)
 		pick -= weights[call++];
-	fill_in(s, call, &a);
+	fill_in(s, call, &a, &fd);
 	if (R(5) == 0) { /* one field wrong, at any width */
 		unsigned width = 1u << R(4), at = R(sizes[call] / width) * width;
 		uint64_t v = odd_value(s);
@@ -293,11 +316,14 @@ static void one_call(uint64_t *s)
 
 static void do_mmap(uint64_t *s)
 {
-	uint64_t length = R(10) ? (1 + R(40)) * PAGE : a_length(s) % (64 << 20), offset = offsets[R(ARRAY_SIZE(offsets))];
-	int prot = R(8) ? (R(2) ? PROT_READ | PROT_WRITE : PROT_READ) : R(8), i = R(MAPS);
-	int fd = R(8) ? fds[R(FDS)] : buffers[R(8)];
+	uint64_t length = R(10) ? (1 + R(R(2) ? 4 : 40)) * PAGE : a_length(s) % (64 << 20), offset;
+	int prot = R(8) ? (R(2) ? PROT_READ | PROT_WRITE : PROT_READ) : R(8), i = R(MAPS), k = R(ARRAY_SIZE(offsets));
+	int fd = R(8) ? offsets[k].fd : buffers[R(8)];
 	char *p;
 
+	offset = fd == offsets[k].fd ? offsets[k].offset : 0;
+	if (R(20) == 0)
+		fd = fds[R(FDS)];
 	if (R(6) == 0)
 		offset += R(20) * PAGE;
 	if (R(30) == 0)
@@ -378,6 +404,7 @@ static void change_fd(uint64_t *s)
 	case 1:
 		fd = open(DEVICE, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 		if (fd >= 0) {
+			context_id(fd, contexts[i]);
 			dup2(fd, fds[i]); /* the old context ends, unless mappings hold it */
 			close(fd);
 		}
@@ -449,6 +476,7 @@ static void fuzz_process(uint64_t seed, int index)
 	for (int i = 0; i < FDS; i++) {
 		fds[i] = open(DEVICE, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 		CHECK(fds[i] >= 0);
+		context_id(fds[i], contexts[i]);
 	}
 	if (index == 1) { /* one of them is nobody special */
 		setrlimit(RLIMIT_MEMLOCK, &lock);
@@ -501,12 +529,12 @@ static void test_random_calls_break_nothing(void)
 		}
 	fd = device();
 	for (size_t i = 0; i < ARRAY_SIZE(kept); i++)
-		for (int u = 0; u < 2; u++) {
+		for (uint32_t u = 0, n = strlen(kept[i]); n; u = !u, n -= !u) { /* shorter names are names too */
 			struct mooncake_buffer_unlink l = STRUCT(buffer_unlink);
 
 			l.uid = u * 1000;
 			l.name = PTR(kept[i]);
-			l.name_length = strlen(kept[i]);
+			l.name_length = n;
 			ioctl(fd, MOONCAKE_BUFFER_UNLINK, &l);
 		}
 	for (int i = 0; i < CALLS; i++)

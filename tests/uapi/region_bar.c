@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: MIT */
+// SPDX-License-Identifier: MIT
 /* REGION_BAR on the devices of QEMU: ivshmem-plain (memory behind a prefetchable BAR), edu (registers). vm: alone */
 #include "region.h"
 

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: MIT */
+// SPDX-License-Identifier: MIT
 /* COPY between buffers, attachments and pins: every alignment, its limits, its end by signals and by REVOKE. */
 #include "region.h"
 

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: MIT */
+// SPDX-License-Identifier: MIT
 /* EXPORT: what devices and processes reach through our dma-bufs, and until when. */
 #include "region.h"
 

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: MIT */
+// SPDX-License-Identifier: MIT
 /* REGION_IMPORT: dma-bufs of other drivers: vgem, a dma-buf heap where there is one, the peer that hides its memory. */
 #include "region.h"
 

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: MIT */
+// SPDX-License-Identifier: MIT
 /* REGION_PIN: what it takes, what it charges and to whom, and what the life of the mapping does to it. */
 #include "region.h"
 

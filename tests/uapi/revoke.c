@@ -4,6 +4,7 @@
  * REVOKE keeps its word: once it returned, no CPU reaches the memory through what was revoked, nobody ever sees
  * another's page, and a page that somebody still holds is not used again.
  */
+#define TEST_SECONDS 900
 #include "uapi.h"
 #include <stdatomic.h>
 #include <sys/uio.h>
@@ -274,7 +275,7 @@ static void test_replace_gives_fresh_pages_to_all_mappings_of_the_owner(void)
 
 /* ---- under load ---- */
 
-enum { READERS = 3, LOAD_ROUNDS = 60 };
+enum { READERS = 3, LOAD_ROUNDS = 30 };
 
 struct load {
 	atomic_int ready, revoked, bad, stop;

@@ -38,6 +38,9 @@
  *   ESTALE      the id was revoked
  *   ENOMEM      no memory
  *
+ * Offsets take up to 63 bits; mmap() of 32-bit programs passes 44, which is enough for the first three
+ * mappable ids of the whole machine only.
+ *
  * DOC: Calls
  *
  * Every struct begins with its size as the caller knows it, and flags. A newer caller may pass a

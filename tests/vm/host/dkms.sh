@@ -37,14 +37,19 @@ flock 9
 exec 9>&-
 
 # The rest in a mount name space of its own: an overlay keeps the bare system as it is, and nothing stays behind.
-work=$B/vm/dkms-root
+work=$MOONCAKE_VM_CACHE/dkms-root
 if [ "${1:-}" != inside ]; then
+	exec 9>"$work.lock"
+	flock 9
 	rm -rf "$work"
 	mkdir -p "$work"/{upper,work,root}
-	exec unshare -m "$(realpath "$0")" inside
+	rc=0
+	unshare -m "$(realpath "$0")" inside || rc=$?
+	rm -rf "$work"
+	exit $rc
 fi
 mount -t overlay -o "lowerdir=$bare,upperdir=$work/upper,workdir=$work/work" overlay "$work/root" 2>/dev/null || {
-	# The build folder lies on a file system that cannot carry an overlay.
+	# The cache lies on a file system that cannot carry an overlay.
 	mount -t tmpfs tmpfs "$work"
 	mkdir "$work"/{upper,work,root}
 	mount -t overlay -o "lowerdir=$bare,upperdir=$work/upper,workdir=$work/work" overlay "$work/root"
