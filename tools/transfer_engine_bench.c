@@ -76,9 +76,10 @@ static const struct opt table[] = {
 	 .help = "per NUMA node; raised to block x batch x threads if smaller; an initiator that is not "
 		 "given it takes just those",
 	 .group = "Memory", .given = &o.buffer_size_given},
-	{"memory", OPT_TEXT, &o.memory, "memfd",
-	 .help = "memfd (peers on this host map it), anonymous (they copy with process_vm_readv), "
-		 "or named:NAME (outlives the process)"},
+	{"memory", OPT_TEXT, &o.memory, "shared",
+	 .help = "shared (peers on this host map it: memory of the kernel module, or a memfd where there is "
+		 "none), memfd, anonymous (they copy with process_vm_readv), or named:NAME (outlives the "
+		 "process)"},
 	{"page_size", OPT_SIZE, &o.page_size, "0", .help = "4K, 2M or 1G; 0 = huge pages if enough are free"},
 	{"init_mem", OPT_BOOL, &o.init_mem, "true",
 	 .help = "fill buffers with 0xCC, except named memory that has content"},
@@ -220,10 +221,10 @@ static int matrix_ok(void)
 
 static int memory_ok(void)
 {
-	if (!strcmp(o.memory, "memfd") || !strcmp(o.memory, "anonymous") ||
+	if (!strcmp(o.memory, "shared") || !strcmp(o.memory, "memfd") || !strcmp(o.memory, "anonymous") ||
 	    (!strncmp(o.memory, "named:", 6) && o.memory[6]))
 		return 0;
-	out_error("--memory is memfd, anonymous or named:NAME, not \"%s\"", o.memory);
+	out_error("--memory is shared, memfd, anonymous or named:NAME, not \"%s\"", o.memory);
 	return OPT_EXIT_USAGE;
 }
 

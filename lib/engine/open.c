@@ -326,6 +326,7 @@ static int open_transports(struct mc_engine *engine, const struct mc_engine_attr
 		.require_ack = engine->flags & MC_ENGINE_REQUIRE_ACK,
 		.integrity = engine->flags & MC_ENGINE_INTEGRITY,
 		.checksum = engine->flags & MC_ENGINE_CHECKSUM,
+		.no_module = !strcmp(mci_settings_text(s, "memory.module"), "off"),
 		.source = engine->bind,
 		.connect_timeout_ms = MCI_CONNECT_TIMEOUT_MS,
 		.port_low = (uint16_t)mci_settings_number(s, "engine.port_low"),

@@ -82,6 +82,7 @@ struct mci_transport_options {
 	uint32_t streams;    /* TCP connections per peer, 0 = automatic */
 	uint32_t slice_size; /* 0 = automatic */
 	bool classic, require_ack, integrity, checksum;
+	bool no_module; /* do without the kernel module */
 	const char *source;	      /* local address to connect from, or NULL */
 	uint32_t connect_timeout_ms;  /* 3000 */
 	uint16_t port_low, port_high; /* for further listeners */

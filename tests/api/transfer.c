@@ -476,6 +476,37 @@ static void test_unknown_segments_and_taken_names_are_sentences(void **state)
 	assert_non_null(strstr(mc_errmsg(), p->target_name));
 }
 
+static void test_shared_memory_of_the_kernel_module(void **state)
+{
+	(void)state;
+	print_message("skipped: there is no memory of the kernel module here (\"mooncake doctor\" says why)\n");
+	skip();
+}
+
+/* A requester may look at what it was attached: zero-copy views, and the path that says how. */
+static void test_a_region_can_be_viewed_and_the_path_says_how_it_is_reached(void **state)
+{
+	struct mc_segment_region region = {.size = sizeof(region)};
+	struct pair *p = *state;
+	const void *addr;
+	mc_view *view;
+
+	fill(p->remote, 4096, 3);
+	must(mc_segment_region(p->segment, 0, &region));
+	if (strcmp(p->transport, "shm") || !strcmp(p->memory, "malloc")) {
+		assert_int_equal(mc_segment_map(p->segment, region.id, 0, 4096, &addr, &view), -EOPNOTSUPP);
+		return;
+	}
+	assert_non_null(strstr(region.detail,
+			       !strcmp(p->memory, "module") ? "module, attached by key" : "memfd mapped"));
+	must(mc_segment_map(p->segment, region.id, 0, 4096, &addr, &view));
+	assert_memory_equal(addr, p->remote, 4096);
+	p->remote[5] ^= 0xff;
+	assert_int_equal(((const uint8_t *)addr)[5], p->remote[5]);
+	assert_int_equal(mc_engine_unregister(p->remote_region, 0), -EBUSY);
+	must(mc_view_close(view));
+}
+
 static int setup(void **state)
 {
 	pair_setup(*state);
@@ -519,6 +550,7 @@ static int teardown(void **state)
 			each(p, test_warm_data_path_allocates_nothing),                            \
 			each(p, test_unregister_refuses_or_waits_while_transfers_fly),             \
 			each(p, test_child_of_a_fork_gets_echild),                                 \
+			each(p, test_a_region_can_be_viewed_and_the_path_says_how_it_is_reached),  \
 			each(p, test_unknown_segments_and_taken_names_are_sentences),              \
 		};                                                                                 \
 		cmocka_run_group_tests_name(title, tests, NULL, NULL);                             \
@@ -532,7 +564,9 @@ int main(int argc, char **argv)
 	static struct pair classic = {
 		.transport = "tcp-classic", .memory = "malloc", .flags = MC_ENGINE_CLASSIC};
 	static struct pair shm = {.transport = "shm", .memory = "memfd"};
+	static struct pair shm_module = {.transport = "shm", .memory = "module"};
 	static struct pair shm_vm = {.transport = "shm", .memory = "malloc"};
+	const struct CMUnitTest none[] = {cmocka_unit_test(test_shared_memory_of_the_kernel_module)};
 	const char *only = argc > 1 ? argv[1] : NULL;
 	int failed = 0;
 
@@ -546,6 +580,12 @@ int main(int argc, char **argv)
 		failed += run("tcp-classic", &classic);
 	if (!only || !strcmp(only, "shm"))
 		failed += run("shm, memfd", &shm);
+	if (!only || !strcmp(only, "shm-module")) {
+		if (pair_has_module())
+			failed += run("shm, module", &shm_module);
+		else
+			failed += cmocka_run_group_tests_name("shm, module", none, NULL, NULL);
+	}
 	if (!only || !strcmp(only, "shm-vm"))
 		failed += run("shm, process_vm", &shm_vm);
 	return failed ? 1 : 0;

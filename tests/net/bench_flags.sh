@@ -61,7 +61,7 @@ expect 2 '--duration is a number' --duration=soon
 expect 2 '--duration' --duration=0
 expect 2 '"target" is no flag' target
 expect 2 '--protocol is one of .*, not "tpc"; did you mean tcp\?' --protocol=tpc
-expect 2 '--memory is memfd, anonymous or named:NAME, not "disk"' --memory=disk
+expect 2 '--memory is shared, memfd, anonymous or named:NAME, not "disk"' --memory=disk
 
 for protocol in barex efa nvlink nvlink_intra musa hip sunrise_link ub ubshmem; do
 	expect 1 "^transfer_engine_bench: --protocol=$protocol: .*use --protocol=tcp or auto\$" --protocol=$protocol

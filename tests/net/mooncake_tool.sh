@@ -46,7 +46,7 @@ run 2 memory; has "a command is missing"
 run 2 doctor --jsn; has "did you mean --json"
 run 2 key new
 for command in doctor topology "segment ls" "segment show" "metadata ls" "metadata get" "key new" "key show" \
-	"config check" "config show" "memory ls" "memory unlink" bench; do
+	"config check" "config show" "memory ls" "memory show" "memory revoke" "memory unlink" bench; do
 	# shellcheck disable=SC2086 # two words
 	run 0 $command --help
 	has Usage:
@@ -165,6 +165,10 @@ echo "# memory"
 run 0 memory ls; has "$name"; has "$target"
 run 0 memory ls --json; is_json
 equal "$(value "[m['holder_pid'] for m in d if m['name'] == '$name'][0]")" "$target"
+run 0 memory show "$name"; has "$target"; has "content id"
+run 0 memory show --json "$name"; is_json
+run 1 memory revoke "$name"; has "--yes"
+run 1 memory show "$name-that-is-not"; has "there is no memory"
 run 1 memory unlink "$name"; has "process $target"
 kill -9 "$target"
 wait "$target" 2>/dev/null || true

@@ -133,6 +133,8 @@ static int buffer_alloc(struct bench *b, struct bench_buffer *buffer, unsigned i
 	memory.flags = MC_MEMORY_PREFAULT;
 	if (!strcmp(o->memory, "anonymous")) {
 		memory.flags |= MC_MEMORY_PRIVATE;
+	} else if (!strcmp(o->memory, "memfd")) {
+		memory.flags |= MC_MEMORY_NO_MODULE;
 	} else if (!strncmp(o->memory, "named:", 6)) {
 		if (count > 1)
 			snprintf(name, sizeof(name), "%s.%d", o->memory + 6, buffer->node);

@@ -474,6 +474,9 @@ void mci_shm_peer_detail(struct mci_peer *peer, const struct mci_remote_region *
 		snprintf(text, size, "connection lost");
 	else if (map->mode == MCI_SHM_MEMFD)
 		snprintf(text, size, "memfd mapped, copied by %s", mci_shm_copy_name());
+	else if (map->mode == MCI_SHM_MODULE)
+		snprintf(text, size, "module, attached by key, copied by %s",
+			 mci_shm_same_user(peer->link->uid) ? mci_shm_copy_name() : "the kernel");
 	else if (map->mode == MCI_SHM_VM)
 		snprintf(text, size, "process_vm_readv");
 	else
