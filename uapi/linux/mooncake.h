@@ -120,8 +120,7 @@ enum {
 #define MOONCAKE_COPY	       _IO(MOONCAKE_IOC_MAGIC, MOONCAKE_CMD_COPY)
 #define MOONCAKE_DESTROY       _IO(MOONCAKE_IOC_MAGIC, MOONCAKE_CMD_DESTROY)
 
-/* Rights of a grant, an attachment, an object in its context. WRITE includes READ where memory is
- * mapped. */
+/* Rights of a grant, an attachment, an object in its context. WRITE includes READ where memory is mapped. */
 #define MOONCAKE_RIGHT_READ  (1u << 0)
 #define MOONCAKE_RIGHT_WRITE (1u << 1)
 
@@ -192,8 +191,7 @@ struct mooncake_buffer_alloc {
 	__u32 reserved;
 	__aligned_u64 mmap_offset;	    /* out */
 	__aligned_u64 generation;	    /* out: 1 */
-	__u8 content_id[MOONCAKE_KEY_SIZE]; /* out: random; stays as long as the content can be what
-					       was written */
+	__u8 content_id[MOONCAKE_KEY_SIZE]; /* out: random; stays as long as the content can be what was written */
 	__u8 keep_key[MOONCAKE_KEY_SIZE];   /* out: zeros without KEEP */
 };
 
@@ -435,15 +433,13 @@ struct mooncake_stat {
 	__aligned_u64 pages;	   /* out */
 	__aligned_u64 extents;	   /* out: runs of adjacent pages */
 	__aligned_u64 generation;
-	__aligned_u64
-	    pinned;	/* out: pages with references beyond the module's own and its mappings' */
+	__aligned_u64 pinned; /* out: pages with references beyond the module's own and its mappings' */
 	__u32 contexts; /* out: with an id of it or a mapping, attachments included, revoked ones not */
 	__u32 mappings; /* out: virtual memory areas */
 	__u32 dmabufs;	/* out */
 	__u32 dmabuf_attached; /* out */
 	__u32 grants;	       /* out: live ones */
-	__u32 owner_uid; /* out: in the caller's user namespace; the overflow id if it has no name
-			    there */
+	__u32 owner_uid; /* out: in the caller's user namespace; the overflow id if it has no name there */
 	__u8 content_id[MOONCAKE_KEY_SIZE];
 	__u32 node_count; /* in, out */
 	__u32 reserved;
@@ -480,12 +476,14 @@ struct mooncake_destroy {
  * counts; an event is a hint to look. After DESTROY none arrives for that id.
  */
 enum {
-	MOONCAKE_EVENT_REVOKED = 1, /* the object or attachment was revoked by somebody else, its
-				       range was unmapped, its device went away */
-	MOONCAKE_EVENT_ATTACHED,    /* one of our grants was used; value: the grant */
-	MOONCAKE_EVENT_DETACHED,    /* the last of an attachment of our object is gone: id, mappings,
-				       dma-bufs; value: the grant */
-	MOONCAKE_EVENT_SUSPECT,	    /* a pinned range changed its mapping */
+	/* the object or attachment was revoked by somebody else, its range was unmapped, its device went away */
+	MOONCAKE_EVENT_REVOKED = 1,
+	/* one of our grants was used; value: the grant */
+	MOONCAKE_EVENT_ATTACHED,
+	/* the last of an attachment of our object is gone: id, mappings, dma-bufs; value: the grant */
+	MOONCAKE_EVENT_DETACHED,
+	/* a pinned range changed its mapping */
+	MOONCAKE_EVENT_SUSPECT,
 };
 
 struct mooncake_event {
@@ -535,6 +533,7 @@ enum {
 	MOONCAKE_GENL_A_EVENT,	    /* u32: MOONCAKE_EVENT_*, or an administration event below */
 	__MOONCAKE_GENL_A_MAX,
 };
+
 #define MOONCAKE_GENL_A_MAX (__MOONCAKE_GENL_A_MAX - 1)
 
 /* Administration events, multicast only. */
