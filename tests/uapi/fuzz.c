@@ -622,6 +622,8 @@ static const struct test tests[] = {TEST(test_random_calls_break_nothing)};
 
 int main(int argc, char **argv)
 {
+	if (slow())
+		limit_s = 15;
 	if (argc > 1)
 		limit_s = atof(argv[1]);
 	seed = argc > 2 ? strtoull(argv[2], NULL, 0) : (uint64_t)time(NULL) * 2654435761u | 1;

@@ -83,6 +83,27 @@ __attribute__((noreturn, format(printf, 3, 4))) static void fail_at(const char *
 		_exit(77);                                                                                   \
 	} while (0)
 
+/* A short pass, or a kernel whose checks make everything many times slower: do less of the same. */
+static inline int slow(void)
+{
+	const char *e = getenv("VM_SHORT");
+
+	return (e && !strcmp(e, "yes")) || !access("/sys/kernel/debug/kmemleak", F_OK);
+}
+
+static inline uint64_t memory_available(void)
+{
+	FILE *f = fopen("/proc/meminfo", "re");
+	unsigned long long kib = 0;
+	char line[128];
+
+	while (f && fgets(line, sizeof(line), f))
+		sscanf(line, "MemAvailable: %llu", &kib);
+	if (f)
+		fclose(f);
+	return kib << 10;
+}
+
 /* ---- the module's counters ---- */
 
 struct counter {
