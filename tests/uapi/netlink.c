@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-/* vm: short */
 /* The generic netlink family: dumps, their filter, their resuming, one object by its serial number. */
 #include "uapi.h"
 #include <linux/genetlink.h>

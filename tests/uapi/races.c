@@ -377,7 +377,9 @@ static _Atomic(int) arrived, quit;
 /* Waking a thread takes longer than a call, so they wait awake. */
 static void spin(int n)
 {
-	if (helpers > 1 || n > 2000)
+	if (n > 4000) /* on a busy host the other processor of the guest may not be running: let it */
+		usleep(20);
+	else if (helpers > 1 || n > 2000)
 		sched_yield();
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* vm: rxe short */
+/* vm: rxe */
 /*
  * Buffers and RDMA: ibv_reg_mr() takes a mapping of a buffer and of an attachment, data goes both ways, and a
  * memory region left open over REVOKE holds its pages. Needs an RDMA device; makes a soft-RoCE one on lo if

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* vm: short */
 /* COPY between buffers, attachments and pins: every alignment, its limits, its end by signals and by REVOKE. */
 #include "region.h"
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* vm: short */
 /* EXPORT: what devices and processes reach through our dma-bufs, and until when. */
 #include "region.h"
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* vm: short */
 /* REGION_PIN: what it takes, what it charges and to whom, and what the life of the mapping does to it. */
 #include "region.h"
 
