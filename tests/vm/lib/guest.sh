@@ -38,7 +38,7 @@ vm_unload() { # MODULE.ko|NAME
 vm_gauges() {
 	local file=$DEBUGFS/mooncake/counters
 	[ -r "$file" ] || return 0
-	grep -E '(live|pinned|mapped|kept|open|charged|attached|exported|inflight|contexts)' "$file" | sort
+	grep -E '^(contexts|objects|handles|attachments|grants|mappings|buffer_pages|pinned_pages|kept|kept_pages|dmabufs) ' "$file" | sort
 }
 # vm_gauges_settle BEFORE: prints the gauges once they equal BEFORE, or after 10 s as they are: freeing may be deferred.
 vm_gauges_settle() {
