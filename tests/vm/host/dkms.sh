@@ -34,7 +34,7 @@ make_bare() {
 	rm -rf "$bare"
 	mv "$bare.new" "$bare"
 }
-wanted=dkms,gcc,make,kmod,iproute2,linux-headers-$release,$(packages)
+wanted=dkms,gcc,make,kmod,mount,iproute2,linux-headers-$release,$(packages)
 mkdir -p "$MOONCAKE_VM_CACHE"
 exec 9>"$bare.lock"
 flock 9
@@ -96,6 +96,7 @@ EOF
 cat >>"$root/opt/use" <<'EOF'
 set -eu -o pipefail
 fail() { echo "FAIL: $*"; exit 1; }
+trap 'echo "FAIL: line $LINENO: $BASH_COMMAND"' ERR
 objects() { awk '$1 == "objects" { print $2 }' /sys/kernel/debug/mooncake/counters; }
 doctor() { mooncake doctor >/tmp/doctor 2>&1 || true; }
 dkms status | grep -q "mooncake/$version, $release, .*: installed"
