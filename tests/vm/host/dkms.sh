@@ -101,7 +101,7 @@ objects() { awk '$1 == "objects" { print $2 }' /sys/kernel/debug/mooncake/counte
 doctor() { mooncake doctor >/tmp/doctor 2>&1 || true; }
 dkms status | grep -q "mooncake/$version, $release, .*: installed"
 doctor
-grep 'module.*not loaded' /tmp/doctor
+grep 'module.*not loaded' /tmp/doctor || { cat /tmp/doctor; fail "doctor does not say that the module is not loaded"; }
 modprobe mooncake
 [ -c /dev/mooncake ]
 before=$(objects)
