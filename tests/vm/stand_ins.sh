@@ -14,10 +14,10 @@ hold() { # DEVICE: a pattern written at 2 MiB is read back by another process
 hold "$bar"
 for kind in vm_window_dax vm_cxl_dax; do
 	rc=0
-	device=$($kind) || rc=$?
+	device=$($kind 2>/tmp/reason) || rc=$?
 	case $rc in
 	0) echo "note $kind: $device" && hold "$device" ;;
-	77) echo "SKIP $kind" ;;
-	*) exit 1 ;;
+	77) echo "SKIP $kind: $(tail -n 1 /tmp/reason)" ;;
+	*) cat /tmp/reason && exit 1 ;;
 	esac
 done

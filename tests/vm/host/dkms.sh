@@ -16,24 +16,30 @@ bare=$MOONCAKE_VM_CACHE/bare-$release
 command -v mmdebstrap >/dev/null || cannot "mmdebstrap is not installed; scripts/deps --test installs it"
 [ -d "$REPO/kmod" ] || cannot "there is no kernel module (kmod/) in this tree"
 
+# What our programs need, by the packages that this machine has it from.
+packages() {
+	ldd "$B/libmooncake.so" | awk '/=> \// { print $3 }' | xargs -n 1 realpath | xargs dpkg -S 2>/dev/null |
+		cut -d: -f1 | sort -u | paste -sd,
+}
 make_bare() {
-	local libraries
-	# What our programs need, by the packages that this machine has it from.
-	libraries=$(ldd "$B/libmooncake.so" | awk '/=> \// { print $3 }' | xargs -n 1 realpath | xargs dpkg -S 2>/dev/null |
-		cut -d: -f1 | sort -u | paste -sd,)
 	rm -rf "$bare.new"
 	apt_sources bookworm bookworm-updates bookworm-security >"$bare.sources" || cannot "the Debian archive's address is not known"
-	mmdebstrap --quiet --variant=apt --include="dkms,gcc,make,kmod,iproute2,linux-headers-$release,$libraries" \
+	mmdebstrap --quiet --variant=apt --include="$wanted" --dpkgopt=force-unsafe-io \
+		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+		--dpkgopt='path-exclude=/usr/share/locale/*' \
 		bookworm "$bare.new" - <"$bare.sources" >&2 || cannot "a bare Debian could not be fetched from the archive"
 	# The image's package would want an initramfs; depmod wants no more than these of it.
 	cp "$kernel/root/lib/modules/$release"/modules.{order,builtin,builtin.modinfo} "$bare.new/lib/modules/$release/"
+	echo "$wanted" >"$bare.new/packages"
 	rm -rf "$bare"
 	mv "$bare.new" "$bare"
 }
+wanted=dkms,gcc,make,kmod,mount,iproute2,linux-headers-$release,$(packages)
 mkdir -p "$MOONCAKE_VM_CACHE"
 exec 9>"$bare.lock"
 flock 9
-[ -d "$bare" ] || make_bare
+# One made when our programs needed other packages is made anew.
+[ "$(cat "$bare/packages" 2>/dev/null)" = "$wanted" ] || make_bare
 exec 9>&-
 
 # The rest in a mount name space of its own: an overlay keeps the bare system as it is, and nothing stays behind.
@@ -64,7 +70,8 @@ mkdir "$root/repository"
 	tar -C "$root/repository" -xf -
 make -s -C "$REPO" install-dkms DESTDIR="$root"
 mkdir -p "$root/opt/tests"
-for program in "$B"/tests/uapi/{layout,buffer} "$B/bin/mooncake"; do [ ! -e "$program" ] || cp "$program" "$root/opt/tests/"; done
+cp "$B"/tests/uapi/{layout,errors,buffer,kept,grant,revoke,events} "$root/opt/tests/"
+cp "$B"/bin/{mooncake,transfer_engine_bench} "$root/usr/bin/"
 cp "$B"/libmooncake.so.1 "$root/usr/lib/"
 
 cat >"$root/opt/build" <<EOF
@@ -76,7 +83,7 @@ dkms install mooncake/$version -k $release
 modinfo -k $release -n mooncake
 dkms remove mooncake/$version --all
 [ -z "\$(dkms status mooncake)" ]
-! modinfo -k $release mooncake 2>/dev/null
+if modinfo -k $release mooncake 2>/dev/null; then exit 1; fi
 rm -rf /usr/src/mooncake-$version
 echo "--- from the repository's top"
 dkms add /repository
@@ -84,28 +91,69 @@ dkms build mooncake/$version -k $release
 dkms install mooncake/$version -k $release
 EOF
 cat >"$root/opt/use" <<EOF
-set -e
-export LD_LIBRARY_PATH=/usr/lib
+version=$version release=$release
+EOF
+cat >>"$root/opt/use" <<'EOF'
+set -eu -o pipefail
+fail() { echo "FAIL: $*"; exit 1; }
+trap 'echo "FAIL: line $LINENO: $BASH_COMMAND"' ERR
+objects() { awk '$1 == "objects" { print $2 }' /sys/kernel/debug/mooncake/counters; }
+doctor() { mooncake doctor >/tmp/doctor 2>&1 || true; }
 dkms status | grep -q "mooncake/$version, $release, .*: installed"
+doctor
+grep 'module.*not loaded' /tmp/doctor || { cat /tmp/doctor; fail "doctor does not say that the module is not loaded"; }
 modprobe mooncake
 [ -c /dev/mooncake ]
+before=$(objects)
+
+echo "--- tests"
 for test in /opt/tests/*; do
-	case \$test in
-	*/mooncake) \$test --version; \$test doctor || true ;;
-	*) rc=0; \$test || rc=\$?; [ \$rc = 0 ] || [ \$rc = 77 ] ;;
+	rc=0
+	$test >/tmp/test 2>&1 || rc=$?
+	case $rc in
+	0) echo "PASS ${test##*/}" ;;
+	77) echo "SKIP ${test##*/}: $(tail -n 1 /tmp/test)" ;;
+	*) cat /tmp/test; fail "${test##*/}, status $rc" ;;
 	esac
 done
+
+echo "--- the tools"
+mooncake --version
+doctor
+grep "module.*loaded, version $version" /tmp/doctor || { cat /tmp/doctor; fail "doctor does not see the module"; }
+common='--metadata_server=P2PHANDSHAKE --local_server_name=127.0.0.1 --block_size=64K --batch_size=4 --threads=2'
+transfer_engine_bench --mode=target --memory=shared --buffer_size=16M $common >/tmp/target 2>&1 &
+target=$!
+for ((i = 0; i < 300; i++)); do
+	if grep -q ^Ready /tmp/target || ! kill -0 $target; then break; fi
+	sleep 0.2
+done
+segment=$(sed -n 's/^Segment \([^,]*\),.*/\1/p' /tmp/target)
+[ -n "$segment" ] || { cat /tmp/target; fail "the target did not come up"; }
+[ "$(objects)" -gt "$before" ] || fail "the target's memory is none of the module's"
+for mode in --operation=read --operation=write --check; do
+	timeout 120 transfer_engine_bench --segment_id="$segment" $common --memory=shared --protocol=shm --duration=1 \
+		--warmup=0.1 $mode >/tmp/bench 2>&1 || { cat /tmp/bench /tmp/target; fail "the bench with $mode"; }
+	echo "bench $mode: $(tail -n 1 /tmp/bench)"
+done
+kill -INT $target
+wait $target
+
+echo "--- removal"
+for ((i = 0; i < 50; i++)); do if [ "$(objects)" = "$before" ]; then break; fi; sleep 0.2; done
+[ "$(objects)" = "$before" ] || fail "the module has $(objects) objects, before the tests it had $before"
 rmmod mooncake
+[ ! -e /dev/mooncake ]
 dkms remove mooncake/$version --all
-[ -z "\$(dkms status)" ]
-! modinfo mooncake 2>/dev/null
-! find /lib/modules /var/lib/dkms -name 'mooncake*' | grep .
+[ -z "$(dkms status)" ]
+if modinfo mooncake 2>/dev/null; then fail "modinfo still finds the module"; fi
+if find /lib/modules /var/lib/dkms -name 'mooncake*' | grep .; then fail "files were left"; fi
 EOF
 if [ "${MOONCAKE_VM_DKMS_INSIDE:-0}" = 1 ]; then
 	umount "$root/proc"
-	"$VM/run" -n dkms -r "$root" -m 3072 -t 1800 'set -e; bash -x /opt/build; bash -x /opt/use'
+	"$VM/run" -n dkms -r "$root" -m 3072 -t 1800 'set -e; bash -x /opt/build; bash /opt/use'
 else
 	chroot "$root" bash -x /opt/build
 	umount "$root/proc"
-	"$VM/run" -n dkms -r "$root" -m 2048 -t 900 'bash -x /opt/use'
+	"$VM/run" -n dkms -r "$root" -m 2048 -t 600 'bash /opt/use'
 fi

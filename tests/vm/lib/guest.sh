@@ -38,7 +38,7 @@ vm_unload() { # MODULE.ko|NAME
 vm_gauges() {
 	local file=$DEBUGFS/mooncake/counters
 	[ -r "$file" ] || return 0
-	grep -E '(live|pinned|mapped|kept|open|charged|attached|exported|inflight|contexts)' "$file" | sort
+	grep -E '^(contexts|objects|handles|attachments|grants|mappings|buffer_pages|pinned_pages|kept|kept_pages|dmabufs) ' "$file" | sort
 }
 # vm_gauges_settle BEFORE: prints the gauges once they equal BEFORE, or after 10 s as they are: freeing may be deferred.
 vm_gauges_settle() {
@@ -138,14 +138,15 @@ vm_dax_of() { # PART-OF-PATH: the dax device whose sysfs path holds it, once it 
 	return 1
 }
 
+# Below platform/hmem.0, since 7.x below platform/hmem_platform.0/hmem.0.
+vm_window_devices() { compgen -G '/sys/devices/platform/hmem.*/dax*' || compgen -G '/sys/devices/platform/hmem_platform.*/hmem.*/dax*'; }
 # vm_window_dax: the dax device of the memmap= window, which firmware would call "soft reserved". Newer kernels keep such
 # memory for the system until it is given to device_dax by name.
 vm_window_dax() {
 	local d
 	modprobe -a device_dax dax_hmem 2>/dev/null
-	wait_for 10 compgen -G '/sys/devices/platform/hmem.*/dax*' >/dev/null ||
-		skip "no memmap= window in this guest, or no dax_hmem in kernel $KVER"
-	for d in /sys/devices/platform/hmem.*/dax*; do
+	wait_for 10 vm_window_devices >/dev/null || skip "no memmap= window in this guest, or no dax_hmem in kernel $KVER"
+	for d in $(vm_window_devices); do
 		[ -e "$d/driver" ] || echo "${d##*/}" >/sys/bus/dax/drivers/device_dax/new_id
 	done
 	wait_for 10 vm_dax_of /hmem >/dev/null || fail "the window's dax device has no driver"
