@@ -120,10 +120,17 @@ static void batch_final(struct mc_batch *batch)
 	futex_wake(phase);
 }
 
-/* All requests are final: send the notifies, or end the batch. */
+/* The last of their completions may end the batch: nothing of it is touched behind the last submit. */
+static void launch_all(struct mci_entry *entry, unsigned int n)
+{
+	for (; n; n--, entry++)
+		entry->way->ops->submit(entry->way->peer, &entry->request);
+}
+
+/* All requests are final: flush what they wrote, then send the notifies; or end the batch. */
 static void requests_final(struct mc_batch *batch)
 {
-	unsigned int i, n = batch->notify_count;
+	unsigned int n = batch->notify_count;
 
 	if (n && atomic_load(&batch->failures)) {
 		atomic_store(&batch->notify_error, -ECANCELED);
@@ -133,12 +140,10 @@ static void requests_final(struct mc_batch *batch)
 		batch_final(batch);
 		return;
 	}
-	/* The last of these completions ends the batch: nothing of it may be touched behind the loop. */
-	for (i = 0; i < n; i++) {
-		struct mci_entry *entry = &batch->notify[i];
-
-		entry->way->ops->submit(entry->way->peer, &entry->request);
-	}
+	if (batch->flush_count)
+		launch_all(batch->flush, batch->flush_count);
+	else
+		launch_all(batch->notify, n);
 }
 
 static void unpend(struct mc_batch *batch, uint32_t n)
@@ -206,6 +211,20 @@ static void notify_complete(struct mci_entry *entry, enum mc_state state, int er
 		batch_final(batch);
 }
 
+static void flush_complete(struct mci_entry *entry, enum mc_state state, int error)
+{
+	struct mc_batch *batch = entry->batch;
+
+	if (state != MC_DONE)
+		atomic_store(&batch->notify_error, error ? error : -EIO);
+	if (atomic_fetch_sub(&batch->flush_pending, 1) != 1)
+		return;
+	if (atomic_load(&batch->notify_error))
+		batch_final(batch);
+	else
+		launch_all(batch->notify, batch->notify_count);
+}
+
 void mci_batch_complete(struct mci_request *request, enum mc_state state, int error, uint64_t bytes,
 			uint32_t flags)
 {
@@ -216,6 +235,10 @@ void mci_batch_complete(struct mci_request *request, enum mc_state state, int er
 
 	if (request->op == MCI_OP_NOTIFY) {
 		notify_complete(entry, state, error);
+		return;
+	}
+	if (request->op == MCI_OP_FLUSH) {
+		flush_complete(entry, state, error);
 		return;
 	}
 	mci_region_put(entry->local_region);
@@ -358,15 +381,17 @@ static void free_notify(struct mc_batch *batch)
 		mci_segment_unref(batch->notify[i].segment);
 	free(batch->notify);
 	free(batch->notify_body);
-	batch->notify = NULL;
+	free(batch->flush);
+	batch->notify = batch->flush = NULL;
 	batch->notify_body = NULL;
-	batch->notify_count = 0;
+	batch->notify_count = batch->flush_count = 0;
 }
 
 static int add_notify(struct mc_batch *batch, struct mc_segment *segment, uint32_t body_length)
 {
 	struct mci_entry *entry = &batch->notify[batch->notify_count];
 	struct mci_way *way;
+	unsigned int i;
 	int ret;
 
 	ret = mci_segment_notify_way(segment, &way);
@@ -378,6 +403,13 @@ static int add_notify(struct mc_batch *batch, struct mc_segment *segment, uint32
 	entry->request.local = batch->notify_body;
 	entry->request.length = body_length;
 	batch->notify_count++;
+	for (i = 0; i < segment->way_count; i++) {
+		if (!segment->way[i].ops->flushes)
+			continue;
+		entry = &batch->flush[batch->flush_count++];
+		*entry = (struct mci_entry){.batch = batch, .segment = segment, .way = &segment->way[i]};
+		entry->request.op = MCI_OP_FLUSH;
+	}
 	return 0;
 }
 
@@ -397,7 +429,8 @@ static int prepare_notify(struct mc_batch *batch, const struct mc_submit_attr *a
 				MC_NOTIFY_NAME_MAX, MC_NOTIFY_MESSAGE_MAX, name_length, attr->notify_length);
 	batch->notify_body = malloc(length);
 	batch->notify = calloc(only ? 1 : batch->count, sizeof(*batch->notify));
-	if (!batch->notify_body || !batch->notify) {
+	batch->flush = calloc((only ? 1 : batch->count) * MCI_TRANSPORT_COUNT, sizeof(*batch->flush));
+	if (!batch->notify_body || !batch->notify || !batch->flush) {
 		free_notify(batch);
 		return mci_fail(-ENOMEM, "no memory for a notify");
 	}
@@ -447,7 +480,7 @@ static void launch(struct mc_batch *batch, int8_t priority)
 			ended++;
 			continue;
 		}
-		region = entry->local_region;
+		region = request->region = entry->local_region;
 		request->deadline_ns = batch->deadline_ns;
 		request->priority = priority;
 		atomic_store_explicit(&request->cancelled, false, memory_order_relaxed);
@@ -502,6 +535,9 @@ static int submit(struct mc_batch *batch, const struct mc_submit_attr *attr, str
 	}
 	for (i = 0; i < batch->notify_count; i++)
 		batch->notify[i].request.deadline_ns = batch->deadline_ns;
+	for (i = 0; i < batch->flush_count; i++)
+		batch->flush[i].request.deadline_ns = batch->deadline_ns;
+	atomic_store(&batch->flush_pending, batch->flush_count);
 	atomic_store(&batch->notify_pending, batch->notify_count);
 	atomic_store(&batch->notify_error, 0);
 	atomic_store(&batch->failures, 0);

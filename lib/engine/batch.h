@@ -29,6 +29,9 @@ struct mc_batch {
 	/* Notifies to send once all is done: one request per segment, sharing one body. */
 	struct mci_entry *notify;
 	unsigned int notify_count;
+	struct mci_entry *flush; /* what has to be final before the notifies go */
+	unsigned int flush_count;
+	_Atomic uint32_t flush_pending;
 	void *notify_body;
 	uint64_t deadline_ns;
 	bool in_done_list; /* engine->done_lock */

@@ -33,7 +33,7 @@ struct bench_options {
 	bool insecure, classic, require_ack, integrity, checksum, follow_restart;
 	uint64_t streams, io_threads, timeout_ms, depth, page_size, working_set, seed;
 	const char *memory;
-	bool name_given, buffer_size_given, duration_given;
+	bool name_given, buffer_size_given, duration_given, device_given;
 };
 
 struct bench_buffer {
