@@ -75,8 +75,6 @@ static int take_keys(struct mci_rdma_peer *peer, const void *body, size_t length
 	remote->key = NULL;
 	remote->state = MCI_RDMA_KEYS_REFUSED;
 	remote->error = keys.status;
-	if (keys.status == -ESTALE)
-		atomic_store(&region->stale, true);
 	if (!keys.status) {
 		remote->key = malloc(4u * keys.chunks * keys.devices);
 		remote->error = -ENOMEM;
@@ -102,8 +100,10 @@ static int take_gone(struct mci_rdma_peer *peer, const uint8_t *body, size_t len
 	if (length != 8)
 		return -EPROTO;
 	for (i = 0; i < peer->count; i++)
-		if (peer->regions[i].id == mci_get32(body) && peer->regions[i].generation == mci_get32(body + 4))
-			atomic_store(&peer->regions[i].stale, true);
+		if (peer->regions[i].id == mci_get32(body) && peer->regions[i].generation == mci_get32(body + 4)) {
+			peer->remote[i].state = MCI_RDMA_KEYS_REFUSED; /* for as long as this session lives */
+			peer->remote[i].error = -ESTALE;
+		}
 	mci_rdma_pump(peer, finals);
 	return 0;
 }

@@ -38,11 +38,10 @@ static bool post(struct mci_rdma_endpoint *e, unsigned int index, struct mci_req
 	atomic_fetch_add_explicit(&e->peer->rdma->posted, q->chained, memory_order_relaxed);
 	atomic_fetch_add_explicit(&e->peer->rdma->doorbells, 1, memory_order_relaxed);
 	q->chained = 0;
+	device_armed(e->device); /* before: what completes at once must raise an event, too */
 	ret = ibv_post_send(q->qp, q->wr, &bad);
-	if (!ret) {
-		device_armed(e->device);
+	if (!ret)
 		return true;
-	}
 	/* What was not taken is still in its slot: it comes back as if the NIC had returned it. */
 	mci_warn("%s takes no work requests: %s", e->device->name, strerror(ret));
 	mci_rdma_endpoint_break(e, -ret, true, finals);
@@ -74,11 +73,11 @@ int mci_rdma_post_marker(struct mci_rdma_endpoint *e, unsigned int index)
 	int ret;
 
 	q->chained = 0; /* never posted: they go back with the others */
+	device_armed(e->device);
 	ret = ibv_post_send(q->qp, &wr, &bad);
 	if (ret)
 		return -ret;
 	q->slot[q->head++ % MCI_RDMA_DEPTH] = (struct mci_rdma_slot){.kind = MCI_RDMA_MARKER};
-	device_armed(e->device);
 	return 0;
 }
 
