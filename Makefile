@@ -67,13 +67,14 @@ TOOLS := $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC)) \
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/*.c))
 API := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/api/*.c))
 BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/*.c))
+UAPI := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/uapi/*.c tests/vm/*.c))
 HELPERS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/net/*.c tests/interop/*.c))
 FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))
 
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all lib tools tests help check check-unit check-api check-scripts check-asan check-tsan check-style \
-	check-layers check-builds fuzz fuzz-build soak bench style install uninstall deps clean
+	check-layers check-builds check-vm check-vm-matrix check-vm-debug check-kmod kmod uapi-tests install-dkms fuzz fuzz-build soak bench style install uninstall deps clean
 
 all: lib tools ## library and tools
 
@@ -138,6 +139,15 @@ $(B)/tests/api/%: tests/api/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -Itests -MMD -MP -o $@ $< -L$(B) -lmooncake -Wl,-rpath,'$$ORIGIN/../..' -lcmocka -ljansson -lpthread -lm
 
+# Tests of /dev/mooncake know the kernel's header alone; where one uses verbs it says so by its includes.
+UAPI_CC = $(CC) $(ALL_CFLAGS) -Iuapi -Itests -MMD -MP -o $@ $< -lpthread $(if $(shell grep -l infiniband/verbs.h $<),-libverbs)
+$(B)/tests/uapi/%: tests/uapi/%.c
+	@mkdir -p $(@D)
+	$(UAPI_CC)
+$(B)/tests/vm/%: tests/vm/%.c
+	@mkdir -p $(@D)
+	$(UAPI_CC)
+
 $(B)/tests/%: tests/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -Itests -MMD -MP -o $@ $< -L$(B) -lmooncake -Wl,-rpath,'$$ORIGIN/../..' -ljansson -lpthread -lm
@@ -188,6 +198,23 @@ style: ## format the sources in place
 check-builds: ## every component switched off, one at a time and all together
 	scripts/check-builds $(COMPONENTS)
 
+KVER ?= $(shell uname -r)
+KDIR ?= /lib/modules/$(KVER)/build
+kmod: ## the kernel module for KVER (this kernel) or for KDIR (a kernel's build folder)
+	scripts/build-kmod $(KDIR) $(B)/kmod/$(KVER)
+
+check-kmod: ## the module's sources under sparse, checkpatch and the compiler's extra warnings
+	B=$(B) scripts/check-kmod
+
+uapi-tests: $(UAPI) ## tests that run in guests
+
+check-vm: all tests uapi-tests ## the module in guests with kernels 6.1 and 6.12
+	B=$(B) tests/vm/check -H 6.1 6.12
+check-vm-matrix: all tests uapi-tests ## the same with 5.10 and the newest kernel that Debian serves
+	B=$(B) tests/vm/check 5.10 7
+check-vm-debug: all tests uapi-tests ## the same under KASAN, lockdep, kmemleak (VM_ARGS=-s: a short pass)
+	B=$(B) tests/vm/check $(VM_ARGS) debug
+
 bench: all tests ## ratios against plain sockets, iperf3, memcpy and process_vm_readv
 	B=$(B) tests/bench/run
 
@@ -205,6 +232,10 @@ install: all ## into $(PREFIX)
 	install -m 644 scripts/completion.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/mooncake
 	if [ -z "$(DESTDIR)" ]; then ldconfig; fi
 
+install-dkms: ## the module's source into /usr/src, for dkms
+	install -d $(DESTDIR)/usr/src/mooncake-$(VERSION)
+	cp -r Kbuild dkms.conf kmod uapi LICENSE $(DESTDIR)/usr/src/mooncake-$(VERSION)
+
 uninstall: ## what install put there
 	rm -f $(patsubst $(B)/bin/%,$(DESTDIR)$(PREFIX)/bin/%,$(TOOLS)) $(DESTDIR)$(LIBDIR)/libmooncake.* \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/mooncake.pc $(DESTDIR)$(PREFIX)/share/bash-completion/completions/mooncake \
@@ -217,4 +248,4 @@ deps: ## install what build and tests need (Debian)
 clean: ## all build trees
 	rm -rf $(B) build-asan build-tsan
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) -path $(B)/vm -prune -o -name '*.d' -type f -print 2>/dev/null)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+# shellcheck shell=bash
+# For scripts in a guest. REPO, B, KVER (kernel release) and SERIES (see tests/vm/kernel) are in the environment.
+export VM=$REPO/tests/vm
+DEBUGFS=/sys/kernel/debug
+
+# Their words go to standard error, so that a function may be called as name=$(function) || exit.
+skip() { echo "$*" >&2; exit 77; }
+fail() { echo "FAIL: $*" >&2; exit 1; }
+
+# wait_for SECONDS COMMAND...: until the command succeeds; fails when the time is over.
+wait_for() {
+	local end=$((SECONDS + $1))
+	shift
+	until "$@"; do
+		[ $SECONDS -lt $end ] || return 1
+		sleep 0.1
+	done
+}
+
+# ---- the module ----
+
+vm_load() { # MODULE.ko [PARAMETER...]
+	local module=$1 need
+	shift
+	for need in $(modinfo -F depends "$module" | tr , ' '); do
+		[ -d "/sys/module/$need" ] || modprobe "$need" || return 1
+	done
+	insmod "$module" "$@"
+}
+vm_unload() { # MODULE.ko|NAME
+	local name=${1##*/}
+	rmmod "${name%.ko}"
+}
+
+# vm_gauges: "name value" of every counter of the module that goes up and down with what is alive. After each test
+# they must be what they were before. Counters that only grow are not among them.
+vm_gauges() {
+	local file=$DEBUGFS/mooncake/counters
+	[ -r "$file" ] || return 0
+	grep -E '(live|pinned|mapped|kept|open|charged|attached|exported|inflight|contexts)' "$file" | sort
+}
+# vm_gauges_settle BEFORE: prints the gauges once they equal BEFORE, or after 10 s as they are: freeing may be deferred.
+vm_gauges_settle() {
+	local end=$((SECONDS + 10)) now
+	while :; do
+		now=$(vm_gauges)
+		[ "$now" != "$1" ] && [ $SECONDS -lt $end ] || break
+		sleep 0.2
+	done
+	echo "$now"
+}
+
+# vm_leak_scan: with kmemleak, scan and put what it found into the kernel's log, where it is judged. A young object may
+# still be in a register or a queue; what is reported must be found by two scans.
+vm_leak_scan() {
+	local leaks=$DEBUGFS/kmemleak
+	[ -w "$leaks" ] && [ -n "${VM_LEAKS:-}" ] || return 0
+	echo scan >"$leaks"
+	grep -q . "$leaks" || return 0
+	sleep 1
+	echo scan >"$leaks"
+	sed 's/^/mooncake-leak: /' "$leaks" >>/host/kmemleak.log
+	if grep -q '\[mooncake\]' "$leaks"; then
+		echo "unreferenced object 0x0 (kmemleak: of mooncake, see kmemleak.log)" >/dev/kmsg
+	fi
+	echo clear >"$leaks"
+}
+
+# ---- soft-RoCE ----
+
+# vm_veth_pair: v0 10.9.0.1 and v1 10.9.0.2, two ends of one wire in one network name space. Traffic between the two
+# addresses crosses the wire (soft-RoCE of 6.1 and 6.12 knows no name spaces): it would stay inside by default.
+vm_veth_pair() {
+	local d
+	[ ! -d /sys/class/net/v0 ] || return 0
+	modprobe veth 2>/dev/null
+	ip link add v0 type veth peer name v1 || return 1
+	ip addr add 10.9.0.1/32 dev v0
+	ip addr add 10.9.0.2/32 dev v1
+	ip link set v0 up
+	ip link set v1 up
+	for d in all v0 v1; do
+		echo 1 >/proc/sys/net/ipv4/conf/$d/accept_local
+		echo 0 >/proc/sys/net/ipv4/conf/$d/rp_filter
+	done
+	ip neigh replace 10.9.0.2 lladdr "$(cat /sys/class/net/v1/address)" dev v0
+	ip neigh replace 10.9.0.1 lladdr "$(cat /sys/class/net/v0/address)" dev v1
+	ip rule add pref 10 iif v0 lookup local
+	ip rule add pref 11 iif v1 lookup local
+	ip route add 10.9.0.2/32 dev v0 src 10.9.0.1 table 100
+	ip route add 10.9.0.1/32 dev v1 src 10.9.0.2 table 101
+	ip rule add pref 20 oif v0 lookup 100
+	ip rule add pref 21 oif v1 lookup 101
+	ip rule add pref 22 from 10.9.0.1 to 10.9.0.2 lookup 100
+	ip rule add pref 23 from 10.9.0.2 to 10.9.0.1 lookup 101
+	ip rule add pref 30 lookup local
+	ip rule del pref 0
+}
+
+# vm_rxe_pair: rxe0 on v0 and rxe1 on v1, both ACTIVE. GID index 1 is the IPv4 one. Skips the test where rxe cannot be.
+vm_rxe_pair() {
+	command -v rdma >/dev/null || skip "the rdma tool (iproute2) is not installed"
+	vm_veth_pair || skip "no veth pair in this kernel"
+	[ ! -d /sys/class/infiniband/rxe0 ] || return 0
+	modprobe -a ib_uverbs rdma_ucm 2>/dev/null
+	modprobe rdma_rxe || skip "kernel $KVER has no soft-RoCE"
+	rdma link add rxe0 type rxe netdev v0 || fail "rdma link add rxe0"
+	rdma link add rxe1 type rxe netdev v1 || fail "rdma link add rxe1"
+	wait_for 10 grep -q ACTIVE /sys/class/infiniband/rxe1/ports/1/state || fail "rxe1 does not become active"
+}
+
+# ---- CXL, DAX, PCI devices (see vm_devices in host.sh) ----
+
+# vm_cxl_dax: a devdax namespace on the persistent CXL memory; prints its device, as /dev/dax0.0.
+vm_cxl_dax() {
+	local region
+	command -v cxl >/dev/null || skip "the cxl tool (package ndctl) is not installed"
+	modprobe -a cxl_acpi cxl_pci cxl_mem cxl_port cxl_pmem nd_pmem device_dax dax_pmem 2>/dev/null
+	wait_for 10 test -e /sys/bus/cxl/devices/mem0 || skip "no CXL memory in this guest"
+	wait_for 10 test -e /sys/bus/cxl/devices/decoder0.0 || skip "no CXL window in this guest"
+	region=$(cxl list -R | sed -n 's/.*"region":"\([a-z0-9]*\)".*/\1/p')
+	if [ -z "$region" ]; then
+		region=$(cxl create-region -m -d decoder0.0 -w 1 -t pmem mem0 | sed -n 's/.*"region":"\([a-z0-9]*\)".*/\1/p')
+		[ -n "$region" ] || skip "kernel $KVER and this QEMU make no persistent CXL region"
+		ndctl create-namespace -f -m devdax -M mem -r "$region" >&2 || fail "ndctl create-namespace on $region"
+	fi
+	wait_for 10 vm_dax_of "/$region/" >/dev/null || fail "no dax device on $region"
+	vm_dax_of "/$region/"
+}
+vm_dax_of() { # PART-OF-PATH: the dax device whose sysfs path holds it, once it is ready to be mapped
+	local d
+	for d in /sys/bus/dax/devices/dax*; do
+		[ "$(basename "$(readlink -f "$d/driver")")" = device_dax ] && [ -c "/dev/${d##*/}" ] || continue
+		case $(readlink -f "$d") in *"$1"*) echo "/dev/${d##*/}" && return ;; esac
+	done
+	return 1
+}
+
+# vm_window_dax: the dax device of the memmap= window, which firmware would call "soft reserved". Newer kernels keep such
+# memory for the system until it is given to device_dax by name.
+vm_window_dax() {
+	local d
+	modprobe -a device_dax dax_hmem 2>/dev/null
+	wait_for 10 compgen -G '/sys/devices/platform/hmem.*/dax*' >/dev/null ||
+		skip "no memmap= window in this guest, or no dax_hmem in kernel $KVER"
+	for d in /sys/devices/platform/hmem.*/dax*; do
+		[ -e "$d/driver" ] || echo "${d##*/}" >/sys/bus/dax/drivers/device_dax/new_id
+	done
+	wait_for 10 vm_dax_of /hmem >/dev/null || fail "the window's dax device has no driver"
+	vm_dax_of /hmem
+}
+
+# vm_pci VENDOR:DEVICE: the address of the first such PCI device. edu is 1234:11e8, ivshmem-plain 1af4:1110.
+vm_pci() {
+	local d
+	for d in /sys/bus/pci/devices/*; do
+		[ "$(cat "$d/vendor"):$(cat "$d/device")" = "0x${1%:*}:0x${1#*:}" ] && echo "${d##*/}" && return
+	done
+	return 1
+}
