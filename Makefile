@@ -73,7 +73,7 @@ FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all lib tools tests help check check-unit check-api check-scripts check-asan check-tsan check-style \
+.PHONY: FORCE FORCE_FUZZ_LIB all lib tools tests help check check-unit check-api check-scripts check-asan check-tsan check-style \
 	check-layers check-builds check-vm check-vm-matrix check-vm-debug check-kmod kmod uapi-tests install-dkms fuzz fuzz-build soak bench style install uninstall deps clean
 
 all: lib tools ## library and tools

@@ -18,6 +18,9 @@
 #define FRAME_MAX (16u << 20)
 #define REQUEST_MAX 4096u
 
+/* What a connection holds beside the answers in its queue. */
+#define HELD_BYTES (sizeof(struct mci_control_conn) + 2 * REQUEST_MAX)
+
 /* A peer asks and leaves; one that stays is sent away. */
 #define STAY_MS 10000
 
@@ -28,6 +31,7 @@ struct mci_control_conn {
 	struct mci_conn *conn;
 	struct mci_timer stay;
 	struct mci_control_conn *prev, *next;
+	struct mci_payer payer;
 	bool same_user; /* came over the unix socket: may have the token */
 };
 
@@ -96,8 +100,16 @@ static void on_frame(struct mci_conn *conn, const struct mci_frame *frame, void 
 	default:
 		ret = mci_conn_send(conn, MCI_CONTROL_ERROR, frame->id, unknown, sizeof(unknown) - 1, -1);
 	}
+	if (ret == -EBUSY)
+		mci_conn_send(conn, MCI_CONTROL_ERROR, frame->id, mc_errmsg(), (uint32_t)strlen(mc_errmsg()), -1);
 	if (ret)
 		mci_conn_close(conn);
+}
+
+static void end(struct mci_control_conn *control)
+{
+	mci_ledger_give(control->engine->host.ledger, &control->payer, HELD_BYTES);
+	free(control);
 }
 
 static void on_closed(struct mci_conn *conn, int err, void *arg)
@@ -116,7 +128,7 @@ static void on_closed(struct mci_conn *conn, int err, void *arg)
 	if (control->next)
 		control->next->prev = control->prev;
 	pthread_mutex_unlock(&engine->lock);
-	free(control);
+	end(control);
 }
 
 static void stayed(struct mci_timer *timer)
@@ -135,14 +147,15 @@ static void ready(void *arg, struct mci_sock sock, const struct mci_hello *hello
 
 	(void)hello;
 	if (error) {
-		free(control);
+		end(control);
 		return;
 	}
 	if (mci_conn_start(control->loop, sock, REQUEST_MAX, &ops, control, &control->conn)) {
 		mci_sock_close(&sock);
-		free(control);
+		end(control);
 		return;
 	}
+	mci_conn_account(control->conn, engine->host.ledger, &control->payer);
 	control->stay.fn = stayed;
 	mci_loop_timer_set(control->loop, &control->stay, mci_now_ns() + STAY_MS * MCI_NS_PER_MS);
 	pthread_mutex_lock(&engine->lock);
@@ -176,12 +189,23 @@ void mci_control_stop(struct mc_engine *engine)
 
 void mci_control_incoming(struct mc_engine *engine, struct mci_incoming *in)
 {
-	struct mci_control_conn *control = calloc(1, sizeof(*control));
+	const struct mci_payer *payer = mci_incoming_payer(in);
+	struct mci_control_conn *control;
+	char why[MCI_SENTENCE_MAX + 1];
+	int ret;
 
+	ret = mci_ledger_take(engine->host.ledger, payer, HELD_BYTES, why);
+	if (ret) {
+		mci_incoming_reject(in, ret, why);
+		return;
+	}
+	control = calloc(1, sizeof(*control));
 	if (!control) {
+		mci_ledger_give(engine->host.ledger, payer, HELD_BYTES);
 		mci_incoming_reject(in, -ENOMEM, "no memory for one more control connection");
 		return;
 	}
+	control->payer = *payer;
 	control->engine = engine;
 	control->loop = mci_incoming_loop(in);
 	control->same_user = mci_incoming_is_unix(in);
@@ -228,9 +252,10 @@ int mci_control_ask(struct mc_engine *engine, const struct mci_connect_attr *att
 		return mci_fail(ret, "peer '%s' did not answer a control request: %s", hello.peer.name,
 				strerror(-ret));
 	if (type != ((uint16_t)what | MCI_CONTROL_REPLY)) {
+		ret = mci_fail(-EPROTO, "peer '%s' did not answer control request %u: %.*s", hello.peer.name, what,
+			       type == MCI_CONTROL_ERROR && *length < 1000 ? (int)*length : 0, (const char *)*body);
 		free(*body);
-		return mci_fail(-EPROTO, "peer '%s' does not know control request %u; is it older?",
-				hello.peer.name, what);
+		return ret;
 	}
 	return 0;
 }

@@ -105,6 +105,7 @@ struct mci_way { /* a transport's peer for this segment; its address is the cook
 	struct mc_segment *segment;
 	const struct mci_transport_ops *ops; /* NULL = not open */
 	struct mci_peer *peer;
+	struct mc_uuid uuid; /* of the process that its regions' ids belong to; refresh_lock */
 };
 
 struct mc_segment {
@@ -118,7 +119,7 @@ struct mc_segment {
 	bool has_ours, classic; /* what the descriptor holds; what we speak */
 	struct mci_remote_region *regions;
 	uint32_t *region_id;	     /* per region: the id that callers know, stable over a refresh */
-	struct mci_way **region_way; /* per region; NULL = not reachable */
+	struct mci_way **region_way; /* per region; NULL = not reachable; set under refresh_lock */
 	unsigned int region_count;
 	struct mci_way way[MCI_TRANSPORT_COUNT]; /* ways in order of preference */
 	unsigned int way_count;

@@ -225,6 +225,7 @@ static int start_service(struct mc_engine *engine, const struct mc_engine_attr *
 		.self = &engine->first_self,
 		.secret = engine->host.secret,
 		.loops = &engine->loops,
+		.ledger = engine->host.ledger,
 		.connection = on_connection,
 		.classic_message = on_classic,
 		.arg = engine,
@@ -415,6 +416,7 @@ static void destroy(struct mc_engine *engine)
 	mci_publish_stop(engine);
 	mci_regions_destroy(engine->host.regions);
 	mci_notify_drop_all(engine);
+	mci_ledger_close(engine->host.ledger);
 	if (engine->done_fd >= 0)
 		close(engine->done_fd);
 	for (i = 0; i < engine->address_count; i++)
@@ -496,6 +498,11 @@ static int start(struct mc_engine *engine, const struct mc_engine_attr *attr)
 		ret = mci_addresses_choose(engine, advertise, name.host);
 	if (!ret)
 		ret = mci_regions_create(&engine->host.regions);
+	if (ret)
+		return ret;
+	ret = mci_ledger_open(mci_settings_number(engine->settings, "engine.serve_bytes"),
+			      mci_settings_number(engine->settings, "engine.serve_bytes_per_peer"),
+			      &engine->host.ledger);
 	if (ret)
 		return ret;
 	threads = number(attr->io_threads, engine->settings, "engine.io_threads");

@@ -67,6 +67,7 @@ static int open_way(struct mc_segment *segment, enum mci_transport_id id, uint64
 	struct mci_peer_info info;
 	json_t *root;
 	unsigned int i, n;
+	bool moved;
 	int ret;
 
 	if (!transport || (id == MCI_TRANSPORT_CLASSIC) != segment->classic)
@@ -84,8 +85,17 @@ static int open_way(struct mc_segment *segment, enum mci_transport_id id, uint64
 	pthread_mutex_unlock(&segment->refresh_lock);
 	way->segment = segment;
 	way->ops = ops;
+	way->uuid = info.uuid;
 	ret = ops->peer_open(transport, &info, way, segment->regions, segment->region_count, deadline,
 			     &way->peer);
+	pthread_mutex_lock(&segment->refresh_lock);
+	moved = !mci_uuid_equal(&way->uuid, &segment->uuid);
+	pthread_mutex_unlock(&segment->refresh_lock);
+	if (!ret && moved) { /* regions without a way are described for the new process already */
+		ops->peer_close(way->peer);
+		ret = mci_fail(-ESTALE, "segment '%s' was restarted while it was being opened; open it again",
+			       segment->name);
+	}
 	if (ret)
 		way->ops = NULL;
 	for (i = 0; i < info.address_count; i++)
@@ -143,6 +153,7 @@ static void choose_ways(struct mc_segment *segment)
 {
 	unsigned int i, w;
 
+	pthread_mutex_lock(&segment->refresh_lock);
 	for (i = 0; i < segment->region_count; i++) {
 		for (w = 0; w < segment->way_count && !segment->region_way[i]; w++) {
 			struct mci_way *way = &segment->way[w];
@@ -152,6 +163,7 @@ static void choose_ways(struct mc_segment *segment)
 				segment->region_way[i] = way;
 		}
 	}
+	pthread_mutex_unlock(&segment->refresh_lock);
 }
 
 static bool all_reached(const struct mc_segment *segment)
@@ -235,9 +247,10 @@ static void destroy(struct mc_segment *segment)
  * Reads the descriptor, connects, proves the secret, and chooses for each region the best way there is.
  * The regions are those of this moment: open anew to see later ones. Thread-safe; blocks up to the timeout.
  *
- * Requests of one handle are ordered in this sense: what ended with an error never lands after a later
- * write. Two handles to one target that are open at once are two initiators in this; mc_segment_fence() on
- * one before writing through the other settles it.
+ * Writes of an engine are ordered in this sense: what ended with an error never lands after a later write over TCP,
+ * through whatever handle to that target. Two handles that reach the same memory in different ways (attr->transports:
+ * one by TCP, one by shared memory) are two initiators; mc_segment_fence() on one before writing through the other
+ * settles it.
  *
  * Return: 0; -ENOENT: no such segment; -EKEYREJECTED: wrong key, or only one side has one; -ECONNREFUSED,
  * -ETIMEDOUT, -EHOSTUNREACH: not reachable; -EPROTO: no common protocol; -ESTALE: what is published is dead;
@@ -375,12 +388,16 @@ static struct mci_descriptor_region *same_content(struct mci_descriptor *descrip
 }
 
 /*
- * The peer lives on under another uuid: its regions stand in for the old ones where the content is the
- * same memory, intact (or, if the caller asked to follow, where index and length agree). Returns how many do.
+ * The process behind @way lives on under another uuid: its regions stand in for the old ones where the content is
+ * the same memory, intact (or, if the caller asked to follow, where index and length agree). Only regions that
+ * @way serves, or none yet, are rewritten: another way may still be connected to the old process, and finds out
+ * by itself. False: nothing of the segment is there any more.
  */
-static unsigned int match_regions(struct mc_segment *segment, struct mci_descriptor *descriptor)
+static bool match_regions(struct mci_way *way, struct mci_descriptor *descriptor)
 {
-	unsigned int i, matched = 0;
+	struct mc_segment *segment = way->segment;
+	bool matched = false;
+	unsigned int i;
 
 	for (i = 0; i < segment->region_count; i++) {
 		struct mci_remote_region *old = &segment->regions[i];
@@ -388,7 +405,12 @@ static unsigned int match_regions(struct mc_segment *segment, struct mci_descrip
 
 		if (!now && segment->flags & MC_SEGMENT_FOLLOW_RESTART && i < descriptor->region_count)
 			now = &descriptor->regions[i];
-		if (!now || now->length != old->length) {
+		if (now && now->length != old->length)
+			now = NULL;
+		matched |= now != NULL;
+		if (segment->region_way[i] && segment->region_way[i] != way)
+			continue;
+		if (!now) {
 			atomic_store(&old->stale, true);
 			continue;
 		}
@@ -398,7 +420,6 @@ static unsigned int match_regions(struct mc_segment *segment, struct mci_descrip
 		old->base = now->base;
 		json_decref(old->json);
 		old->json = json_incref(now->json);
-		matched++;
 	}
 	return matched;
 }
@@ -410,6 +431,17 @@ static void mark_stale(struct mc_segment *segment)
 	for (i = 0; i < segment->region_count; i++)
 		atomic_store(&segment->regions[i].stale, true);
 	atomic_store(&segment->stale, true);
+}
+
+/* @way cannot follow its process: what it serves is out of reach for good. */
+static void mark_way_stale(struct mci_way *way)
+{
+	struct mc_segment *segment = way->segment;
+	unsigned int i;
+
+	for (i = 0; i < segment->region_count; i++)
+		if (segment->region_way[i] == way)
+			atomic_store(&segment->regions[i].stale, true);
 }
 
 /* host->refresh of the transports; the cookie is the way. */
@@ -431,25 +463,23 @@ int mci_segment_refresh(void *arg, void *cookie, uint64_t deadline_ns,
 	ret = mci_segment_resolve(engine, segment->name, deadline_ns, &resolved);
 	if (ret)
 		goto out_unlock;
-	if (resolved.descriptor->has_ours != segment->has_ours) {
+	if (resolved.descriptor->has_ours != segment->has_ours ||
+	    (segment->has_ours && !mci_uuid_equal(&resolved.descriptor->uuid, &way->uuid) &&
+	     !match_regions(way, resolved.descriptor))) {
 		mark_stale(segment);
 		ret = -ESTALE;
-	} else if (segment->has_ours && !mci_uuid_equal(&resolved.descriptor->uuid, &segment->uuid)) {
-		if (match_regions(segment, resolved.descriptor)) {
-			segment->restarts++;
-		} else {
-			mark_stale(segment);
-			ret = -ESTALE;
-		}
-	}
-	if (ret) {
 		mci_info("segment '%s' was restarted; its old memory is gone", segment->name);
 		mci_resolved_release(&resolved);
 		goto out_unlock;
 	}
+	if (!mci_uuid_equal(&resolved.descriptor->uuid, &segment->uuid))
+		segment->restarts++;
+	way->uuid = resolved.descriptor->uuid;
 	adopt(segment, &resolved);
 	peer_info(segment, way->ops, &info);
 	ret = use(use_arg, &info);
+	if (ret == -ESTALE)
+		mark_way_stale(way);
 out_unlock:
 	pthread_mutex_unlock(&segment->refresh_lock);
 	return ret;

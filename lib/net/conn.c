@@ -24,7 +24,7 @@
 
 struct outgoing {
 	struct outgoing *next;
-	size_t length, done;
+	size_t length, done, charged;
 	int fd; /* goes beside the first byte; -1 = none, or gone */
 	uint8_t bytes[];
 };
@@ -44,6 +44,8 @@ struct mci_conn {
 	int in_fd; /* received, its frame is not complete; -1 = none */
 	struct outgoing *out, **out_last;
 	size_t out_bytes;
+	struct mci_ledger *ledger; /* NULL = none */
+	struct mci_payer payer;
 };
 
 static void post_turn(struct mci_conn *conn)
@@ -52,6 +54,14 @@ static void post_turn(struct mci_conn *conn)
 		return;
 	conn->turn_posted = true;
 	mci_loop_post(conn->loop, &conn->turn);
+}
+
+static void free_outgoing(struct mci_conn *conn, struct outgoing *out)
+{
+	mci_ledger_give(conn->ledger, &conn->payer, out->charged);
+	if (out->fd >= 0)
+		close(out->fd);
+	free(out);
 }
 
 /* From now on nothing is read, written or called but closed(). */
@@ -72,9 +82,7 @@ static void destroy(struct mci_conn *conn)
 	mci_sock_close(&conn->sock);
 	while ((out = conn->out)) {
 		conn->out = out->next;
-		if (out->fd >= 0)
-			close(out->fd);
-		free(out);
+		free_outgoing(conn, out);
 	}
 	if (conn->in_fd >= 0)
 		close(conn->in_fd);
@@ -122,7 +130,7 @@ static void flush(struct mci_conn *conn)
 			conn->out = out->next;
 			if (!conn->out)
 				conn->out_last = &conn->out;
-			free(out);
+			free_outgoing(conn, out);
 		}
 	}
 }
@@ -264,6 +272,7 @@ int mci_conn_start(struct mci_loop *loop, struct mci_sock sock, uint32_t limit,
 int mci_conn_send(struct mci_conn *conn, uint16_t type, uint32_t id, const void *body, uint32_t length,
 		  int fd)
 {
+	char why[MCI_SENTENCE_MAX + 1];
 	struct outgoing *out;
 
 	if (conn->ending)
@@ -277,14 +286,23 @@ int mci_conn_send(struct mci_conn *conn, uint16_t type, uint32_t id, const void 
 		return mci_fail(-ENOMEM, "no memory for a frame of %u bytes", length);
 	out->next = NULL;
 	out->length = MCI_FRAME_HEAD + (size_t)length;
-	out->done = 0;
+	out->done = out->charged = 0;
 	out->fd = -1;
+	if (conn->ledger) {
+		int ret = mci_ledger_take(conn->ledger, &conn->payer, out->length, why);
+
+		if (ret) {
+			free(out);
+			return mci_fail(ret, "%s", why);
+		}
+		out->charged = out->length;
+	}
 	if (fd >= 0) {
 		out->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 		if (out->fd < 0) {
 			int ret = -errno;
 
-			free(out);
+			free_outgoing(conn, out);
 			return mci_fail(ret, "cannot duplicate descriptor %d to send it: %s", fd,
 					strerror(-ret));
 		}
@@ -297,6 +315,12 @@ int mci_conn_send(struct mci_conn *conn, uint16_t type, uint32_t id, const void 
 	conn->out_bytes += out->length;
 	flush(conn);
 	return 0;
+}
+
+void mci_conn_account(struct mci_conn *conn, struct mci_ledger *ledger, const struct mci_payer *payer)
+{
+	conn->ledger = ledger;
+	conn->payer = *payer;
 }
 
 void mci_conn_close(struct mci_conn *conn) { end(conn, 0); }

@@ -7,6 +7,7 @@
 #ifndef MCI_CONN_H
 #define MCI_CONN_H
 
+#include "net/ledger.h"
 #include "net/loop.h"
 #include "net/sock.h"
 
@@ -30,9 +31,11 @@ struct mci_conn_ops {
 /* Loop thread of @loop. Takes over @sock (on failure it stays the caller's). @limit: largest frame length. */
 int mci_conn_start(struct mci_loop *loop, struct mci_sock sock, uint32_t limit,
 		   const struct mci_conn_ops *ops, void *arg, struct mci_conn **conn);
+/* Loop thread. From now on what is queued is booked in an account. */
+void mci_conn_account(struct mci_conn *conn, struct mci_ledger *ledger, const struct mci_payer *payer);
 /*
- * Loop thread. -EAGAIN when 1 MiB is queued. @fd is duplicated, -1 = none; a descriptor needs a unix
- * socket, else the connection ends with -EOPNOTSUPP.
+ * Loop thread. -EAGAIN when 1 MiB is queued; -EBUSY when the account has no room for more. @fd is duplicated,
+ * -1 = none; a descriptor needs a unix socket, else the connection ends with -EOPNOTSUPP.
  */
 int mci_conn_send(struct mci_conn *conn, uint16_t type, uint32_t id, const void *body, uint32_t length,
 		  int fd);

@@ -66,6 +66,9 @@ static void drop(struct mci_incoming *in)
 	mci_loop_timer_clear(in->loop, &in->timer);
 	mci_sock_close(&in->sock);
 	free_buffers(in);
+	if (in->charged)
+		mci_ledger_give(service->attr.ledger, &in->payer, sizeof(*in));
+	in->charged = false;
 	in->state = INCOMING_CLOSED;
 
 	pthread_mutex_lock(&service->lock);
@@ -153,7 +156,12 @@ static void take_proof(struct mci_incoming *in)
 	char sentence[MCI_SENTENCE_MAX + 1];
 	int ret = mci_greet_proof(in, sentence);
 
-	if (ret) {
+	if (!ret) {
+		mci_payer_of(in->sock.fd, &in->hello.peer.uuid, &in->payer);
+		ret = mci_ledger_take(in->service->attr.ledger, &in->payer, sizeof(*in), sentence);
+		in->charged = !ret;
+	}
+	if (ret) { /* it stays among the unproved, whose bounds hold for it */
 		reject(in, ret, sentence);
 		return;
 	}
@@ -465,6 +473,8 @@ void mci_incoming_abort(struct mci_incoming *in)
 const struct mci_hello *mci_incoming_hello(const struct mci_incoming *in) { return &in->hello; }
 
 bool mci_incoming_is_unix(const struct mci_incoming *in) { return in->is_unix; }
+
+const struct mci_payer *mci_incoming_payer(const struct mci_incoming *in) { return &in->payer; }
 
 struct mci_loop *mci_incoming_loop(const struct mci_incoming *in) { return in->loop; }
 

@@ -59,7 +59,8 @@ struct mci_incoming {
 	struct mci_service *service;
 	struct mci_loop *loop;
 	struct mci_sock sock;
-	bool is_unix, watched;
+	bool is_unix, watched, charged;
+	struct mci_payer payer;
 	enum incoming_state state, after;
 	uint64_t until_ns;
 

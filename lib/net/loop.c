@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,8 +30,11 @@ struct mci_loop {
 	struct mci_task *first, **last; /* posted, in order */
 	bool sleeping;			/* in epoll_wait(), or about to be: a post must wake it */
 	bool stopping;
+	bool has_core;	 /* its thread stays on one core; set before the loop is used */
+	cpu_set_t cores; /* that it could run on before */
 
 	/* loop thread only */
+	uint64_t linger_until; /* do not sleep before this; 0 = nothing is expected */
 	struct mci_timer *timers; /* sorted by time, first is next */
 	struct mci_timer *timers_last;
 	uint64_t timers_now; /* while timers run: their "now"; else 0 */
@@ -91,6 +95,13 @@ static void run_events(struct mci_loop *loop)
 	loop->event_count = 0;
 }
 
+static bool lingers(struct mci_loop *loop)
+{
+	if (loop->linger_until && mci_now_ns() >= loop->linger_until)
+		loop->linger_until = 0;
+	return loop->linger_until;
+}
+
 static void *loop_main(void *arg)
 {
 	struct mci_loop *loop = arg;
@@ -98,18 +109,20 @@ static void *loop_main(void *arg)
 	current_loop = loop;
 	for (;;) {
 		int timeout = loop->timers ? mci_ms_left(loop->timers->at_ns) : -1;
-		bool stop, idle;
+		bool linger = lingers(loop), stop, idle;
 		int n;
 
 		pthread_mutex_lock(&loop->lock);
 		idle = !loop->first;
 		stop = loop->stopping && idle;
-		loop->sleeping = idle && !stop;
+		loop->sleeping = idle && !stop && !linger;
 		pthread_mutex_unlock(&loop->lock);
 		if (stop)
 			return NULL;
 
-		n = epoll_wait(loop->epoll_fd, loop->events, EVENTS_PER_WAIT, idle ? timeout : 0);
+		n = epoll_wait(loop->epoll_fd, loop->events, EVENTS_PER_WAIT, idle && !linger ? timeout : 0);
+		if (linger && idle && n <= 0)
+			sched_yield();
 		loop->event_next = 0;
 		loop->event_count = n > 0 ? n : 0; /* n < 0 is EINTR only */
 		run_tasks(loop);
@@ -254,6 +267,16 @@ void mci_loop_post(struct mci_loop *loop, struct mci_task *task)
 	pthread_mutex_unlock(&loop->lock);
 }
 
+void mci_loop_linger(struct mci_loop *loop, uint64_t ns) { loop->linger_until = mci_now_ns() + ns; }
+
+bool mci_loop_has_core(const struct mci_loop *loop) { return loop->has_core; }
+
+void mci_loop_free_cores(pthread_attr_t *attr)
+{
+	if (current_loop && current_loop->has_core)
+		pthread_attr_setaffinity_np(attr, sizeof(current_loop->cores), &current_loop->cores);
+}
+
 struct call {
 	struct mci_task task;
 	void (*fn)(void *arg);
@@ -335,6 +358,31 @@ void mci_loop_timer_clear(struct mci_loop *loop, struct mci_timer *timer)
 	timer->armed = false;
 }
 
+/*
+ * Loops that are as many as the cores get one each: two processes of one host that both do so, and use
+ * loops of one number for a connection, keep its two ends on one core (mci_loops_at()). With more cores
+ * than loops the scheduler knows better.
+ */
+static void take_cores(struct mci_loops *loops)
+{
+	cpu_set_t all, one;
+	unsigned int i = 0;
+	int cpu;
+
+	if (sched_getaffinity(0, sizeof(all), &all) || loops->count != (unsigned int)CPU_COUNT(&all))
+		return;
+	for (cpu = 0; cpu < CPU_SETSIZE && i < loops->count; cpu++) {
+		if (!CPU_ISSET(cpu, &all))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		loops->loop[i]->cores = all;
+		loops->loop[i]->has_core =
+			!pthread_setaffinity_np(loops->loop[i]->thread, sizeof(one), &one);
+		i++;
+	}
+}
+
 int mci_loops_start(const char *name, unsigned int count, struct mci_loops *loops)
 {
 	struct mci_loops made = {.count = 0};
@@ -352,6 +400,7 @@ int mci_loops_start(const char *name, unsigned int count, struct mci_loops *loop
 		if (ret)
 			goto err_stop;
 	}
+	take_cores(&made);
 	loops->loop = made.loop;
 	loops->count = made.count;
 	loops->turn = 0;
@@ -374,5 +423,7 @@ void mci_loops_stop(struct mci_loops *loops)
 	free(loops->loop);
 	loops->loop = NULL;
 }
+
+struct mci_loop *mci_loops_at(struct mci_loops *loops, unsigned int i) { return loops->loop[i % loops->count]; }
 
 struct mci_loop *mci_loops_next(struct mci_loops *loops) { return loops->loop[loops->turn++ % loops->count]; }

@@ -3,6 +3,7 @@
 #ifndef MCI_LOOP_H
 #define MCI_LOOP_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -32,6 +33,13 @@ int mci_loop_start(const char *name, struct mci_loop **loop);
 void mci_loop_stop(struct mci_loop *loop); /* runs what is posted, joins, frees; not from inside */
 bool mci_loop_inside(const struct mci_loop *loop);
 
+/* Its thread stays on one core of its own (mci_loops_start()). */
+bool mci_loop_has_core(const struct mci_loop *loop);
+/* For a thread that may be started in a loop thread: it runs on any core, not on the loop's. */
+void mci_loop_free_cores(pthread_attr_t *attr);
+/* Loop thread: work is expected within @ns, so look for it that long before sleeping, behind other threads. */
+void mci_loop_linger(struct mci_loop *loop, uint64_t ns);
+
 /* Any thread. @events as for epoll, EPOLLET included if wanted. 0 or -errno. */
 int mci_loop_add(struct mci_loop *loop, struct mci_watch *watch, uint32_t events);
 int mci_loop_modify(struct mci_loop *loop, struct mci_watch *watch, uint32_t events);
@@ -54,6 +62,7 @@ struct mci_loops {
 };
 int mci_loops_start(const char *name, unsigned int count, struct mci_loops *loops);
 void mci_loops_stop(struct mci_loops *loops);
+struct mci_loop *mci_loops_at(struct mci_loops *loops, unsigned int i); /* modulo their count */
 struct mci_loop *mci_loops_next(struct mci_loops *loops);
 
 #endif

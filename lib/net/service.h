@@ -9,6 +9,7 @@
 #define MCI_SERVICE_H
 
 #include "net/auth.h"
+#include "net/ledger.h"
 #include "net/loop.h"
 #include "net/sock.h"
 
@@ -37,6 +38,7 @@ struct mci_service_attr {
 	const struct mci_identity *self; /* outlives the service; read at each hello */
 	struct mci_secret secret;
 	struct mci_loops *loops;
+	struct mci_ledger *ledger; /* of those that proved themselves, until they are handed over; NULL = none */
 	/*
 	 * An authenticated stream; loop thread. Call mci_incoming_accept() or _reject(), now or later,
 	 * from any thread, exactly once. A @wanted uuid other than ours was rejected before with -ESTALE.
@@ -66,6 +68,8 @@ void mci_service_identity(struct mci_service *service, const struct mci_identity
 
 const struct mci_hello *mci_incoming_hello(const struct mci_incoming *in);
 bool mci_incoming_is_unix(const struct mci_incoming *in);
+/* In whose account to book what it will hold. */
+const struct mci_payer *mci_incoming_payer(const struct mci_incoming *in);
 /* Loop that the stream should live on. */
 struct mci_loop *mci_incoming_loop(const struct mci_incoming *in);
 /*

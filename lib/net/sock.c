@@ -143,6 +143,14 @@ static bool is_own_address(const struct mci_addr *addr)
 	return own;
 }
 
+bool mci_sock_is_local(int fd)
+{
+	struct mci_addr peer = {.length = sizeof(peer.sa)};
+
+	return !getpeername(fd, (struct sockaddr *)&peer.sa, &peer.length) &&
+	       (peer.sa.ss_family == AF_INET || peer.sa.ss_family == AF_INET6) && is_own_address(&peer);
+}
+
 /*
  * TCP_NODELAY: requests and replies are small and awaited. Keep-alive: a peer whose host vanished
  * is noticed within 3 + 3 * 1 s also on an idle connection, or 5 s after data was not acknowledged.

@@ -62,5 +62,6 @@ int mci_unix_connect(const char *name, uint64_t deadline_ns, int *fd);
 
 /* TCP_NODELAY, keep-alive; cubic where the default is bbr and the peer is this host (see sock.c). */
 void mci_sock_tune(int fd);
+bool mci_sock_is_local(int fd); /* TCP, and the peer is this host */
 
 #endif

@@ -30,12 +30,12 @@ struct mci_peer;      /* a transport's way to one remote segment */
 
 /* A region of a remote segment, owned by the engine's segment handle, stable until peer_close(). */
 struct mci_remote_region {
-	/* The engine rewrites id and generation after a restart that kept the content (under no lock: only
-	 * while the peer is disconnected, inside host->refresh()); transports read them when encoding. */
-	uint32_t id, generation;
-	uint32_t rights;
+	/* The engine rewrites these four after a restart that kept the content, inside the host->refresh() of the
+	 * peer that serves the region, and of no other: it must not encode requests then. */
+	_Atomic uint32_t id, generation;
+	_Atomic uint32_t rights;
+	_Atomic uint64_t base; /* owner's address, 0 = hidden */
 	uint64_t length;
-	uint64_t base; /* owner's address, 0 = hidden */
 	struct mc_uuid content_id;
 	_Atomic bool stale; /* complete requests to it with -ESTALE, do not send them */
 	char location[MCI_LOCATION_MAX];
@@ -66,6 +66,7 @@ struct mci_request {
 	uint32_t outstanding; /* e.g. slices in flight */
 	uint32_t state;
 	uint64_t tag;
+	struct mci_peer *peer;
 };
 
 struct mci_peer_info { /* how to reach a remote segment; valid during the call only */
@@ -115,6 +116,7 @@ struct mci_transport_host {
 	struct mci_loops *loops;
 	struct mci_transport_options options;
 	struct mci_transport_stats stats;
+	struct mci_ledger *ledger; /* of what serving connections hold; NULL = no bounds; outlives the loops */
 	/* A request is final. Any thread, no transport lock held that submit() takes. Must not be slow; does
 	 * not block. */
 	void (*complete)(struct mci_request *request, enum mc_state state, int error, uint64_t bytes,
@@ -122,9 +124,10 @@ struct mci_transport_host {
 	/*
 	 * After a lost connection that could not be re-opened, or a peer that answered -ESTALE to the hello:
 	 * read the descriptor anew. @cookie is what peer_open() got. Calls @use with the new info (same or
-	 * compatible segment; regions updated) and returns its result, or returns -ESTALE (restarted: other
-	 * memory; every remote region is marked stale) or -errno (not known now; try again later). May block
-	 * up to @deadline_ns: not from a loop thread.
+	 * compatible segment; the regions that this peer serves updated) and returns its result, or returns
+	 * -ESTALE (restarted: other memory; every remote region is marked stale) or -errno (not known now; try
+	 * again later). @use may answer -ESTALE: it cannot follow, ever. May block up to @deadline_ns: not from
+	 * a loop thread.
 	 */
 	int (*refresh)(void *engine, void *cookie, uint64_t deadline_ns,
 		       int (*use)(void *arg, const struct mci_peer_info *info), void *arg);

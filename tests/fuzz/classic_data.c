@@ -87,7 +87,7 @@ static void to_server(const uint8_t *data, size_t size)
 	size_t i;
 
 	if (connect(fd, (struct sockaddr *)&in, sizeof(in))) {
-		if (errno != EADDRNOTAVAIL && errno != ETIMEDOUT) /* a busy machine ran out of ports */
+		if (errno != EADDRNOTAVAIL && errno != ETIMEDOUT && errno != EINTR) /* no ports left; an alarm */
 			abort();
 		close(fd);
 		return;

@@ -29,6 +29,30 @@ static void check(int good, const char *what)
 	abort();
 }
 
+/* The fuzzer's alarm clock may ring in the middle of any call. */
+static int ready_within(int fd, short events, int wait_ms)
+{
+	struct pollfd ready = {.fd = fd, .events = events};
+	int n;
+
+	do
+		n = poll(&ready, 1, wait_ms);
+	while (n < 0 && errno == EINTR);
+	return n;
+}
+
+static int connected(int fd, const struct sockaddr_in *address)
+{
+	int error = 0;
+	socklen_t length = sizeof(error);
+
+	if (!connect(fd, (const struct sockaddr *)address, sizeof(*address)))
+		return 1;
+	/* Interrupted, it goes on by itself. */
+	return errno == EINTR && ready_within(fd, POLLOUT, 8000) > 0 &&
+	       !getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) && !error;
+}
+
 static void end(void) { mc_metadata_server_close(server); }
 
 /* Sends all and reads what comes within @wait_ms; then the connection is reset. Bytes of the answer. */
@@ -39,23 +63,23 @@ static size_t exchange(const void *data, size_t length, int wait_ms, char *reply
 				      .sin_port = htons(mc_metadata_server_port(server))};
 	struct linger now = {.l_onoff = 1};
 	struct timeval limit = {.tv_sec = 8};
-	struct pollfd ready = {.events = POLLIN};
 	size_t total = 0, sent = 0;
 	ssize_t n;
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	check(fd >= 0 && !connect(fd, (struct sockaddr *)&address, sizeof(address)), "connect");
+	check(fd >= 0 && connected(fd, &address), "connect");
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now)); /* no ports left in TIME_WAIT */
 	while (sent < length) {
 		n = send(fd, (const char *)data + sent, length - sent, MSG_NOSIGNAL);
+		if (n < 0 && errno == EINTR)
+			continue;
 		check(n > 0 || errno != EAGAIN, "it takes no more bytes");
 		if (n <= 0)
 			break;
 		sent += (size_t)n;
 	}
-	ready.fd = fd;
-	if (poll(&ready, 1, wait_ms) > 0) {
+	if (ready_within(fd, POLLIN, wait_ms) > 0) {
 		n = recv(fd, reply, size - 1, 0);
 		total = n > 0 ? (size_t)n : 0;
 	}

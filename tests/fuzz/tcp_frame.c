@@ -120,6 +120,7 @@ static void initiator(const uint8_t *data, size_t size)
 	struct mci_tcp tcp = {.host = &host};
 	struct mci_tcp_peer *peer = calloc(1, sizeof(*peer));
 	struct mci_tcp_link *link = calloc(1, sizeof(*link));
+	struct mci_tcp_handle handle = {.peer = peer};
 	struct mci_hello hello = {.params_length = MCI_TCP_GRANTED};
 	struct mci_request requests[REQUESTS];
 	struct mci_remote_region remote = {.id = 1, .length = REGION};
@@ -154,7 +155,7 @@ static void initiator(const uint8_t *data, size_t size)
 						   .deadline_ns = UINT64_MAX};
 		requests[i].next = i + 1 < REQUESTS ? &requests[i + 1] : NULL;
 	}
-	mci_tcp_submit((struct mci_peer *)peer, requests);
+	mci_tcp_submit((struct mci_peer *)&handle, requests);
 	mci_tcp_rx_feed(&link->streams[0]->rx, data, size);
 	close(pair[0]);
 	close(pair[1]);

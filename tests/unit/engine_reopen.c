@@ -23,10 +23,10 @@ static _Atomic bool go_on;
 
 static void stand_still(void *arg)
 {
-	int ms;
+	uint64_t until = mci_now_ns() + 1200 * MCI_NS_PER_MS;
 
 	(void)arg;
-	for (ms = 0; ms < 1200 && !atomic_load(&go_on); ms++)
+	while (mci_now_ns() < until && !atomic_load(&go_on))
 		usleep(1000);
 }
 

@@ -423,12 +423,12 @@ static void test_cancel_ends_what_waits_at_once_and_what_is_copied_between_chunk
 
 	(void)state;
 	must(transfer(peer, MCI_OP_READ, target->remote.regions, 0, mine, 100), MC_DONE, 0);
+	target_say(target, "fill 0 1");
+	fill(mine, 0, MINE, 2);
 	gate_shut();
 	for (int i = 0; i < 2; i++)
 		job_init(&jobs[i], MCI_OP_WRITE, target->remote.regions, i * 32 * MIB, mine + i * 32 * MIB,
 			 32 * MIB, 20000);
-	target_say(target, "fill 0 1");
-	fill(mine, 0, MINE, 2);
 	jobs_submit(peer, jobs, 2);
 	gate_wait();
 	for (int i = 1; i >= 0; i--) {

@@ -168,7 +168,8 @@ static void test_requests_to_a_stale_region_are_not_sent(void **state)
 struct load {
 	struct pair *p;
 	_Atomic bool stop;
-	unsigned int done, stale, other;
+	unsigned int done, other;
+	_Atomic unsigned int stale;
 };
 
 static void *load_main(void *arg)
@@ -200,6 +201,8 @@ static bool has_served(void *arg)
 	return atomic_load(&p->to->host.stats.served_writes) > 50;
 }
 
+static bool has_met_stale(void *arg) { return atomic_load(&((struct load *)arg)->stale) > 0; }
+
 static void test_unregister_under_load_ends_and_nothing_is_written_behind_it(void **state)
 {
 	struct load load = {0};
@@ -217,6 +220,7 @@ static void test_unregister_under_load_ends_and_nothing_is_written_behind_it(voi
 	p.region = NULL;
 	memset(p.memory, 0, p.length);
 	assert_int_equal(one(&p, MCI_OP_WRITE, 0, MIB, 5 * S), -ESTALE);
+	wait_until(has_met_stale, &load);
 	load.stop = true;
 	pthread_join(thread, NULL);
 	for (i = 0; i < p.length; i++)

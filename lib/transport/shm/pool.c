@@ -82,11 +82,15 @@ void mci_shm_pool_close(struct mci_shm_pool *pool)
 static int start_thread(pthread_t *thread, void *(*fn)(void *arg), void *arg)
 {
 	sigset_t all, before;
+	pthread_attr_t attr;
 	int ret;
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	ret = pthread_create(thread, NULL, fn, arg);
+	pthread_attr_init(&attr);
+	mci_loop_free_cores(&attr);
+	ret = pthread_create(thread, &attr, fn, arg);
+	pthread_attr_destroy(&attr);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return ret;
 }

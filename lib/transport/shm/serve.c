@@ -18,6 +18,12 @@
 #include "core/uuid.h"
 #include "transport/shm/serve.h"
 
+/*
+ * What a connection holds beside the answers in its queue. Of the counters of its uses only the first page is
+ * ours; the others are there when the peer touches them, as memory of the peer's.
+ */
+#define HELD_BYTES (sizeof(struct mci_shm_served) + offsetof(struct mci_shm_use, slot) + 2 * MCI_SHM_FRAME_LIMIT)
+
 void mci_shm_socket_name(const struct mc_uuid *uuid, char name[64])
 {
 	char text[MCI_UUID_TEXT];
@@ -59,6 +65,7 @@ static void served_put(struct mci_shm_served *s) /* serve->lock held */
 		munmap(s->use, sizeof(*s->use));
 	if (s->pidfd >= 0)
 		close(s->pidfd);
+	mci_ledger_give(s->serve->transport->host->ledger, &s->payer, HELD_BYTES);
 	free(s);
 }
 
@@ -308,6 +315,7 @@ static void on_ready(void *arg, struct mci_sock sock, const struct mci_hello *he
 		mci_sock_close(&sock);
 		goto err_forget;
 	}
+	mci_conn_account(s->conn, s->serve->transport->host->ledger, &s->payer);
 	if (greet(s)) {
 		mci_warn("cannot serve '%s' (process %d) by shared memory: %s", s->name, (int)s->pid,
 			 mc_errmsg());
@@ -322,7 +330,10 @@ err_forget:
 void mci_shm_serve_incoming(struct mci_shm_serve *serve, struct mci_incoming *in)
 {
 	const struct mci_hello *hello = mci_incoming_hello(in);
+	struct mci_ledger *ledger = serve->transport->host->ledger;
+	char why[MCI_SENTENCE_MAX + 1];
 	struct mci_shm_served *s;
+	int ret;
 
 	if (!mci_incoming_is_unix(in)) {
 		mci_incoming_reject(in, -EPROTOTYPE, "shared memory is served on the unix socket only");
@@ -334,14 +345,22 @@ void mci_shm_serve_incoming(struct mci_shm_serve *serve, struct mci_incoming *in
 				    "on both sides");
 		return;
 	}
+	ret = mci_ledger_take(ledger, mci_incoming_payer(in), HELD_BYTES, why);
+	if (ret) {
+		mci_incoming_reject(in, ret, why);
+		return;
+	}
 	s = calloc(1, sizeof(*s));
 	if (!s) {
+		mci_ledger_give(ledger, mci_incoming_payer(in), HELD_BYTES);
 		mci_incoming_reject(in, -ENOMEM, "no memory for one more connection");
 		return;
 	}
+	s->payer = *mci_incoming_payer(in);
 	pthread_mutex_lock(&serve->lock);
 	if (serve->closing || serve->count >= MCI_SHM_CONNECTIONS) {
 		pthread_mutex_unlock(&serve->lock);
+		mci_ledger_give(ledger, &s->payer, HELD_BYTES);
 		free(s);
 		mci_incoming_reject(in, -EUSERS, "too many connections for shared memory");
 		return;

@@ -24,6 +24,7 @@ struct mci_shm_served { /* a connection */
 	struct mci_shm_use *use;
 	uint8_t nonce[MCI_SHM_NONCE]; /* also in the use page, which the peer can write */
 	uint8_t probe[MCI_SHM_NONCE]; /* read from outside at this very address */
+	struct mci_payer payer;
 	char name[MCI_NAME_MAX + 1];
 	pid_t pid;
 	int pidfd; /* -1 = none */

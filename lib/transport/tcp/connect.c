@@ -53,15 +53,12 @@ int mci_tcp_peer_set_info(struct mci_tcp_peer *peer, const struct mci_peer_info 
 	peer->hosts = hosts;
 	peer->host_count = info->address_count;
 	peer->port = info->port;
-	peer->uuid = info->uuid;
 	peer->secret = info->secret;
 	strncpy(peer->name, info->name, sizeof(peer->name) - 1);
 	pthread_mutex_unlock(&peer->lock);
 	free_hosts(old, old_count);
 	return 0;
 }
-
-static int use_info(void *arg, const struct mci_peer_info *info) { return mci_tcp_peer_set_info(arg, info); }
 
 /* One stream of the present incarnation. Only the connector (or peer_open) changes what is read here. */
 static int connect_stream(struct mci_tcp_peer *peer, struct mci_tcp_link *link, uint64_t incarnation,
@@ -173,24 +170,91 @@ static bool is_refusal(int err)
 	}
 }
 
-/* Read the descriptor anew. -ESTALE: the memory is not there any more; requests to it end. */
-static void refresh(struct mci_tcp_peer *peer, uint64_t deadline_ns)
-{
-	struct mci_transport_host *host = peer->tcp->host;
-	struct mci_request *chain = NULL;
+struct refresh {
+	struct mci_tcp_peer *peer, *next; /* next: where the handle's target lives now */
+	struct mci_tcp_handle *handle;
+};
 
-	if (host->refresh(host->engine, peer->cookie, deadline_ns, use_info, peer) != -ESTALE)
-		return;
-	pthread_mutex_lock(&peer->lock);
-	mci_tcp_peer_fail(peer, -ESTALE, true, &chain);
-	pthread_mutex_unlock(&peer->lock);
-	mci_tcp_peer_complete(peer, chain);
+/* The target is known: the one that we look for, or another process that holds the same memory. */
+static int use_info(void *arg, const struct mci_peer_info *info)
+{
+	struct refresh *refresh = arg;
+	struct mci_tcp_handle *handle = refresh->handle;
+	struct mci_tcp_peer **past;
+	int ret;
+
+	if (mci_uuid_equal(&info->uuid, &refresh->peer->uuid))
+		return mci_tcp_peer_set_info(refresh->peer, info);
+	/* Its regions have the ids of the other process already: what cannot move there is stale. */
+	past = realloc(handle->past, (handle->past_count + 1) * sizeof(*past));
+	if (!past)
+		return mci_fail(-ESTALE, "no memory to follow segment '%s' to its new process", info->name);
+	handle->past = past;
+	ret = mci_tcp_peer_use(refresh->peer->tcp, info, &refresh->next);
+	if (ret)
+		return -ESTALE;
+	past[handle->past_count++] = refresh->peer;
+	return 0;
 }
 
-/* Locked. Sleeps @ns, less if the peer is closed. */
-static void pause_for(struct mci_tcp_peer *peer, uint64_t ns)
+/* Locked. Among those that wait for something: whose turn is it? */
+static struct mci_tcp_handle *next_handle(struct mci_tcp_peer *peer)
 {
-	uint64_t until = mci_now_ns() + ns;
+	struct mci_tcp_handle *handle;
+	struct mci_request *r;
+	int i;
+
+	for (handle = peer->handles; handle; handle = handle->next) {
+		for (i = MCI_TCP_HIGH; i < MCI_TCP_LISTS && handle->round != peer->round; i++)
+			for (r = peer->list[i].first; r; r = r->next)
+				if (r->peer == (struct mci_peer *)handle)
+					return handle;
+	}
+	return NULL;
+}
+
+/*
+ * Read the descriptor anew, for each handle by itself: they may have been opened at different times, and by
+ * different names. -ESTALE: the memory is not there any more; requests to it end.
+ */
+static void refresh_handles(struct mci_tcp_peer *peer, uint64_t deadline_ns)
+{
+	struct mci_transport_host *host = peer->tcp->host;
+	struct refresh refresh = {.peer = peer};
+	struct mci_request *chain;
+	int ret;
+
+	pthread_mutex_lock(&peer->lock);
+	peer->round++;
+	while ((refresh.handle = next_handle(peer))) {
+		refresh.handle->round = peer->round;
+		refresh.handle->refreshing = true;
+		refresh.next = NULL;
+		chain = NULL;
+		pthread_mutex_unlock(&peer->lock);
+		ret = host->refresh(host->engine, refresh.handle->cookie, deadline_ns, use_info, &refresh);
+		if (refresh.next) {
+			mci_tcp_handle_move(refresh.handle, peer, refresh.next);
+			pthread_mutex_lock(&peer->lock);
+			continue;
+		}
+		pthread_mutex_lock(&peer->lock);
+		if (ret == -ESTALE)
+			mci_tcp_peer_fail(peer, ret, refresh.handle, &chain);
+		refresh.handle->refreshing = false;
+		pthread_cond_broadcast(&peer->changed);
+		if (!chain)
+			continue;
+		pthread_mutex_unlock(&peer->lock);
+		mci_tcp_peer_complete(peer, mci_tcp_chain_reversed(chain));
+		pthread_mutex_lock(&peer->lock);
+	}
+	pthread_mutex_unlock(&peer->lock);
+}
+
+/* Locked. Less if the peer is closed. */
+static void pause_until(struct mci_tcp_peer *peer, uint64_t until)
+{
 	struct timespec at = {.tv_sec = (time_t)(until / MCI_NS_PER_S),
 			      .tv_nsec = (long)(until % MCI_NS_PER_S)};
 
@@ -225,30 +289,30 @@ static void *connector_main(void *arg)
 	atomic_fetch_add_explicit(&host->stats.reconnects, 1, memory_order_relaxed);
 	pthread_mutex_lock(&peer->lock);
 	while (!peer->closing && mci_tcp_peer_pending(peer)) {
-		uint64_t pause = peer->backoff_ns;
-
-		/* Reset by the first answer: a peer that accepts and hangs up again is not hammered, either.
-		 */
-		peer->backoff_ns = pause ? pause * 2 : BACKOFF_FIRST_NS;
-		if (peer->backoff_ns > BACKOFF_LAST_NS)
-			peer->backoff_ns = BACKOFF_LAST_NS;
-		if (pause)
-			pause_for(peer, pause);
+		/* From attempt to attempt, whoever makes them: requests with less time than that have their turn. */
+		if (peer->backoff_ns)
+			pause_until(peer, peer->retry_at);
 		if (peer->closing || !mci_tcp_peer_pending(peer))
 			break;
+		/* Reset by the first answer: a peer that accepts and hangs up again is not hammered, either.
+		 */
+		peer->backoff_ns = peer->backoff_ns ? peer->backoff_ns * 2 : BACKOFF_FIRST_NS;
+		if (peer->backoff_ns > BACKOFF_LAST_NS)
+			peer->backoff_ns = BACKOFF_LAST_NS;
+		peer->retry_at = mci_now_ns() + peer->backoff_ns;
 		pthread_mutex_unlock(&peer->lock);
 
 		ret = mci_tcp_peer_connect(peer, mci_now_ns() + patience);
 		if (ret) {
 			mci_info("cannot reach segment '%s': %s", peer->name, mc_errmsg());
-			refresh(peer, mci_now_ns() + patience);
+			refresh_handles(peer, mci_now_ns() + patience);
 		}
 
 		pthread_mutex_lock(&peer->lock);
 		if (!ret)
 			break;
 		if (given_up(peer, ret)) {
-			mci_tcp_peer_fail(peer, ret, false, &chain);
+			mci_tcp_peer_fail(peer, ret, NULL, &chain);
 			break;
 		}
 	}
@@ -274,11 +338,12 @@ void mci_tcp_connector_start(struct mci_tcp_peer *peer, struct mci_request **fai
 	pthread_t thread;
 	int ret;
 
-	/* Signals are the application's. peer_close() waits for connectors by their count. */
+	/* Signals are the application's. mci_tcp_peer_end() waits for connectors by their count. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	pthread_attr_init(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	mci_loop_free_cores(&attr);
 	peer->state = MCI_TCP_CONNECTING;
 	peer->connectors++;
 	atomic_fetch_add(&peer->refs, 1);
@@ -291,5 +356,40 @@ void mci_tcp_connector_start(struct mci_tcp_peer *peer, struct mci_request **fai
 	peer->connectors--;
 	peer->state = MCI_TCP_DOWN;
 	mci_warn("cannot start a thread to reach segment '%s': %s", peer->name, strerror(ret));
-	mci_tcp_peer_fail(peer, -ret, false, failed);
+	mci_tcp_peer_fail(peer, -ret, NULL, failed);
+}
+
+int mci_tcp_peer_ready(struct mci_tcp_peer *peer, const struct mci_peer_info *info, uint64_t deadline_ns)
+{
+	struct timespec at = {.tv_sec = (time_t)(deadline_ns / MCI_NS_PER_S),
+			      .tv_nsec = (long)(deadline_ns % MCI_NS_PER_S)};
+	struct mci_request *chain = NULL;
+	int ret = 0;
+
+	pthread_mutex_lock(&peer->lock);
+	while ((peer->state == MCI_TCP_CONNECTING || peer->state == MCI_TCP_CLOSING) && !ret)
+		ret = pthread_cond_timedwait(&peer->changed, &peer->lock, &at);
+	if (peer->state != MCI_TCP_DOWN) {
+		ret = peer->state == MCI_TCP_UP ? 0 : -ETIMEDOUT;
+		pthread_mutex_unlock(&peer->lock);
+		if (ret)
+			mci_fail(ret, "segment '%s': its connections broke, and new ones did not come up in time",
+				 info->name);
+		return ret;
+	}
+	peer->state = MCI_TCP_CONNECTING;
+	pthread_mutex_unlock(&peer->lock);
+	ret = mci_tcp_peer_set_info(peer, info);
+	if (!ret)
+		ret = mci_tcp_peer_connect(peer, deadline_ns);
+	if (!ret)
+		return 0;
+	pthread_mutex_lock(&peer->lock);
+	peer->state = MCI_TCP_DOWN;
+	if (peer->queued) /* of other handles */
+		mci_tcp_connector_start(peer, &chain);
+	pthread_cond_broadcast(&peer->changed);
+	pthread_mutex_unlock(&peer->lock);
+	mci_tcp_peer_complete(peer, chain);
+	return ret;
 }

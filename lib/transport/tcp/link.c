@@ -111,7 +111,8 @@ static void put_slice(struct mci_tcp_stream *s, const struct mci_tcp_slice *slic
 	slot->local = r->local + slice->at;
 	slot->length = slice->length;
 	slot->status = 0;
-	h.id = ++s->count << ID_SHIFT | index;
+	h.id = (atomic_load_explicit(&s->count, memory_order_relaxed) + 1) << ID_SHIFT | index;
+	atomic_store_explicit(&s->count, h.id >> ID_SHIFT, memory_order_relaxed);
 	h.length = slice->length;
 	switch (r->op) {
 	case MCI_OP_READ:
@@ -251,6 +252,8 @@ void mci_tcp_stream_pump(struct mci_tcp_stream *s, uint64_t budget)
 	}
 }
 
+void mci_tcp_stream_post(struct mci_tcp_stream *s) { post(s); }
+
 void mci_tcp_stream_look(struct mci_tcp_stream *s)
 {
 	atomic_store(&s->look, true);
@@ -298,6 +301,9 @@ static int reply_frame(struct mci_tcp_rx *rx)
 	uint32_t index = h->id & ((1u << ID_SHIFT) - 1);
 	struct mci_tcp_slot *slot = &s->slot[index];
 
+	s->answered++;
+	atomic_store_explicit(&s->came, atomic_load_explicit(&s->came, memory_order_relaxed) + slot->length,
+			      memory_order_relaxed);
 	slot->status = h->status;
 	if (h->type == (MCI_TCP_READ | MCI_TCP_REPLY)) {
 		atomic_fetch_sub_explicit(&s->reading, slot->length, memory_order_relaxed);
@@ -316,6 +322,16 @@ static int reply_frame(struct mci_tcp_rx *rx)
 }
 
 static const struct mci_tcp_rx_ops reply_ops = {.header = reply_header, .frame = reply_frame};
+
+/* Loop thread, behind its work: all that was asked for is here, or much was sent. */
+static void linger(struct mci_tcp_stream *s)
+{
+	if (!s->near)
+		return;
+	if (s->answered == atomic_load_explicit(&s->count, memory_order_relaxed))
+		mci_tcp_linger(s->loop, &s->came);
+	mci_tcp_linger(s->loop, &s->tx.gone);
+}
 
 /* Loop thread. */
 static void stream_work(struct mci_tcp_stream *s)
@@ -350,6 +366,7 @@ static void stream_event(struct mci_watch *watch, uint32_t events)
 		stream_work(s);
 	else
 		mci_tcp_stream_pump(s, MCI_TCP_TURN);
+	linger(s);
 }
 
 static void stream_task(struct mci_task *task)
@@ -363,6 +380,7 @@ static void stream_task(struct mci_task *task)
 		stream_work(s);
 	else
 		mci_tcp_stream_pump(s, MCI_TCP_TURN);
+	linger(s);
 	mci_tcp_link_put(link);
 }
 
@@ -408,7 +426,7 @@ int mci_tcp_stream_new(struct mci_tcp_peer *peer, struct mci_tcp_link *link, str
 		s->free[s->free_count++] = s->slots - 1 - i;
 	s->peer = peer;
 	s->link = link;
-	s->loop = mci_loops_next(peer->tcp->host->loops);
+	s->loop = mci_tcp_loop_of(peer->tcp, &peer->session, link->count);
 	s->sock = sock;
 	s->index = (uint16_t)link->count;
 	s->checksum = hello->features & MCI_FEATURE_CHECKSUM;
@@ -416,7 +434,7 @@ int mci_tcp_stream_new(struct mci_tcp_peer *peer, struct mci_tcp_link *link, str
 	s->watch.fn = stream_event;
 	s->task.fn = stream_task;
 	s->close_task.fn = stream_close;
-	mci_sock_tune(sock.fd);
+	s->near = mci_tcp_tune(sock.fd, s->loop);
 	atomic_fetch_add(&peer->refs, 1);
 	link->streams[link->count++] = s;
 	return 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * A peer's life: opening, submitting, deadlines, cancelling, breaking a session and starting over, fences.
+ * A peer's life: submitting, deadlines, cancelling, breaking a session and starting over, fences, its end; and
+ * the opening and closing of handles.
  * Lock order: see peer.h.
  */
 #include "transport/tcp/peer.h"
@@ -11,7 +12,8 @@
 #include "core/errors.h"
 #include "core/log.h"
 
-#define INLINE_BYTES (1u << 20) /* what a submitting thread sends itself, per stream */
+#define INLINE_MAX (128u << 10) /* a submit of more is sent by the loops, if near */
+#define INLINE_BYTES (1u << 20) /* else what a submitting thread sends itself, per stream */
 #define TIMER_STEP_NS (10 * MCI_NS_PER_MS)
 
 /* Loop thread. */
@@ -107,44 +109,30 @@ static void on_timer(struct mci_timer *timer)
 	mci_tcp_peer_complete(peer, mci_tcp_chain_reversed(chain));
 }
 
-/* Send what is queued, as far as the sockets take it now; the loops go on from there. */
-static void pump_all(struct mci_tcp_link *link, unsigned int turn)
+/*
+ * Send what is queued, as far as the sockets take it now; the loops go on from there. Where a stream's ends
+ * share a core, much is left to its loop: sent from here, most of it would be copied from another core's cache.
+ */
+static void pump_all(struct mci_tcp_link *link, unsigned int turn, uint64_t bytes)
 {
 	unsigned int i;
 
+	if (bytes > INLINE_MAX && link->streams[0]->near) {
+		for (i = 0; i < link->count; i++)
+			mci_tcp_stream_post(link->streams[(turn + i) % link->count]);
+		return;
+	}
 	for (i = 0; i < link->count; i++)
 		mci_tcp_stream_pump(link->streams[(turn + i) % link->count], INLINE_BYTES);
 }
 
-void mci_tcp_submit(struct mci_peer *p, struct mci_request *first)
+void mci_tcp_peer_go(struct mci_tcp_peer *peer, uint64_t soonest, uint64_t bytes, struct mci_request *chain)
 {
-	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)p;
-	struct mci_request *chain = NULL, *r, *next;
-	uint64_t soonest = UINT64_MAX;
 	struct mci_tcp_link *link = NULL;
-	unsigned int turn;
+	unsigned int turn = peer->turn++;
 
-	pthread_mutex_lock(&peer->lock);
-	for (r = first; r; r = next) {
-		next = r->next;
-		r->next = NULL;
-		r->prev = NULL;
-		r->cursor = 0;
-		r->done_bytes = 0;
-		r->outstanding = 0;
-		r->state = 0;
-		r->tag = 0;
-		if (r->deadline_ns < soonest)
-			soonest = r->deadline_ns;
-		mci_tcp_request_link(peer, r, mci_tcp_request_class(r), false);
-		if (r->remote && atomic_load_explicit(&r->remote->stale, memory_order_relaxed))
-			stop_request(peer, r, MC_FAILED, -ESTALE, &chain);
-		else if (atomic_load_explicit(&r->cancelled, memory_order_relaxed))
-			stop_request(peer, r, MC_CANCELLED, -ECANCELED, &chain);
-	}
-	if (peer->queued)
+	if (peer->queued && soonest != UINT64_MAX)
 		need_timer(peer, soonest);
-	turn = peer->turn++;
 	if (peer->state == MCI_TCP_UP) {
 		link = peer->link;
 		mci_tcp_link_get(link);
@@ -154,17 +142,44 @@ void mci_tcp_submit(struct mci_peer *p, struct mci_request *first)
 	pthread_mutex_unlock(&peer->lock);
 	mci_tcp_peer_complete(peer, mci_tcp_chain_reversed(chain));
 	if (link) {
-		pump_all(link, turn);
+		pump_all(link, turn, bytes);
 		mci_tcp_link_put(link);
 	}
 }
 
+void mci_tcp_submit(struct mci_peer *p, struct mci_request *first)
+{
+	struct mci_tcp_peer *peer = mci_tcp_handle_lock((struct mci_tcp_handle *)p);
+	struct mci_request *chain = NULL, *r, *next;
+	uint64_t soonest = UINT64_MAX, bytes = 0;
+
+	for (r = first; r; r = next) {
+		next = r->next;
+		bytes += r->length;
+		r->next = NULL;
+		r->prev = NULL;
+		r->cursor = 0;
+		r->done_bytes = 0;
+		r->outstanding = 0;
+		r->state = 0;
+		r->tag = 0;
+		r->peer = p;
+		if (r->deadline_ns < soonest)
+			soonest = r->deadline_ns;
+		mci_tcp_request_link(peer, r, mci_tcp_request_class(r), false);
+		if (r->remote && atomic_load_explicit(&r->remote->stale, memory_order_relaxed))
+			stop_request(peer, r, MC_FAILED, -ESTALE, &chain);
+		else if (atomic_load_explicit(&r->cancelled, memory_order_relaxed))
+			stop_request(peer, r, MC_CANCELLED, -ECANCELED, &chain);
+	}
+	mci_tcp_peer_go(peer, soonest, bytes, chain);
+}
+
 void mci_tcp_cancel(struct mci_peer *p, struct mci_request *r)
 {
-	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)p;
+	struct mci_tcp_peer *peer = mci_tcp_handle_lock((struct mci_tcp_handle *)p);
 	struct mci_request *chain = NULL;
 
-	pthread_mutex_lock(&peer->lock);
 	if (mci_tcp_request_list(r) != MCI_TCP_NOWHERE)
 		stop_request(peer, r, MC_CANCELLED, -ECANCELED, &chain);
 	pthread_mutex_unlock(&peer->lock);
@@ -219,7 +234,8 @@ void mci_tcp_peer_stream_closed(struct mci_tcp_peer *peer)
 
 int mci_tcp_fence(struct mci_peer *p, uint64_t deadline_ns)
 {
-	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)p;
+	struct mci_tcp_peer *peer = atomic_load(&((struct mci_tcp_handle *)p)->peer);
+	struct mci_tcp *tcp = peer->tcp;
 	struct mci_tcp_fence fence = {
 		.request = {.op = MCI_TCP_OP_FENCE, .length = 1, .deadline_ns = deadline_ns}};
 
@@ -228,10 +244,10 @@ int mci_tcp_fence(struct mci_peer *p, uint64_t deadline_ns)
 	 * target accepted since is all it takes; the answer to the fence shows that there is one.
 	 */
 	mci_tcp_submit(p, &fence.request);
-	pthread_mutex_lock(&peer->lock);
+	pthread_mutex_lock(&tcp->fence_lock);
 	while (!fence.done) /* the request's deadline ends this */
-		pthread_cond_wait(&peer->changed, &peer->lock);
-	pthread_mutex_unlock(&peer->lock);
+		pthread_cond_wait(&tcp->fence_done, &tcp->fence_lock);
+	pthread_mutex_unlock(&tcp->fence_lock);
 	if (fence.error)
 		return mci_fail(fence.error, "segment '%s' did not confirm a fence: %s", peer->name,
 				strerror(-fence.error));
@@ -240,11 +256,10 @@ int mci_tcp_fence(struct mci_peer *p, uint64_t deadline_ns)
 
 void mci_tcp_detail(struct mci_peer *p, const struct mci_remote_region *region, char *text, size_t size)
 {
-	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)p;
+	struct mci_tcp_peer *peer = mci_tcp_handle_lock((struct mci_tcp_handle *)p);
 	unsigned int n;
 
 	(void)region;
-	pthread_mutex_lock(&peer->lock);
 	n = peer->link ? peer->link->count : 0;
 	snprintf(text, size, "%u stream%s%s%s", n ? n : peer->stream_count, n == 1 ? "" : "s",
 		 peer->integrity ? ", TLS" : "", peer->checksum ? ", checksums" : "");
@@ -253,29 +268,19 @@ void mci_tcp_detail(struct mci_peer *p, const struct mci_remote_region *region, 
 	pthread_mutex_unlock(&peer->lock);
 }
 
-int mci_tcp_peer_open(struct mci_transport *transport, const struct mci_peer_info *info, void *cookie,
-		      struct mci_remote_region *regions, unsigned int count, uint64_t deadline_ns,
-		      struct mci_peer **out)
+int mci_tcp_peer_new(struct mci_tcp *tcp, const struct mci_peer_info *info, struct mci_tcp_peer **out)
 {
-	struct mci_tcp *tcp = (struct mci_tcp *)transport;
 	const struct mci_transport_options *options = &tcp->host->options;
 	struct mci_tcp_peer *peer;
 	pthread_condattr_t attr;
 	int ret;
 
-	(void)regions;
-	(void)count;
-	if (!info->transport ||
-	    json_integer_value(json_object_get(info->transport, "version")) != MCI_TCP_VERSION)
-		return mci_fail(-EOPNOTSUPP,
-				"segment '%s' does not serve TCP of our version; is it a classic peer?",
-				info->name);
 	peer = calloc(1, sizeof(*peer));
 	if (!peer)
 		return mci_fail(-ENOMEM, "no memory for a TCP peer");
 	peer->tcp = tcp;
-	peer->cookie = cookie;
 	peer->refs = 1;
+	peer->uuid = info->uuid;
 	peer->loop = mci_loops_next(tcp->host->loops);
 	peer->slice_size = options->slice_size ? options->slice_size : MCI_TCP_SLICE;
 	if (peer->slice_size > MCI_TCP_SLICE_MAX)
@@ -290,20 +295,13 @@ int mci_tcp_peer_open(struct mci_transport *transport, const struct mci_peer_inf
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&peer->changed, &attr);
 	pthread_condattr_destroy(&attr);
-	mci_tcp_name_take(peer, &info->uuid);
 	ret = mci_tcp_peer_set_info(peer, info);
-	if (ret)
-		goto err_put;
-	peer->state = MCI_TCP_CONNECTING;
-	ret = mci_tcp_peer_connect(peer, deadline_ns);
-	if (ret)
-		goto err_put;
-	*out = (struct mci_peer *)peer;
+	if (ret) {
+		mci_tcp_peer_put(peer);
+		return ret;
+	}
+	*out = peer;
 	return 0;
-err_put:
-	mci_tcp_name_give_back(peer);
-	mci_tcp_peer_put(peer);
-	return ret;
 }
 
 static void clear_timer(void *arg)
@@ -313,9 +311,8 @@ static void clear_timer(void *arg)
 	mci_loop_timer_clear(peer->loop, &peer->timer);
 }
 
-void mci_tcp_peer_close(struct mci_peer *p)
+void mci_tcp_peer_end(struct mci_tcp_peer *peer)
 {
-	struct mci_tcp_peer *peer = (struct mci_tcp_peer *)p;
 	struct mci_tcp_link *link;
 
 	pthread_mutex_lock(&peer->lock);
@@ -328,7 +325,7 @@ void mci_tcp_peer_close(struct mci_peer *p)
 		mci_tcp_link_get(link);
 	pthread_mutex_unlock(&peer->lock);
 	if (link) {
-		mci_tcp_peer_break(peer, link, -ECANCELED, "the segment is closed");
+		mci_tcp_peer_break(peer, link, -ECANCELED, "its last handle is closed");
 		mci_tcp_link_put(link);
 	}
 	pthread_mutex_lock(&peer->lock);
@@ -336,8 +333,63 @@ void mci_tcp_peer_close(struct mci_peer *p)
 		pthread_cond_wait(&peer->changed, &peer->lock);
 	pthread_mutex_unlock(&peer->lock);
 	mci_loop_call(peer->loop, clear_timer, peer);
-	mci_tcp_name_give_back(peer);
 	mci_tcp_peer_put(peer);
+}
+
+int mci_tcp_peer_open(struct mci_transport *transport, const struct mci_peer_info *info, void *cookie,
+		      struct mci_remote_region *regions, unsigned int count, uint64_t deadline_ns,
+		      struct mci_peer **out)
+{
+	struct mci_tcp_handle *handle;
+	struct mci_tcp_peer *peer;
+	int ret;
+
+	(void)regions;
+	(void)count;
+	if (!info->transport ||
+	    json_integer_value(json_object_get(info->transport, "version")) != MCI_TCP_VERSION)
+		return mci_fail(-EOPNOTSUPP,
+				"segment '%s' does not serve TCP of our version; is it a classic peer?",
+				info->name);
+	handle = calloc(1, sizeof(*handle));
+	if (!handle)
+		return mci_fail(-ENOMEM, "no memory for a way to segment '%s'", info->name);
+	handle->cookie = cookie;
+	ret = mci_tcp_peer_use((struct mci_tcp *)transport, info, &peer);
+	if (ret)
+		goto err_free;
+	ret = mci_tcp_peer_ready(peer, info, deadline_ns);
+	if (ret)
+		goto err_unuse;
+	pthread_mutex_lock(&peer->lock);
+	mci_tcp_handle_attach(handle, peer);
+	pthread_mutex_unlock(&peer->lock);
+	*out = (struct mci_peer *)handle;
+	return 0;
+err_unuse:
+	mci_tcp_peer_unuse(peer);
+err_free:
+	free(handle);
+	return ret;
+}
+
+void mci_tcp_peer_close(struct mci_peer *p)
+{
+	struct mci_tcp_handle *handle = (struct mci_tcp_handle *)p;
+	struct mci_tcp_peer *peer = mci_tcp_handle_lock(handle);
+
+	while (handle->refreshing) {
+		pthread_cond_wait(&peer->changed, &peer->lock);
+		pthread_mutex_unlock(&peer->lock); /* it may have moved */
+		peer = mci_tcp_handle_lock(handle);
+	}
+	mci_tcp_handle_detach(handle, peer);
+	pthread_mutex_unlock(&peer->lock);
+	mci_tcp_peer_unuse(peer);
+	while (handle->past_count)
+		mci_tcp_peer_unuse(handle->past[--handle->past_count]);
+	free(handle->past);
+	free(handle);
 }
 
 void mci_tcp_peer_put(struct mci_tcp_peer *peer)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Initiator half: a peer (queue of requests, session, state) and its link (the connections of the
- * present incarnation).
- * Lock order: stream->tx_lock, then peer->lock. host->complete() is called under neither.
+ * Initiator half: a peer (queue of requests, session, state), its link (the connections of the present
+ * incarnation), and the handles that share it: one per segment that the engine opened.
+ * Lock order: stream->tx_lock or tcp->table_lock, then peer->lock. host->complete() is called under none.
  */
 #ifndef MCI_TCP_PEER_H
 #define MCI_TCP_PEER_H
@@ -51,7 +51,7 @@ struct mci_tcp_stream {
 	struct mci_loop *loop;
 	struct mci_sock sock;
 	uint16_t index;
-	bool checksum;
+	bool checksum, near; /* near: both ends may share a core */
 	uint32_t slots, slice_max; /* as granted */
 	struct mci_tcp_slot *slot;
 
@@ -61,7 +61,7 @@ struct mci_tcp_stream {
 	bool blocked; /* its buffer is full: wait for an edge */
 	struct mci_tcp_tx tx;
 	uint32_t *free, free_count; /* slots */
-	uint64_t count;		    /* of slices, for their ids */
+	_Atomic uint64_t count;	    /* of slices, for their ids */
 	_Atomic bool want_tx, edge;
 
 	/* receiving: loop thread */
@@ -69,6 +69,8 @@ struct mci_tcp_stream {
 	struct mci_tcp_done done[MCI_TCP_DONE_BATCH];
 	unsigned int done_count;
 	bool more, hurry;
+	uint64_t answered; /* slices */
+	_Atomic uint64_t came; /* bytes of theirs since the loop last lingered */
 
 	/* from the receiver to the sender: slots that are free again */
 	uint32_t *freed;
@@ -101,21 +103,39 @@ enum mci_tcp_peer_state {
 	MCI_TCP_CLOSING, /* streams are being closed in their loops */
 };
 
+/*
+ * What the engine knows as its peer. Its target's restart (another uuid, the same memory) moves it and its requests
+ * to another peer, while the other handles of the old one find out by themselves.
+ */
+struct mci_tcp_handle {
+	struct mci_tcp_peer *_Atomic peer; /* changes under the locks of the old one and the new one */
+	void *cookie;
+	/* under the peer's lock */
+	struct mci_tcp_handle *next;
+	uint64_t round;	 /* of refreshing, in which its turn was */
+	bool refreshing; /* by the connector: do not close it now */
+	/* connector: peers that it had before; in use until it is closed, since others may just look at one */
+	struct mci_tcp_peer **past;
+	unsigned int past_count;
+};
+
 struct mci_tcp_peer {
 	struct mci_tcp *tcp;
-	void *cookie;
 	_Atomic int refs;
 	struct mci_loop *loop; /* of the timer */
 	uint32_t slice_size;
-	unsigned int stream_count;	/* wanted */
-	struct mc_uuid session, target; /* names.c */
-	uint32_t place;
-	struct mci_tcp_peer *next;
+	unsigned int stream_count; /* wanted */
+	struct mc_uuid uuid;	   /* of the target; never changes */
+	struct mc_uuid session;
+	struct mci_tcp_peer *next; /* tcp->table_lock, and */
+	unsigned int users;	   /* handles, present and past */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
+	struct mci_tcp_handle *handles;
+	uint64_t round; /* of refreshing them */
 	enum mci_tcp_peer_state state;
-	bool closing;		   /* by peer_close() */
+	bool closing;		   /* nobody uses it any more */
 	unsigned int closing_left; /* streams */
 	struct mci_tcp_link *link; /* while UP or CLOSING */
 	unsigned int turn;
@@ -134,11 +154,10 @@ struct mci_tcp_peer {
 
 	/* connector */
 	unsigned int connectors; /* threads that are not done yet; one at most is at work */
-	uint64_t backoff_ns;
+	uint64_t backoff_ns, retry_at;
 	uint64_t refused_since, refused_last;
 
-	/* how to reach it; replaced by refresh() */
-	struct mc_uuid uuid;
+	/* how to reach it; replaced by whoever made the state CONNECTING */
 	struct mci_secret secret;
 	char name[MCI_NAME_MAX + 1];
 	char **hosts;
@@ -166,8 +185,9 @@ void mci_tcp_request_unlink(struct mci_tcp_peer *peer, struct mci_request *r);
 void mci_tcp_request_finish(struct mci_tcp_peer *peer, struct mci_request *r, struct mci_request **chain);
 /* Chains are gathered backwards: requests complete in the order in which their answers came. */
 struct mci_request *mci_tcp_chain_reversed(struct mci_request *chain);
-/* End all requests that wait (@stale_only: to stale regions, and notifies); none is in flight. */
-void mci_tcp_peer_fail(struct mci_tcp_peer *peer, int err, bool stale_only, struct mci_request **chain);
+/* End all requests that wait (with @handle: its own, to stale regions, and notifies); none is in flight. */
+void mci_tcp_peer_fail(struct mci_tcp_peer *peer, int err, const struct mci_tcp_handle *handle,
+		       struct mci_request **chain);
 bool mci_tcp_peer_pending(const struct mci_tcp_peer *peer);
 /* All streams are closed: what was in flight ends (chain), or goes back to where it came from. */
 struct mci_request *mci_tcp_peer_take_back(struct mci_tcp_peer *peer);
@@ -181,7 +201,21 @@ bool mci_tcp_peer_done(struct mci_tcp_peer *peer, struct mci_tcp_link *link, con
 		       unsigned int count);
 void mci_tcp_peer_complete(struct mci_tcp_peer *peer, struct mci_request *chain); /* without locks */
 
+/* peers.c */
+/* The peer for a target, made if there is none; takes a use of it. */
+int mci_tcp_peer_use(struct mci_tcp *tcp, const struct mci_peer_info *info, struct mci_tcp_peer **peer);
+void mci_tcp_peer_unuse(struct mci_tcp_peer *peer); /* the last ends it; may block */
+struct mci_tcp_peer *mci_tcp_handle_lock(struct mci_tcp_handle *handle); /* its peer, locked */
+void mci_tcp_handle_attach(struct mci_tcp_handle *handle, struct mci_tcp_peer *peer);
+void mci_tcp_handle_detach(struct mci_tcp_handle *handle, struct mci_tcp_peer *peer);
+/* With its requests; connector of @from, no locks. */
+void mci_tcp_handle_move(struct mci_tcp_handle *handle, struct mci_tcp_peer *from, struct mci_tcp_peer *to);
+
 /* peer.c */
+int mci_tcp_peer_new(struct mci_tcp *tcp, const struct mci_peer_info *info, struct mci_tcp_peer **peer);
+void mci_tcp_peer_end(struct mci_tcp_peer *peer); /* no handle uses it */
+/* Locked on entry, not on return: requests were queued, @soonest is their first deadline: send them. @chain ended. */
+void mci_tcp_peer_go(struct mci_tcp_peer *peer, uint64_t soonest, uint64_t bytes, struct mci_request *chain);
 /* Something is wrong with @link: close all its streams; what was in flight is sent anew or ends. Any thread,
  * no locks. */
 void mci_tcp_peer_break(struct mci_tcp_peer *peer, struct mci_tcp_link *link, int err, const char *why);
@@ -194,11 +228,14 @@ int mci_tcp_stream_new(struct mci_tcp_peer *peer, struct mci_tcp_link *link, str
 void mci_tcp_link_get(struct mci_tcp_link *link);
 void mci_tcp_link_put(struct mci_tcp_link *link);
 void mci_tcp_stream_pump(struct mci_tcp_stream *s, uint64_t budget);
+void mci_tcp_stream_post(struct mci_tcp_stream *s);   /* let its loop pump; any thread */
 void mci_tcp_stream_look(struct mci_tcp_stream *s);   /* as if there had been an event; any thread */
 int mci_tcp_link_watch(struct mci_tcp_link *link);    /* all or none */
 void mci_tcp_link_discard(struct mci_tcp_link *link); /* never used: close and put */
 
 /* connect.c */
+/* Up, or brought up now. */
+int mci_tcp_peer_ready(struct mci_tcp_peer *peer, const struct mci_peer_info *info, uint64_t deadline_ns);
 int mci_tcp_peer_connect(struct mci_tcp_peer *peer, uint64_t deadline_ns); /* state is CONNECTING, no locks */
 int mci_tcp_peer_set_info(struct mci_tcp_peer *peer, const struct mci_peer_info *info);
 void mci_tcp_connector_start(struct mci_tcp_peer *peer,

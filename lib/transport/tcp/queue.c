@@ -93,12 +93,13 @@ bool mci_tcp_peer_pending(const struct mci_tcp_peer *peer)
 static void complete_fence(struct mci_tcp_peer *peer, struct mci_request *r, int err)
 {
 	struct mci_tcp_fence *fence = (struct mci_tcp_fence *)r;
+	struct mci_tcp *tcp = peer->tcp;
 
-	pthread_mutex_lock(&peer->lock);
+	pthread_mutex_lock(&tcp->fence_lock);
 	fence->error = err;
 	fence->done = true;
-	pthread_cond_broadcast(&peer->changed);
-	pthread_mutex_unlock(&peer->lock);
+	pthread_cond_broadcast(&tcp->fence_done);
+	pthread_mutex_unlock(&tcp->fence_lock);
 }
 
 void mci_tcp_peer_complete(struct mci_tcp_peer *peer, struct mci_request *chain)
@@ -235,7 +236,8 @@ unsigned int mci_tcp_peer_take(struct mci_tcp_peer *peer, struct mci_tcp_stream 
 	return n;
 }
 
-void mci_tcp_peer_fail(struct mci_tcp_peer *peer, int err, bool stale_only, struct mci_request **chain)
+void mci_tcp_peer_fail(struct mci_tcp_peer *peer, int err, const struct mci_tcp_handle *handle,
+		       struct mci_request **chain)
 {
 	struct mci_request *r, *next;
 	int i;
@@ -243,7 +245,8 @@ void mci_tcp_peer_fail(struct mci_tcp_peer *peer, int err, bool stale_only, stru
 	for (i = MCI_TCP_HIGH; i < MCI_TCP_LISTS; i++) {
 		for (r = peer->list[i].first; r; r = next) {
 			next = r->next;
-			if (stale_only && r->remote && !atomic_load(&r->remote->stale))
+			if (handle && (r->peer != (const struct mci_peer *)handle ||
+				       (r->remote && !atomic_load(&r->remote->stale))))
 				continue;
 			mci_tcp_request_set_end(r, MC_FAILED, err);
 			mci_tcp_request_finish(peer, r, chain);

@@ -12,6 +12,7 @@
 
 #include "core/log.h"
 
+#define TLS_BYTES (48u << 10) /* about: records in and out, and their state */
 #define ROUNDS 8 /* per turn, of a connection whose ring of answers was full */
 
 static void add(_Atomic uint64_t *total, uint64_t *count)
@@ -71,6 +72,23 @@ static void check_read(struct mci_tcp_conn *conn, const struct mci_tcp_header *h
 		conn->start = conn->source->addr + h->offset;
 }
 
+static int room_for_notify(struct mci_tcp_conn *conn)
+{
+	struct mci_transport_host *host = conn->tcp->host;
+	char why[MCI_SENTENCE_MAX + 1];
+
+	if (conn->notify)
+		return 0;
+	if (mci_ledger_take(conn->ledger, &conn->payer, MCI_TCP_NOTIFY_MAX, why)) {
+		mci_info("a notify is refused: %s", why);
+		return -ENOBUFS;
+	}
+	conn->charged += MCI_TCP_NOTIFY_MAX;
+	conn->notify = malloc(MCI_TCP_NOTIFY_MAX);
+	atomic_fetch_add_explicit(&host->stats.allocs, 1, memory_order_relaxed);
+	return conn->notify ? 0 : -ENOMEM;
+}
+
 static int request_header(struct mci_tcp_rx *rx)
 {
 	struct mci_tcp_conn *conn = (struct mci_tcp_conn *)((char *)rx - offsetof(struct mci_tcp_conn, rx));
@@ -102,12 +120,7 @@ static int request_header(struct mci_tcp_rx *rx)
 		check_write(conn, h);
 		break;
 	case MCI_TCP_NOTIFY:
-		if (!conn->notify) {
-			conn->notify = malloc(MCI_TCP_NOTIFY_MAX);
-			atomic_fetch_add_explicit(&conn->tcp->host->stats.allocs, 1, memory_order_relaxed);
-		}
-		if (!conn->notify)
-			conn->status = -ENOMEM;
+		conn->status = room_for_notify(conn);
 		conn->start = conn->notify;
 		break;
 	}
@@ -125,7 +138,7 @@ static void take_notify(struct mci_tcp_conn *conn, const struct mci_tcp_header *
 	conn->status = mci_notify_decode(conn->notify, h->length, &body);
 	if (conn->status)
 		return;
-	ret = mci_tcp_session_notify(conn->tcp, conn->session, h->offset, &conn->status);
+	ret = mci_tcp_session_notify(conn->tcp, conn->session, &conn->payer, h->offset, &conn->status);
 	if (ret) {
 		if (ret != -EALREADY)
 			conn->status = ret;
@@ -233,16 +246,8 @@ static void work(struct mci_tcp_conn *conn)
 	} while (sent && paused && ++rounds < ROUNDS);
 	if (ret == MCI_TCP_RX_MORE || paused || !sent)
 		post_rest(conn);
-}
-
-static void on_task(struct mci_task *task)
-{
-	struct mci_tcp_conn *conn =
-		(struct mci_tcp_conn *)((char *)task - offsetof(struct mci_tcp_conn, task));
-
-	conn->posted = false;
-	work(conn);
-	mci_tcp_conn_put(conn);
+	else if (conn->near)
+		mci_tcp_linger(conn->loop, &conn->tx.gone);
 }
 
 static void on_event(struct mci_watch *watch, uint32_t events)
@@ -252,6 +257,44 @@ static void on_event(struct mci_watch *watch, uint32_t events)
 	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		conn->hurry = true;
 	work(conn);
+}
+
+uint64_t mci_tcp_conn_bytes(uint32_t slots, bool tls)
+{
+	uint32_t ring = 1;
+
+	while (ring < slots)
+		ring <<= 1;
+	return sizeof(struct mci_tcp_conn) + MCI_TCP_STAGING + ring * sizeof(struct mci_tcp_tx_entry) +
+	       (tls ? TLS_BYTES : 0);
+}
+
+static void begin(struct mci_tcp_conn *conn)
+{
+	int ret;
+
+	conn->started = true;
+	if (conn->closed)
+		return;
+	conn->near = mci_tcp_tune(conn->sock.fd, conn->loop);
+	conn->watch.fd = conn->sock.fd;
+	conn->watch.fn = on_event;
+	ret = mci_loop_add(conn->loop, &conn->watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+	if (ret)
+		mci_tcp_conn_close(conn, ret, "it cannot be watched");
+}
+
+static void on_task(struct mci_task *task)
+{
+	struct mci_tcp_conn *conn =
+		(struct mci_tcp_conn *)((char *)task - offsetof(struct mci_tcp_conn, task));
+
+	conn->posted = false;
+	if (conn->started)
+		work(conn);
+	else
+		begin(conn);
+	mci_tcp_conn_put(conn);
 }
 
 int mci_tcp_conn_init(struct mci_tcp_conn *conn, uint32_t slots)
@@ -276,20 +319,11 @@ void mci_tcp_conn_put(struct mci_tcp_conn *conn)
 	mci_tcp_rx_free(&conn->rx);
 	mci_tcp_tx_free(&conn->tx);
 	free(conn->notify);
+	mci_ledger_give(conn->ledger, &conn->payer, conn->charged);
 	free(conn);
 }
 
-void mci_tcp_conn_start(struct mci_tcp_conn *conn)
-{
-	int ret;
-
-	mci_sock_tune(conn->sock.fd);
-	conn->watch.fd = conn->sock.fd;
-	conn->watch.fn = on_event;
-	ret = mci_loop_add(conn->loop, &conn->watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
-	if (ret)
-		mci_tcp_conn_close(conn, ret, "it cannot be watched");
-}
+void mci_tcp_conn_start(struct mci_tcp_conn *conn) { post_rest(conn); }
 
 void mci_tcp_conn_close(struct mci_tcp_conn *conn, int err, const char *why)
 {

@@ -21,7 +21,10 @@ struct mci_tcp_conn {
 	struct mci_tcp_session *session;
 	struct mci_loop *loop;
 	struct mc_uuid owner; /* the peer's engine */
-	_Atomic int refs;     /* the table's, and one per posted task */
+	struct mci_ledger *ledger; /* outlives the loops, while @tcp may go before the last task has run */
+	struct mci_payer payer;
+	uint64_t charged; /* to it */
+	_Atomic int refs; /* the table's, and one per posted task */
 
 	/* under tcp->lock */
 	struct mci_tcp_conn *next, *prev; /* of the session */
@@ -35,7 +38,7 @@ struct mci_tcp_conn {
 	struct mci_tcp_rx rx;
 	struct mci_tcp_tx tx;
 	uint32_t slots;
-	bool closed, hurry, checksum, posted;
+	bool started, near, closed, hurry, checksum, posted;
 	struct mci_task task;	   /* the rest of the work, after others had their turn */
 	struct mci_region *region; /* in use by WRITEs of the bytes at hand */
 	bool storing;		   /* ... one of which is not complete */
@@ -58,6 +61,7 @@ struct mci_tcp_session {
 		int status;
 	} * outcomes; /* ... and how the last MCI_TCP_SLOTS of them ended */
 	unsigned int outcome_next;
+	struct mci_payer payer; /* of the outcomes */
 	struct mci_tcp_session *chain; /* of the bucket */
 	struct mci_tcp_conn *conns;
 	unsigned int count;		       /* of conns */
@@ -66,10 +70,11 @@ struct mci_tcp_session {
 	uint64_t idle_since;
 };
 
-/* serve.c; loop thread */
+/* serve.c; loop thread, unless said otherwise */
+uint64_t mci_tcp_conn_bytes(uint32_t slots, bool tls); /* what a connection holds */
 int mci_tcp_conn_init(struct mci_tcp_conn *conn, uint32_t slots);
 void mci_tcp_conn_put(struct mci_tcp_conn *conn);
-void mci_tcp_conn_start(struct mci_tcp_conn *conn); /* sock, features are set */
+void mci_tcp_conn_start(struct mci_tcp_conn *conn); /* any thread; sock, features are set */
 void mci_tcp_conn_close(struct mci_tcp_conn *conn, int err, const char *why);
 bool mci_tcp_conn_uses(const struct mci_tcp_conn *conn, const struct mci_region *region);
 

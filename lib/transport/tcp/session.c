@@ -14,6 +14,7 @@
 #include "transport/tcp/serve.h"
 
 #define BUCKETS 4096u
+#define OUTCOME_BYTES (MCI_TCP_SLOTS * sizeof(*((struct mci_tcp_session *)NULL)->outcomes))
 
 _Atomic bool mci_tcp_fence_off;
 
@@ -79,6 +80,8 @@ static void forget_session(struct mci_tcp *tcp, struct mci_tcp_session *s)
 	*at = s->chain;
 	idle_del(tcp, s);
 	tcp->session_count--;
+	if (s->outcomes)
+		mci_ledger_give(tcp->host->ledger, &s->payer, OUTCOME_BYTES);
 	free(s->outcomes);
 	free(s);
 }
@@ -132,20 +135,21 @@ static void ready(void *arg, struct mci_sock sock, const struct mci_hello *hello
 
 	pthread_mutex_lock(&tcp->lock);
 	start = !error && !conn->doomed && !tcp->closing;
-	if (start)
+	if (start) {
+		conn->sock = sock;
+		conn->checksum = hello->features & MCI_FEATURE_CHECKSUM;
 		conn->state = MCI_TCP_CONN_LIVE;
-	else
+		/* Under the lock: in its loop, which need not be this one, it starts before it may be closed. */
+		mci_tcp_conn_start(conn);
+	} else {
 		del_conn(conn);
-	pthread_mutex_unlock(&tcp->lock);
-	if (!start) {
-		if (!error)
-			mci_sock_close(&sock);
-		mci_tcp_conn_put(conn);
-		return;
 	}
-	conn->sock = sock;
-	conn->checksum = hello->features & MCI_FEATURE_CHECKSUM;
-	mci_tcp_conn_start(conn);
+	pthread_mutex_unlock(&tcp->lock);
+	if (start)
+		return;
+	if (!error)
+		mci_sock_close(&sock);
+	mci_tcp_conn_put(conn);
 }
 
 static void accept_conn(struct mci_tcp_conn *conn, struct mci_incoming *in)
@@ -303,8 +307,12 @@ void mci_tcp_incoming(struct mci_transport *transport, struct mci_incoming *in)
 	struct mci_tcp *tcp = (struct mci_tcp *)transport;
 	const struct mci_hello *hello = mci_incoming_hello(in);
 	struct mci_tcp_conn *conn, *rejected = NULL;
+	const struct mci_payer *payer = mci_incoming_payer(in);
+	char refusal[MCI_SENTENCE_MAX + 1];
 	struct mci_tcp_params params;
 	const char *why;
+	uint64_t bytes;
+	uint32_t slots;
 	bool accept;
 	int ret;
 
@@ -312,16 +320,27 @@ void mci_tcp_incoming(struct mci_transport *transport, struct mci_incoming *in)
 		mci_incoming_reject(in, -EPROTO, "the parameters of this data connection make no sense");
 		return;
 	}
+	slots = params.slots < MCI_TCP_SLOTS ? params.slots : MCI_TCP_SLOTS;
+	bytes = mci_tcp_conn_bytes(slots, hello->features & MCI_FEATURE_INTEGRITY);
+	ret = mci_ledger_take(tcp->host->ledger, payer, bytes, refusal);
+	if (ret) {
+		mci_incoming_reject(in, ret, refusal);
+		return;
+	}
 	conn = calloc(1, sizeof(*conn));
-	if (!conn || mci_tcp_conn_init(conn, params.slots < MCI_TCP_SLOTS ? params.slots : MCI_TCP_SLOTS)) {
+	if (!conn || mci_tcp_conn_init(conn, slots)) {
 		free(conn);
+		mci_ledger_give(tcp->host->ledger, payer, bytes);
 		mci_incoming_reject(in, -ENOMEM, "no memory for a data connection");
 		return;
 	}
 	conn->tcp = tcp;
-	conn->loop = mci_incoming_loop(in);
+	conn->loop = mci_tcp_loop_of(tcp, &params.session, params.index);
 	conn->in = in;
 	conn->owner = hello->peer.uuid;
+	conn->ledger = tcp->host->ledger;
+	conn->payer = *payer;
+	conn->charged = bytes;
 	conn->close_task.fn = close_conn;
 
 	pthread_mutex_lock(&tcp->lock);
@@ -338,22 +357,40 @@ void mci_tcp_incoming(struct mci_transport *transport, struct mci_incoming *in)
 	}
 }
 
+/* tcp->lock held */
+static int room_for_outcomes(struct mci_tcp *tcp, struct mci_tcp_session *s, const struct mci_payer *payer)
+{
+	char why[MCI_SENTENCE_MAX + 1];
+
+	if (s->outcomes)
+		return 0;
+	if (mci_ledger_take(tcp->host->ledger, payer, OUTCOME_BYTES, why)) {
+		mci_info("a notify is refused: %s", why);
+		return -ENOBUFS;
+	}
+	s->payer = *payer;
+	s->outcomes = calloc(MCI_TCP_SLOTS, sizeof(*s->outcomes));
+	atomic_fetch_add_explicit(&tcp->host->stats.allocs, 1, memory_order_relaxed);
+	if (s->outcomes)
+		return 0;
+	mci_ledger_give(tcp->host->ledger, payer, OUTCOME_BYTES);
+	return -ENOMEM;
+}
+
 /*
  * A notify is delivered once. One that comes again, because the answer to it was lost with its
  * connection, gets the answer it had; the initiator's credits bound how far back that can be.
  */
-int mci_tcp_session_notify(struct mci_tcp *tcp, struct mci_tcp_session *s, uint64_t sequence, int *status)
+int mci_tcp_session_notify(struct mci_tcp *tcp, struct mci_tcp_session *s, const struct mci_payer *payer,
+			   uint64_t sequence, int *status)
 {
 	unsigned int i;
-	int ret = 0;
+	int ret;
 
 	pthread_mutex_lock(&tcp->lock);
-	if (!s->outcomes) {
-		s->outcomes = calloc(MCI_TCP_SLOTS, sizeof(*s->outcomes));
-		atomic_fetch_add_explicit(&tcp->host->stats.allocs, 1, memory_order_relaxed);
-	}
-	if (!s->outcomes) {
-		ret = -ENOMEM;
+	ret = room_for_outcomes(tcp, s, payer);
+	if (ret) {
+		/* nothing is remembered of it, so it cannot be delivered */
 	} else if (sequence > s->sequence) {
 		s->sequence = sequence;
 	} else {

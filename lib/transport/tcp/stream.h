@@ -7,6 +7,9 @@
 #ifndef MCI_TCP_STREAM_H
 #define MCI_TCP_STREAM_H
 
+#include <stdatomic.h>
+
+#include "net/loop.h"
 #include "net/sock.h"
 #include "transport/tcp/frame.h"
 
@@ -64,6 +67,7 @@ struct mci_tcp_tx {
 	uint32_t head, tail; /* free-running */
 	uint64_t sent;	     /* bytes of the entry at head that are gone */
 	uint64_t unsent;     /* of all */
+	_Atomic uint64_t gone; /* bytes sent since the loop last lingered; a hint */
 };
 
 int mci_tcp_tx_init(struct mci_tcp_tx *tx, uint32_t slots); /* rounded up to a power of two */
@@ -73,6 +77,10 @@ static inline uint32_t mci_tcp_tx_count(const struct mci_tcp_tx *tx) { return tx
 
 static inline bool mci_tcp_tx_full(const struct mci_tcp_tx *tx) { return mci_tcp_tx_count(tx) > tx->mask; }
 
+/* Socket options of a data connection that @loop serves. True: both ends may share a core, see stream.c. */
+bool mci_tcp_tune(int fd, const struct mci_loop *loop);
+/* Loop thread: @bytes moved since the last time; if that is much, more may follow at once. */
+void mci_tcp_linger(struct mci_loop *loop, _Atomic uint64_t *bytes);
 /* Room must be there. */
 void mci_tcp_tx_push(struct mci_tcp_tx *tx, const struct mci_tcp_header *h, const uint8_t *payload,
 		     void *cookie);

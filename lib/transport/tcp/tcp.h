@@ -35,11 +35,13 @@ struct mci_tcp {
 	struct mci_tcp_session **buckets;
 	struct mci_tcp_session *oldest, *newest; /* without connections, by time */
 
-	/* Initiator half; names.c. */
+	/* Initiator half; peers.c. */
 	struct mc_uuid secret;			  /* session ids derive from it */
 	_Atomic uint64_t incarnations, sequences; /* of all sessions: they only grow */
-	pthread_mutex_t names_lock;		  /* a leaf */
-	struct mci_tcp_peer *peers;		  /* open ones */
+	pthread_mutex_t table_lock;		  /* before any peer's */
+	struct mci_tcp_peer *peers;		  /* in use */
+	pthread_mutex_t fence_lock;		  /* a leaf */
+	pthread_cond_t fence_done;
 };
 
 /* session.c */
@@ -53,19 +55,29 @@ int mci_tcp_sessions_open(struct mci_tcp *tcp);
 bool mci_tcp_sessions_close(struct mci_tcp *tcp);
 void mci_tcp_incoming(struct mci_transport *transport, struct mci_incoming *in);
 int mci_tcp_region_remove(struct mci_transport *transport, struct mci_region *region, uint64_t deadline_ns);
-/* 0: it is news, deliver it and call _notified(); -EALREADY: it was delivered, with *status; -ENOMEM. */
-int mci_tcp_session_notify(struct mci_tcp *tcp, struct mci_tcp_session *session, uint64_t sequence,
-			   int *status);
+/*
+ * 0: it is news, deliver it and call _notified(); -EALREADY: it was delivered, with *status; -ENOMEM, -ENOBUFS:
+ * no memory, or none for @payer.
+ */
+int mci_tcp_session_notify(struct mci_tcp *tcp, struct mci_tcp_session *session, const struct mci_payer *payer,
+			   uint64_t sequence, int *status);
 void mci_tcp_session_notified(struct mci_tcp *tcp, struct mci_tcp_session *session, uint64_t sequence,
 			      int status);
 /* Loop thread: the connection does not touch memory any more; forgets and perhaps frees it. */
 void mci_tcp_session_left(struct mci_tcp_conn *conn);
 
-/* names.c */
-void mci_tcp_names_open(struct mci_tcp *tcp);
-void mci_tcp_names_close(struct mci_tcp *tcp);
-void mci_tcp_name_take(struct mci_tcp_peer *peer, const struct mc_uuid *target);
-void mci_tcp_name_give_back(struct mci_tcp_peer *peer);
+/* peers.c */
+/* Test hook: each handle has a session of its own, so that a test can show why handles share one. */
+extern _Atomic bool mci_tcp_sharing_off;
+void mci_tcp_peers_open(struct mci_tcp *tcp);
+void mci_tcp_peers_close(struct mci_tcp *tcp);
+
+/* The loop of a session's stream: the same number on both sides, so that on one host both ends can share a core. */
+static inline struct mci_loop *mci_tcp_loop_of(struct mci_tcp *tcp, const struct mc_uuid *session,
+					       unsigned int index)
+{
+	return mci_loops_at(tcp->host->loops, session->b[0] + index);
+}
 
 /* peer.c, connect.c */
 int mci_tcp_peer_open(struct mci_transport *transport, const struct mci_peer_info *info, void *cookie,

@@ -14,10 +14,10 @@ static int tcp_open(struct mci_transport_host *host, struct mci_transport **tran
 	if (!tcp)
 		return mci_fail(-ENOMEM, "no memory for the TCP transport");
 	tcp->host = host;
-	mci_tcp_names_open(tcp);
+	mci_tcp_peers_open(tcp);
 	ret = mci_tcp_sessions_open(tcp);
 	if (ret) {
-		mci_tcp_names_close(tcp);
+		mci_tcp_peers_close(tcp);
 		free(tcp);
 		return ret;
 	}
@@ -31,7 +31,7 @@ static void tcp_close(struct mci_transport *transport)
 
 	if (!mci_tcp_sessions_close(tcp))
 		return;
-	mci_tcp_names_close(tcp);
+	mci_tcp_peers_close(tcp);
 	free(tcp);
 }
 
