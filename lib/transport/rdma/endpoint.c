@@ -133,6 +133,7 @@ void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rd
 	e->flush_key = end->flush_key;
 	e->state = MCI_RDMA_UP;
 	atomic_store(&e->visited, true);
+	pthread_cond_broadcast(&peer->changed);
 }
 
 /* Ours are gone: ask the peer to end his, if there is one to be asked. */

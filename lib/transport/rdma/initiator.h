@@ -34,6 +34,10 @@ int mci_rdma_peer_usable(struct mci_peer *peer, struct mci_remote_region *region
 void mci_rdma_peer_detail(struct mci_peer *peer, const struct mci_remote_region *region, char *text, size_t size);
 int mci_rdma_peer_fence(struct mci_peer *peer, uint64_t deadline_ns);
 
+/* probe.c: does any rail work? A read through one tells; -EOPNOTSUPP with a sentence. No lock held. */
+int mci_rdma_peer_probe(struct mci_rdma_peer *peer, uint64_t deadline_ns);
+bool mci_rdma_probe_told(struct mci_request *r, enum mc_state state, int error); /* true: it was a probe's */
+
 /* connect.c */
 int mci_rdma_peer_set_info(struct mci_rdma_peer *peer, const struct mci_peer_info *info); /* takes the lock */
 int mci_rdma_peer_connect(struct mci_rdma_peer *peer, uint64_t deadline_ns); /* no lock; state is CONNECTING */

@@ -136,6 +136,8 @@ void mci_rdma_finals_tell(struct mci_rdma_peer *peer, struct mci_request *finals
 		enum mc_state state = end_of(r);
 
 		next = r->next;
+		if (mci_rdma_probe_told(r, state, (int)(int64_t)r->tag))
+			continue;
 		peer->rdma->host->complete(r, state, state == MC_DONE ? 0 : (int)(int64_t)r->tag,
 					   state == MC_DONE ? r->length : r->done_bytes, 0);
 	}
@@ -625,6 +627,8 @@ int mci_rdma_peer_open(struct mci_transport *transport, const struct mci_peer_in
 		ret = mci_rdma_peer_set_info(peer, info);
 	if (!ret)
 		ret = mci_rdma_peer_connect(peer, deadline_ns);
+	if (!ret)
+		ret = mci_rdma_peer_probe(peer, deadline_ns);
 	if (ret) {
 		mci_rdma_peer_close((struct mci_peer *)peer);
 		return ret;

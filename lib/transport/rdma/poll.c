@@ -36,6 +36,7 @@ static void retire(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, uint32
 			e->peer->remote[mci_rdma_region_index(e->peer, r)].faults = 0;
 		mci_rdma_request_slice(e->peer, r, slot->length, finals);
 	}
+	e->peer->proven = true;
 	mci_rdma_rail_of(e->peer, e->device, e->to)->rest_ns = 0;
 }
 

@@ -249,6 +249,7 @@ struct mci_rdma_peer {
 	struct mci_task task;
 	_Atomic bool posted;
 	_Atomic bool port_lost; /* a NIC of ours went down */
+	bool proven;   /* something came back from the peer's NIC */
 	bool ask_keys; /* some region's keys are wanted anew */
 	struct mci_timer timer;
 	uint64_t timer_at; /* 0 = not armed */
