@@ -18,7 +18,7 @@ _mooncake_value() {
 	--metadata_server) words="etcd:// redis:// http:// P2PHANDSHAKE" ;;
 	--report_unit) words="GB GiB Gb MB MiB Mb KB KiB Kb" ;;
 	--page_size) words="0 4K 2M 1G" ;;
-	--memory) words="memfd anonymous named:" ;;
+	--memory) words="shared memfd anonymous named:" ;;
 	*_file | --config | --nic_priority_matrix)
 		mapfile -t COMPREPLY < <(compgen -f -- "$value")
 		compopt -o filenames
@@ -61,7 +61,7 @@ _mooncake() {
 		metadata) words="ls get --help" ;;
 		key) words="new show id --help" ;;
 		config) words="check show --help" ;;
-		memory) words="ls unlink --help" ;;
+		memory) words="ls show revoke unlink --help" ;;
 		esac
 	fi
 	if [ -n "$words" ]; then
@@ -80,7 +80,7 @@ _mooncake() {
 			compopt -o filenames
 			return
 			;;
-		"memory unlink")
+		"memory unlink" | "memory show" | "memory revoke")
 			words=$("$1" memory ls --json 2>/dev/null | sed -n 's/.*"name": "\([^"]*\)".*/\1/p')
 			mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 			return

@@ -215,6 +215,9 @@ int main(int argc, char **argv)
 		if (status)
 			return status;
 	}
+	if (!flags.cert_file != !flags.cert_key_file)
+		return usage("TLS needs a certificate and its private key: give --%s too",
+			     flags.cert_file ? "cert_key_file" : "cert_file");
 	/* Before any thread is made: the signals that end it wait for sigwait() below. */
 	sigemptyset(&ends);
 	sigaddset(&ends, SIGINT);

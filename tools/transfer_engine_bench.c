@@ -13,6 +13,7 @@
 #include "common/bench.h"
 #include "common/options.h"
 #include "common/output.h"
+#include "common/settings.h"
 
 static struct bench_options o;
 static char host[256] = "localhost";
@@ -34,11 +35,13 @@ static const struct opt table[] = {
 
 	{"metadata_server", OPT_TEXT, &o.metadata_server, "192.168.3.77:2379",
 	 .help = "etcd://host:port[,host:port] (also bare host:port), redis://host:port, "
-		 "http://host:port/metadata, or P2PHANDSHAKE for none",
-	 .group = "Who and where"},
+		 "http://host:port/metadata, or P2PHANDSHAKE for none; $MOONCAKE_METADATA, or the default, "
+		 "if not given",
+	 .group = "Who and where",
+	 .given = &o.metadata_given},
 	{"local_server_name", OPT_TEXT, &o.local_server_name, NULL,
 	 .help = "name of our own segment, unique in the cluster; host:port also fixes the port; "
-		 "the host name if not given",
+		 "$MOONCAKE_NAME, or the host name, if not given",
 	 .given = &o.name_given},
 	{"segment_id", OPT_TEXT, &o.segment_id, "192.168.3.76", .help = "name of the target's segment"},
 	{"bind", OPT_TEXT, &o.bind, NULL, .help = "address to listen on; all if not given"},
@@ -47,7 +50,8 @@ static const struct opt table[] = {
 	{"key_file", OPT_TEXT, &o.key_file, NULL,
 	 .help = "cluster key, as \"mooncake key new\" writes it; $MOONCAKE_KEY_FILE if not given"},
 	{"insecure", OPT_BOOL, &o.insecure, "false",
-	 .help = "serve P2PHANDSHAKE beyond this host without a cluster key"},
+	 .help = "serve P2PHANDSHAKE beyond this host without a cluster key",
+	 .given = &o.insecure_given},
 	{"config", OPT_TEXT, &o.config, NULL,
 	 .help = "YAML file with settings; $MOONCAKE_CONFIG if not given"},
 
@@ -59,7 +63,8 @@ static const struct opt table[] = {
 	{"duration", OPT_DOUBLE, &o.duration, "10", 0, 31536000,
 	 .help = "seconds (of each run of a sweep: 1 if not given)", .given = &o.duration_given},
 	{"warmup", OPT_DOUBLE, &o.warmup, "0.5", 0, 3600, .help = "seconds before measuring begins"},
-	{"timeout_ms", OPT_UINT, &o.timeout_ms, "30000", 1, 86400000, .help = "deadline of a request"},
+	{"timeout_ms", OPT_UINT, &o.timeout_ms, "30000", 1, 86400000, .help = "deadline of a request",
+	 .given = &o.timeout_given},
 	{"working_set", OPT_SIZE, &o.working_set, "0", 0, 1ll << 44,
 	 .help = "walk over this much memory instead of the same block x batch x threads again and again"},
 	{"seed", OPT_UINT, &o.seed, "0", .help = "of --check's patterns; 0 = a new one for each run"},
@@ -71,9 +76,10 @@ static const struct opt table[] = {
 	 .help = "per NUMA node; raised to block x batch x threads if smaller; an initiator that is not "
 		 "given it takes just those",
 	 .group = "Memory", .given = &o.buffer_size_given},
-	{"memory", OPT_TEXT, &o.memory, "memfd",
-	 .help = "memfd (peers on this host map it), anonymous (they copy with process_vm_readv), "
-		 "or named:NAME (outlives the process)"},
+	{"memory", OPT_TEXT, &o.memory, "shared",
+	 .help = "shared (peers on this host map it: memory of the kernel module, or a memfd where there is "
+		 "none), memfd, anonymous (they copy with process_vm_readv), or named:NAME (outlives the "
+		 "process)"},
 	{"page_size", OPT_SIZE, &o.page_size, "0", .help = "4K, 2M or 1G; 0 = huge pages if enough are free"},
 	{"init_mem", OPT_BOOL, &o.init_mem, "true",
 	 .help = "fill buffers with 0xCC, except named memory that has content"},
@@ -85,17 +91,24 @@ static const struct opt table[] = {
 	 .help = "auto (the best that both sides have), rdma, tcp, shm (same host), tcp-classic (the classic protocol, "
 		 "from a target that serves it), or a classic name, refused where this machine or build lacks it: "
 		 "barex, efa, nvlink, nvlink_intra, musa, hip, sunrise_link, ub, ubshmem",
-	 .group = "Path"},
-	{"streams", OPT_UINT, &o.streams, "0", 0, 64, .help = "TCP connections to the target; 0 = automatic"},
+	 .group = "Path",
+	 .given = &o.protocol_given},
+	{"streams", OPT_UINT, &o.streams, "0", 0, 64, .help = "TCP connections to the target; 0 = automatic",
+	 .given = &o.streams_given},
 	{"io_threads", OPT_UINT, &o.io_threads, "0", 0, 256,
-	 .help = "threads that serve sockets; 0 = min(4, cores)"},
-	{"integrity", OPT_BOOL, &o.integrity, "false", .help = "TCP data in TLS 1.3 keyed by the handshake"},
-	{"checksum", OPT_BOOL, &o.checksum, "false", .help = "xxh3 over every TCP payload"},
+	 .help = "threads that serve sockets; 0 = min(4, cores)",
+	 .given = &o.io_threads_given},
+	{"integrity", OPT_BOOL, &o.integrity, "false", .help = "TCP data in TLS 1.3 keyed by the handshake",
+	 .given = &o.integrity_given},
+	{"checksum", OPT_BOOL, &o.checksum, "false", .help = "xxh3 over every TCP payload",
+	 .given = &o.checksum_given},
 	{"classic", OPT_BOOL, &o.classic, "false",
 	 .help = "also serve classic peers, which may then read and write registered memory "
-		 "without authentication"},
+		 "without authentication",
+	 .given = &o.classic_given},
 	{"require_ack", OPT_BOOL, &o.require_ack, "false",
-	 .help = "refuse classic v1 peers, whose writes cannot be confirmed"},
+	 .help = "refuse classic v1 peers, whose writes cannot be confirmed",
+	 .given = &o.require_ack_given},
 	{"device_name", OPT_TEXT, &o.device_name, "mlx5_2",
 	 .help = "RDMA devices, comma-separated; not given: all with an active port", .given = &o.device_given},
 	{"nic_priority_matrix", OPT_TEXT, &o.nic_priority_matrix, "",
@@ -207,39 +220,29 @@ static int matrix_ok(void)
 
 static int memory_ok(void)
 {
-	if (!strcmp(o.memory, "memfd") || !strcmp(o.memory, "anonymous") ||
+	if (!strcmp(o.memory, "shared") || !strcmp(o.memory, "memfd") || !strcmp(o.memory, "anonymous") ||
 	    (!strncmp(o.memory, "named:", 6) && o.memory[6]))
 		return 0;
-	out_error("--memory is memfd, anonymous or named:NAME, not \"%s\"", o.memory);
+	out_error("--memory is shared, memfd, anonymous or named:NAME, not \"%s\"", o.memory);
 	return OPT_EXIT_USAGE;
 }
 
-/* What does not fit together, or is not to be had here: 0 or an exit status. */
-static int options_ok(void)
+static int page_size_ok(void)
 {
-	int status = protocol_ok();
+	if (!o.page_size || o.page_size == (uint64_t)sysconf(_SC_PAGESIZE) || o.page_size == 2ull << 20 ||
+	    o.page_size == 1ull << 30)
+		return 0;
+	out_error("--page_size is 4K, 2M, 1G, or 0 for huge pages where they are free, not %llu",
+		  (unsigned long long)o.page_size);
+	return OPT_EXIT_USAGE;
+}
 
-	if (!status)
-		status = memory_ok();
-	if (!status)
-		status = matrix_ok();
-	if (status)
-		return status;
-	if (o.use_vram)
-		return out_error("--use_vram=true: this build has no GPU support, so buffers can lie in host "
-				 "memory only: use --use_vram=false");
-	if (o.duration < 0.01) {
-		out_error("--duration is a number of seconds from 0.01 on, not \"%g\"", o.duration);
-		return OPT_EXIT_USAGE;
-	}
-	o.unit_bytes = out_unit(o.report_unit);
-	if (!o.unit_bytes) {
-		out_warn("--report_unit=%s is none of GB, GiB, Gb, MB, MiB, Mb, KB, KiB, Kb; using GB",
-			 o.report_unit);
-		o.report_unit = "GB";
-		o.unit_bytes = 1e9;
-	}
-	return 0;
+static int names_ok(void)
+{
+	if (*o.segment_id || strcmp(o.mode, "initiator"))
+		return 0;
+	out_error("--segment_id is empty; give the name that the target printed");
+	return OPT_EXIT_USAGE;
 }
 
 /* "4K,64K" into @values; number of them, or -1 after a sentence. */
@@ -265,6 +268,87 @@ static int parse_list(const char *flag, const char *text, uint64_t max, uint64_t
 	}
 }
 
+static int lists_ok(void)
+{
+	uint64_t values[64];
+
+	if (parse_list("sweep_block_size", o.sweep_block_size, 1ull << 40, values) < 0 ||
+	    parse_list("sweep_batch_size", o.sweep_batch_size, 65536, values) < 0 ||
+	    parse_list("sweep_threads", o.sweep_threads, 4096, values) < 0)
+		return OPT_EXIT_USAGE;
+	return 0;
+}
+
+/* Flags that were given win, then the environment, then the configuration file, then the classic default. */
+static void take_settings(void)
+{
+	const struct {
+		bool given, flag;
+		const char *variable;
+	} flags[] = {
+		{o.classic_given, o.classic, "MOONCAKE_CLASSIC"},
+		{o.insecure_given, o.insecure, "MOONCAKE_INSECURE"},
+		{o.require_ack_given, o.require_ack, "MOONCAKE_REQUIRE_ACK"},
+		{o.integrity_given, o.integrity, "MOONCAKE_INTEGRITY"},
+		{o.checksum_given, o.checksum, "MOONCAKE_CHECKSUM"},
+		{o.streams_given, o.streams, "MOONCAKE_STREAMS"},
+		{o.io_threads_given, o.io_threads, "MOONCAKE_IO_THREADS"},
+	};
+	char *text;
+	size_t i;
+
+	text = o.metadata_given ? NULL : setting_text(o.config, "engine.metadata");
+	if (text)
+		o.metadata_server = text;
+	text = o.name_given ? NULL : setting_text(o.config, "engine.name");
+	if (text) {
+		o.local_server_name = text;
+		o.name_given = true;
+	}
+	text = o.timeout_given ? NULL : setting_text(o.config, "engine.timeout_ms");
+	if (text)
+		o.timeout_ms = strtoull(text, NULL, 10);
+	free(text);
+	/* The library takes "off" and "automatic" for "not said": over a setting that says otherwise, say it. */
+	for (i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)
+		if (flags[i].given && !flags[i].flag)
+			setenv(flags[i].variable, "0", 1);
+}
+
+/* What does not fit together, or is not to be had here: 0 or an exit status. */
+static int options_ok(void)
+{
+	int status = protocol_ok();
+
+	if (!status)
+		status = names_ok();
+	if (!status)
+		status = memory_ok();
+	if (!status)
+		status = page_size_ok();
+	if (!status)
+		status = lists_ok();
+	if (!status)
+		status = matrix_ok();
+	if (status)
+		return status;
+	if (o.use_vram)
+		return out_error("--use_vram=true: this build has no GPU support, so buffers can lie in host "
+				 "memory only: use --use_vram=false");
+	if (o.duration < 0.01) {
+		out_error("--duration is a number of seconds from 0.01 on, not \"%g\"", o.duration);
+		return OPT_EXIT_USAGE;
+	}
+	o.unit_bytes = out_unit(o.report_unit);
+	if (!o.unit_bytes) {
+		out_warn("--report_unit=%s is none of GB, GiB, Gb, MB, MiB, Mb, KB, KiB, Kb; using GB",
+			 o.report_unit);
+		o.report_unit = "GB";
+		o.unit_bytes = 1e9;
+	}
+	return 0;
+}
+
 /* Bytes that the shape walks over; 0 if that is no sane number. */
 static uint64_t shape_bytes(const struct bench_shape *shape)
 {
@@ -278,21 +362,24 @@ static uint64_t shape_bytes(const struct bench_shape *shape)
 	return bytes;
 }
 
+/* 0 or an exit status. */
 static int shape_ok(const struct bench_shape *shape)
 {
 	uint64_t least = shape->block * (o.check ? shape->threads : 1);
 
 	if (!shape_bytes(shape))
-		return out_error("block size x batch size x threads is over 64 TiB; lower one of them");
-	if (o.working_set && o.working_set < least)
-		return out_error("--working_set=%llu is less than the %llu bytes of one block%s",
-				 (unsigned long long)o.working_set, (unsigned long long)least,
-				 o.check ? " per thread" : "");
-	return 0;
+		out_error("block size x batch size x threads is over 64 TiB; lower one of them");
+	else if (o.working_set && o.working_set < least)
+		out_error("--working_set=%llu is less than the %llu bytes of one block%s",
+			  (unsigned long long)o.working_set, (unsigned long long)least,
+			  o.check ? " per thread" : "");
+	else
+		return 0;
+	return OPT_EXIT_USAGE;
 }
 
-/* The shapes to run, one or the whole sweep: an array and its length, or NULL after a sentence. */
-static struct bench_shape *plan(unsigned int *count)
+/* The shapes to run, one or the whole sweep: an array and its length, or NULL after a sentence and *status. */
+static struct bench_shape *plan(unsigned int *count, int *status)
 {
 	uint64_t blocks[64] = {o.block_size}, batches[64] = {o.batch_size}, threads[64] = {o.threads};
 	int nblocks = 1, nbatches = 1, nthreads = 1, i, j, k;
@@ -300,15 +387,12 @@ static struct bench_shape *plan(unsigned int *count)
 
 	if (o.sweep) {
 		nblocks = parse_list("sweep_block_size", o.sweep_block_size, 1ull << 40, blocks);
-		nbatches =
-			nblocks < 0 ? -1 : parse_list("sweep_batch_size", o.sweep_batch_size, 65536, batches);
-		nthreads = nbatches < 0 ? -1 : parse_list("sweep_threads", o.sweep_threads, 4096, threads);
-		if (nthreads < 0)
-			return NULL;
+		nbatches = parse_list("sweep_batch_size", o.sweep_batch_size, 65536, batches);
+		nthreads = parse_list("sweep_threads", o.sweep_threads, 4096, threads);
 	}
 	shapes = calloc((size_t)nblocks * (size_t)nbatches * (size_t)nthreads, sizeof(*shapes));
 	if (!shapes) {
-		out_error("not enough memory");
+		*status = out_error("not enough memory");
 		return NULL;
 	}
 	shape = shapes;
@@ -321,7 +405,8 @@ static struct bench_shape *plan(unsigned int *count)
 				shape->threads = threads[i];
 				shape->warmup = o.warmup;
 				shape->duration = o.sweep && !o.duration_given ? 1 : o.duration;
-				if (shape_ok(shape)) {
+				*status = shape_ok(shape);
+				if (*status) {
 					free(shapes);
 					return NULL;
 				}
@@ -352,17 +437,56 @@ static int judge(const struct bench_result *r)
 	return r->failed || r->timed_out || r->stale || r->wrong_bytes ? 1 : 0;
 }
 
+struct opening {
+	struct bench *b;
+	const struct bench_shape *shapes;
+	unsigned int count;
+	struct bench_peer *peer;
+};
+
+static int open_peer(void *arg)
+{
+	struct opening *opening = arg;
+
+	opening->peer = bench_peer_await(opening->b, opening->shapes[0].op, true);
+	progress_clear();
+	return opening->peer ? 0 : -out_error("%s", mc_errmsg());
+}
+
+/* Is the target there, with memory enough for all shapes? To be known before ours is allocated. */
+static int look(void *arg)
+{
+	struct opening *opening = arg;
+	char text[512];
+	unsigned int i;
+	int ret = open_peer(opening);
+
+	for (i = 0; i < opening->count && !ret; i++) {
+		struct bench_run run = {.b = opening->b, .shape = opening->shapes[i]};
+
+		run.span = bench_span(&o, &opening->shapes[i]);
+		if (bench_peer_fits(&run, opening->peer, text, sizeof(text)))
+			ret = -out_error("%s", text);
+	}
+	if (opening->peer)
+		bench_peer_close(opening->peer);
+	opening->b->started_ns = 0;
+	return ret;
+}
+
 /* Runs of the plan, one after the other; exit status. */
 static int run_plan(struct bench *b, const struct bench_shape *shapes, unsigned int count)
 {
-	struct bench_peer *peer = bench_peer_open(b, shapes[0].op);
+	struct opening opening = {.b = b, .shapes = shapes, .count = count};
+	struct bench_peer *peer;
 	struct bench_run closing = {.lock = PTHREAD_MUTEX_INITIALIZER};
 	struct bench_result *results;
 	unsigned int i, done = 0;
 	int status = 0;
 
-	if (!peer)
-		return out_error("%s", mc_errmsg());
+	if (bench_step(b, false, open_peer, &opening))
+		return 1;
+	peer = opening.peer;
 	results = calloc(count, sizeof(*results));
 	if (!results) {
 		status = out_error("not enough memory");
@@ -393,20 +517,23 @@ err_put:
 
 static int initiator(void)
 {
-	struct bench b = {.o = &o};
+	struct bench b = {.o = &o, .started_ns = bench_now_ns()};
+	struct opening opening = {.b = &b};
 	struct bench_shape *shapes;
 	unsigned int count = 0;
-	int status;
+	int status = 0;
 
-	shapes = plan(&count);
+	shapes = plan(&count, &status);
 	if (!shapes)
-		return 1;
+		return status;
+	opening.shapes = shapes;
+	opening.count = count;
 	bench_block_signals(&b);
-	if (bench_setup(&b, buffer_bytes(shapes, count), 0)) {
-		free(shapes);
-		return 1;
-	}
-	status = run_plan(&b, shapes, count);
+	if (bench_open(&b) || bench_step(&b, false, look, &opening) ||
+	    bench_add_buffers(&b, buffer_bytes(shapes, count), 0))
+		status = b.usage ? OPT_EXIT_USAGE : 1;
+	if (!status)
+		status = run_plan(&b, shapes, count);
 	bench_close(&b);
 	free(shapes);
 	return status;
@@ -417,8 +544,10 @@ static int target(void)
 {
 	struct bench_shape shape = {.block = o.block_size, .batch = o.batch_size, .threads = o.threads};
 
-	if (shape_ok(&shape))
-		return 1;
+	int status = shape_ok(&shape);
+
+	if (status)
+		return status;
 	o.buffer_size = buffer_bytes(&shape, 1);
 	return bench_target(&o);
 }
@@ -433,6 +562,7 @@ int main(int argc, char **argv)
 	o.program = argv[0];
 	o.local_server_name = host;
 	opt_parse(&set, argc, argv);
+	take_settings();
 	status = options_ok();
 	if (status)
 		return status;

@@ -3,7 +3,9 @@
 #include "core/errors.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 
 #include <mooncake/types.h>
 
@@ -12,13 +14,40 @@ static _Thread_local char last_message[1024];
 int mci_fail(int err, const char *fmt, ...)
 {
 	char text[sizeof(last_message)];
+	size_t n;
 	va_list ap;
 
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	mci_errmsg_set(text);
+	n = strlen(text);
+	if ((err == -EMFILE || err == -ENFILE) && !strstr(text, "ulimit -n"))
+		snprintf(text + n, sizeof(text) - n, "%s",
+			 err == -EMFILE ? "; raise the limit on open files (ulimit -n, LimitNOFILE= in a systemd unit)"
+					: "; the whole system is out of file descriptors (sysctl fs.file-max, and "
+					  "ulimit -n of what uses them)");
+	mci_plain_text(text, last_message, sizeof(last_message));
 	return err;
+}
+
+char *mci_plain_text(const char *text, char *out, size_t size)
+{
+	const unsigned char *at = (const unsigned char *)text;
+	size_t n = 0;
+
+	for (; *at && n + 5 < size; at++) {
+		/* C1 control characters are two bytes in UTF-8. */
+		bool c1 = *at == 0xc2 && at[1] >= 0x80 && at[1] < 0xa0;
+
+		if (c1)
+			at++;
+		if (c1 || *at < 0x20 || *at == 0x7f)
+			n += (size_t)snprintf(out + n, size - n, "\\x%02x", *at);
+		else
+			out[n++] = (char)*at;
+	}
+	out[n] = '\0';
+	return out;
 }
 
 void mci_errmsg_set(const char *text) { snprintf(last_message, sizeof(last_message), "%s", text); }

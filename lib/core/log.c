@@ -6,9 +6,12 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <strings.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "core/errors.h"
 
 int mci_log_threshold = MCI_LOG_WARNING;
 
@@ -31,12 +34,11 @@ void mci_log_init(void) { pthread_once(&once, read_environment); }
 
 void mci_log_write(enum mci_log_level level, const char *fmt, ...)
 {
-	char line[1200];
+	char line[1200], text[1024];
 	struct timespec now;
 	struct tm tm;
 	va_list ap;
 	size_t n;
-	int len;
 
 	clock_gettime(CLOCK_REALTIME, &now);
 	localtime_r(&now.tv_sec, &tm);
@@ -44,11 +46,10 @@ void mci_log_write(enum mci_log_level level, const char *fmt, ...)
 	n += (size_t)snprintf(line + n, sizeof(line) - n, ".%03ld mooncake %s: ", now.tv_nsec / 1000000,
 			      level_names[level]);
 	va_start(ap, fmt);
-	len = vsnprintf(line + n, sizeof(line) - n - 1, fmt, ap);
+	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	n = len < 0 ? n : n + (size_t)len;
-	if (n > sizeof(line) - 2)
-		n = sizeof(line) - 2;
+	mci_plain_text(text, line + n, sizeof(line) - n - 1);
+	n = strlen(line);
 	line[n++] = '\n';
 	if (write(STDERR_FILENO, line, n) < 0)
 		return;

@@ -399,7 +399,10 @@ static int read_file(const char *path, char **text, size_t *length)
 
 	fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0)
-		return mci_fail(-errno, "cannot open the configuration %s: %s", path, strerror(errno));
+		return mci_fail(-errno, "cannot open the configuration %s: %s; %s", path, strerror(errno),
+				errno == ENOENT ? "check the path, or give none for the defaults (--config, "
+						  "$MOONCAKE_CONFIG)"
+						: "it must be readable for this user");
 	if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
 		ret = mci_fail(-EINVAL, "the configuration %s is not a plain file", path);
 		goto err_close;

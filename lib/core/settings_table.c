@@ -78,6 +78,9 @@ const struct mci_setting mci_setting_table[] = {
 	NUMBER("metadata.timeout_ms", "3000", "MOONCAKE_METADATA_TIMEOUT_MS", NULL, 100, 600000,
 	       "for one request to the metadata service, over all endpoints"),
 
+	CHOICE("memory.module", "auto", "MOONCAKE_MODULE", NULL, "auto|off",
+	       "kernel module: auto = use it for memory and on one host where it is there"),
+
 	TEXT("tcp.bind_address", NULL, "MOONCAKE_TCP_BIND_ADDRESS", "MC_TCP_BIND_ADDRESS",
 	     "address that TCP connections use at this end; unset = by route"),
 

@@ -30,9 +30,23 @@ static int add_list(struct mc_engine *engine, const char *list)
 {
 	char *copy = strdup(list), *save = NULL, *word;
 	int ret = copy ? 0 : mci_fail(-ENOMEM, "no memory for addresses");
+	char why[400];
 
 	for (word = copy ? strtok_r(copy, ", ", &save) : NULL; word && !ret;
 	     word = strtok_r(NULL, ", ", &save)) {
+		size_t n = strlen(word);
+
+		if (n > 2 && word[0] == '[' && word[n - 1] == ']') {
+			word[n - 1] = '\0';
+			word++;
+		}
+		ret = mci_host_check(word);
+		if (ret) {
+			snprintf(why, sizeof(why), "%s", mc_errmsg());
+			ret = mci_fail(-EINVAL, "--advertise=%.300s: peers could not use '%.200s': %s", list, word,
+				       why);
+			break;
+		}
 		ret = add(engine, word);
 		if (ret == -ENOSPC)
 			ret = mci_fail(-EINVAL, "--advertise=%s names more than %u addresses", list,
@@ -108,7 +122,7 @@ int mci_addresses_choose(struct mc_engine *engine, const char *advertise, const 
 	    (remote || !engine->address_count || !mci_host_is_loopback(engine->addresses[0])))
 		add_interfaces(engine);
 	if (!engine->address_count)
-		ret = add(engine, "127.0.0.1");
+		ret = add(engine, mci_loopback());
 	for (i = 0; i < engine->address_count && remote && !ret; i++) {
 		if (!mci_host_is_loopback(engine->addresses[i]))
 			continue;

@@ -61,6 +61,7 @@ struct mc_engine {
 	struct mci_settings *settings;
 	char *metadata_uri, *cluster_id, *bind, *transports_wanted;
 	char *rdma_devices, *rdma_matrix;
+	bool bind_chosen; /* @bind is our choice, nobody asked for it */
 	enum mci_metadata_kind kind;
 	struct mci_metadata *metadata; /* NULL with P2PHANDSHAKE */
 	struct mci_secret cluster;     /* mode CLUSTER, or NONE = no key */
@@ -78,7 +79,7 @@ struct mc_engine {
 	pthread_mutex_t publish_lock; /* descriptor text, region list, publication */
 	struct mc_region *regions;
 	char *descriptor; /* as published, also served to P2P peers; changed under both locks */
-	bool published;
+	bool published, publish_later;
 	_Atomic bool lost; /* another process took our name */
 
 	pthread_mutex_t lock; /* segments, control connections; held briefly */
@@ -134,6 +135,8 @@ struct mc_segment {
 	struct mc_uuid uuid;
 	uint64_t generation;
 	uint64_t restarts;
+	struct mc_uuid reborn; /* the restarted peer that has not registered all its memory yet */
+	uint64_t reborn_ns;    /* when it was first seen */
 	char region_text[128]; /* detail of the last mc_segment_region() */
 };
 

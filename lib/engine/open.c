@@ -16,7 +16,7 @@
 
 #define KNOWN_FLAGS                                                                             \
 	(MC_ENGINE_CLASSIC | MC_ENGINE_INSECURE | MC_ENGINE_REQUIRE_ACK | MC_ENGINE_INTEGRITY | \
-	 MC_ENGINE_CHECKSUM)
+	 MC_ENGINE_CHECKSUM | MC_ENGINE_PUBLISH_LATER)
 #define P2P_PORT_TRIES 500
 
 static int keep(char **out, const char *given, const struct mci_settings *settings, const char *key)
@@ -125,9 +125,10 @@ static int check_p2p(struct mc_engine *engine, struct mci_hostport *name)
 	if (!engine->bind) {
 		if (name->host[0] && !mci_host_is_loopback(name->host))
 			goto refuse;
-		engine->bind = strdup("127.0.0.1");
+		engine->bind = strdup(mci_host_is_literal(name->host) ? name->host : mci_loopback());
 		if (!engine->bind)
 			return mci_fail(-ENOMEM, "no memory for the settings");
+		engine->bind_chosen = true;
 		return 0;
 	}
 	if (mci_host_is_loopback(engine->bind))
@@ -251,6 +252,16 @@ static int start_service(struct mc_engine *engine, const struct mc_engine_attr *
 	return mci_service_start(&service, &engine->local_service);
 }
 
+/* "node:22x", "[::1]:99999": a port was meant there, and is none. "node:gpu0" is just a name. */
+static bool means_port(const char *text)
+{
+	const char *colon = text[0] == '[' ? strstr(text, "]:") : strchr(text, ':');
+
+	if (colon && text[0] == '[')
+		colon++;
+	return colon && !strchr(colon + 1, ':') && (!colon[1] || strchr("+-0123456789", colon[1]));
+}
+
 static int set_name(struct mc_engine *engine, const struct mc_engine_attr *attr, struct mci_hostport *host)
 {
 	const char *text = attr->name ? attr->name : mci_settings_text(engine->settings, "engine.name");
@@ -260,7 +271,7 @@ static int set_name(struct mc_engine *engine, const struct mc_engine_attr *attr,
 	if (!text || !*text) {
 		if (engine->kind == MCI_METADATA_P2P && engine->cluster.mode != MCI_AUTH_CLUSTER &&
 		    !(engine->flags & MC_ENGINE_INSECURE))
-			snprintf(hostname, sizeof(hostname), "127.0.0.1");
+			snprintf(hostname, sizeof(hostname), "%s", mci_loopback());
 		else if (gethostname(hostname, sizeof(hostname)))
 			return mci_fail(-errno, "the host has no name: %m; give --local_server_name");
 		text = hostname;
@@ -270,7 +281,7 @@ static int set_name(struct mc_engine *engine, const struct mc_engine_attr *attr,
 	snprintf(engine->self.name, sizeof(engine->self.name), "%s", text);
 	/* A name need not be an address; where it is one, its port is meant. */
 	if (!strchr(text, '/') && mci_hostport_parse(text, host)) {
-		if (engine->kind == MCI_METADATA_P2P)
+		if (engine->kind == MCI_METADATA_P2P || means_port(text))
 			return -EINVAL;
 		memset(host, 0, sizeof(*host));
 	}
@@ -326,6 +337,7 @@ static int open_transports(struct mc_engine *engine, const struct mc_engine_attr
 		.require_ack = engine->flags & MC_ENGINE_REQUIRE_ACK,
 		.integrity = engine->flags & MC_ENGINE_INTEGRITY,
 		.checksum = engine->flags & MC_ENGINE_CHECKSUM,
+		.no_module = !strcmp(mci_settings_text(s, "memory.module"), "off"),
 		.source = engine->bind,
 		.connect_timeout_ms = MCI_CONNECT_TIMEOUT_MS,
 		.port_low = (uint16_t)mci_settings_number(s, "engine.port_low"),
@@ -335,8 +347,8 @@ static int open_transports(struct mc_engine *engine, const struct mc_engine_attr
 	ret = mci_rdma_options(engine, attr, &host->options.rdma);
 	if (ret)
 		return ret;
-	/* Bound to "any", connections leave by route. */
-	if (mci_bind_is_any(engine))
+	/* Bound to "any", or to what nobody asked for, connections leave by route. */
+	if (mci_bind_is_any(engine) || engine->bind_chosen)
 		host->options.source = NULL;
 	for (i = 0; i < MCI_TRANSPORT_COUNT; i++) {
 		const struct mci_transport_ops *ops = mci_transports[i];
@@ -523,7 +535,9 @@ static int start(struct mc_engine *engine, const struct mc_engine_attr *attr)
  * @attr: how; see struct mc_engine_attr
  * @out: the engine; mc_engine_close() it
  *
- * Connects to the metadata service, takes the name, listens, and publishes a segment without regions.
+ * Connects to the metadata service, takes the name, listens, and publishes a segment without regions. With
+ * MC_ENGINE_PUBLISH_LATER it only looks whether the name is free; mc_engine_register() publishes then, so that
+ * memory may take its time and a restarted process never shows itself without its regions.
  * Blocks at most about 5 s. The calls on an engine are thread-safe.
  *
  * Return: 0; -EINVAL: attributes or configuration; -EADDRINUSE: port taken, or the name belongs to a living

@@ -124,37 +124,6 @@ static int taken_over(const struct mc_engine *engine)
 		engine->self.name);
 }
 
-int mci_publish_update(struct mc_engine *engine)
-{
-	char key[MCI_KEY_MAX], *text;
-	int ret;
-
-	if (atomic_load(&engine->lost))
-		return taken_over(engine);
-	ret = encode(engine, &text);
-	if (ret)
-		return ret;
-	if (engine->metadata && engine->published) {
-		ret = mci_key_ram(engine->cluster_id, engine->self.name, key);
-		/* Over our own text only: what another process put there is not ours to replace. */
-		if (!ret)
-			ret = mci_metadata_publish(engine->metadata, key, text, 0, false);
-		if (ret == -EEXIST) {
-			on_lost(engine, key);
-			ret = taken_over(engine);
-		}
-	}
-	if (ret) {
-		free(text);
-		return ret;
-	}
-	pthread_mutex_lock(&engine->lock);
-	free(engine->descriptor);
-	engine->descriptor = text;
-	pthread_mutex_unlock(&engine->lock);
-	return 0;
-}
-
 char *mci_publish_text(struct mc_engine *engine)
 {
 	char *text;
@@ -238,12 +207,13 @@ static int look_at_predecessor(struct mc_engine *engine, const char *key, uint64
 		mci_info("the record under '%s' cannot be read (%s); it is replaced", key, mc_errmsg());
 		return 0;
 	}
-	ret = probe(engine, &found);
+	/* Ours, from a registration whose publication did not get to its end. */
+	ret = mci_uuid_equal(&found.descriptor->uuid, &engine->self.uuid) ? 0 : probe(engine, &found);
 	mci_resolved_release(&found);
 	return ret;
 }
 
-static int take_name(struct mc_engine *engine, const char *key)
+static int take_name(struct mc_engine *engine, const char *key, const char *text)
 {
 	uint64_t version = 0;
 	bool there;
@@ -254,7 +224,7 @@ static int take_name(struct mc_engine *engine, const char *key)
 		if (ret)
 			return ret;
 		/* Without versions (classic servers) overwrite and let the heartbeat notice a rival. */
-		ret = mci_metadata_publish(engine->metadata, key, engine->descriptor, there ? version : 0,
+		ret = mci_metadata_publish(engine->metadata, key, text, there ? version : 0,
 					   there && !version);
 		if (ret != -EEXIST && ret != -ESTALE)
 			return ret;
@@ -294,9 +264,76 @@ static int publish_rpc_meta(struct mc_engine *engine)
 	return ret;
 }
 
-int mci_publish_start(struct mc_engine *engine)
+/* Take the name with @text under it, and publish what belongs to it. publish_lock held. */
+static int publish_first(struct mc_engine *engine, const char *text)
 {
 	char key[MCI_KEY_MAX];
+	int ret;
+
+	ret = mci_key_ram(engine->cluster_id, engine->self.name, key);
+	if (!ret)
+		ret = take_name(engine, key, text);
+	if (!ret)
+		ret = publish_token(engine);
+	if (!ret)
+		ret = publish_rpc_meta(engine);
+	if (ret)
+		return ret;
+	engine->published = true;
+	engine->publish_later = false;
+	return 0;
+}
+
+int mci_publish_update(struct mc_engine *engine)
+{
+	char key[MCI_KEY_MAX], *text;
+	int ret;
+
+	if (atomic_load(&engine->lost))
+		return taken_over(engine);
+	ret = encode(engine, &text);
+	if (ret)
+		return ret;
+	if (engine->publish_later) {
+		ret = publish_first(engine, text);
+	} else if (engine->metadata && engine->published) {
+		ret = mci_key_ram(engine->cluster_id, engine->self.name, key);
+		/* Over our own text only: what another process put there is not ours to replace. */
+		if (!ret)
+			ret = mci_metadata_publish(engine->metadata, key, text, 0, false);
+		if (ret == -EEXIST) {
+			on_lost(engine, key);
+			ret = taken_over(engine);
+		}
+	}
+	if (ret) {
+		free(text);
+		return ret;
+	}
+	pthread_mutex_lock(&engine->lock);
+	free(engine->descriptor);
+	engine->descriptor = text;
+	pthread_mutex_unlock(&engine->lock);
+	return 0;
+}
+
+/* Not before there is memory to show; but a name that is taken is said now. */
+static int publish_later(struct mc_engine *engine)
+{
+	char key[MCI_KEY_MAX];
+	uint64_t version;
+	bool there;
+	int ret;
+
+	ret = mci_key_ram(engine->cluster_id, engine->self.name, key);
+	if (!ret)
+		ret = look_at_predecessor(engine, key, &version, &there);
+	engine->publish_later = !ret;
+	return ret;
+}
+
+int mci_publish_start(struct mc_engine *engine)
+{
 	int ret;
 
 	pthread_mutex_lock(&engine->publish_lock);
@@ -304,16 +341,10 @@ int mci_publish_start(struct mc_engine *engine)
 	if (ret || !engine->metadata)
 		goto out_unlock;
 	mci_metadata_on_lost(engine->metadata, on_lost, engine);
-	ret = mci_key_ram(engine->cluster_id, engine->self.name, key);
-	if (!ret)
-		ret = take_name(engine, key);
-	if (!ret)
-		ret = publish_token(engine);
-	if (!ret)
-		ret = publish_rpc_meta(engine);
+	ret = engine->flags & MC_ENGINE_PUBLISH_LATER ? publish_later(engine)
+						      : publish_first(engine, engine->descriptor);
 	if (ret)
 		goto out_unlock;
-	engine->published = true;
 	if (engine->host.secret.mode == MCI_AUTH_TOKEN && mci_metadata_is_remote(engine))
 		mci_warn("no cluster key: whoever can read or write the metadata service %s can reach this "
 			 "process's memory "

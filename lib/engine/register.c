@@ -61,6 +61,8 @@ static void remember_memory(struct mc_region *region)
 		return;
 	if (mci_memory_find(base->addr, base->length, &base->memfd, &base->memfd_offset, &base->content_id))
 		return;
+	mci_memory_object(region->memory, &base->kdev, &base->object, &base->object_length);
+	base->object_offset = base->memfd_offset;
 	/* The id is the memory's; several ranges of it are several contents. */
 	mci_put64(base->content_id.b, mci_get64(base->content_id.b) ^ base->memfd_offset);
 	mci_put64(base->content_id.b + 8, mci_get64(base->content_id.b + 8) ^ base->length);
@@ -93,12 +95,13 @@ static void release(struct mc_region *region)
  * @attr: NULL for the defaults (readable and writable by peers)
  * @out: the region; mc_engine_unregister() it before the memory goes
  *
- * Memory from mc_memory_alloc() is shared with peers on this host by descriptor; other memory is reached
- * there through the kernel, or by TCP. Its whole pages are marked MADV_DONTFORK. The descriptor is published
- * anew before this returns. Thread-safe; blocks for the metadata service.
+ * Memory from mc_memory_alloc() is mapped by peers on this host, by a key of the kernel module or a descriptor;
+ * other memory is reached there through the kernel, or by TCP. Its whole pages are marked MADV_DONTFORK. The
+ * descriptor is published anew before this returns. Thread-safe; blocks for the metadata service.
  *
  * Return: 0; -EINVAL; -EEXIST: overlaps another region; -EFAULT: not mapped; -EOWNERDEAD: our name was taken
- * over; -ENOSPC: 65,536 regions; -ENOMEM; errors of the metadata service; -ECHILD.
+ * over; -EADDRINUSE: it was taken before we published later; -ENOSPC: 65,536 regions; -ENOMEM; errors of the
+ * metadata service; -ECHILD.
  */
 int mc_engine_register(mc_engine *engine, void *addr, uint64_t length, const struct mc_region_attr *attr,
 		       mc_region **out)

@@ -219,7 +219,7 @@ static int resolve_by_peer(struct mc_engine *engine, const char *name, uint64_t 
 	struct mci_hostport at;
 	const char *hosts[1];
 	struct mci_secret none = {.mode = MCI_AUTH_NONE};
-	char unix_name[64];
+	char unix_name[64], why[400];
 	uint32_t length;
 	void *body;
 	int ret;
@@ -250,17 +250,17 @@ static int resolve_by_peer(struct mc_engine *engine, const char *name, uint64_t 
 	}
 	ret = mci_control_ask(engine, &attr, MCI_CONTROL_DESCRIBE, &body, &length, NULL);
 	if (ret && (engine->cluster.mode != MCI_AUTH_CLUSTER || engine->flags & MC_ENGINE_CLASSIC) &&
-	    ret != -EKEYREJECTED && ret != -ETIMEDOUT) {
+	    ret != -EKEYREJECTED && ret != -ETIMEDOUT && ret != -EHOSTUNREACH && ret != -ENETUNREACH) {
 		if (!ask_classic(engine, name, &at, deadline_ns, out))
 			return 0;
+		snprintf(why, sizeof(why), "%s", mc_errmsg());
 		/* Somebody may live there who wants a key: the hello over TCP says so. */
 		attr.unix_name = NULL;
 		if (mci_control_ask(engine, &attr, MCI_CONTROL_DESCRIBE, &body, &length, NULL) ==
 		    -EKEYREJECTED)
 			return -EKEYREJECTED;
-		return mci_fail(ret,
-				"no segment answers at %s; is the target running there, as the same user%s?",
-				name, attr.unix_name ? " on this host" : "");
+		return mci_fail(ret, "no segment answers at %s; is the target running there, as the same user? (%s)",
+				name, why);
 	}
 	if (ret)
 		return ret;

@@ -11,6 +11,8 @@
 #include "core/uuid.h"
 
 #define OPEN_TIMEOUT_MS 5000
+/* A restarted peer publishes itself first and its memory after: how long that may take. */
+#define SETTLE_MS 5000
 
 /* Preference when several ways lead to a peer. */
 static const enum mci_transport_id preference[] = {MCI_TRANSPORT_SHM, MCI_TRANSPORT_RDMA, MCI_TRANSPORT_TCP,
@@ -166,6 +168,17 @@ static void choose_ways(struct mc_segment *segment)
 	pthread_mutex_unlock(&segment->refresh_lock);
 }
 
+/* Unreachable as a whole: there are regions, and no way leads to any of them. */
+static bool none_reached(const struct mc_segment *segment)
+{
+	unsigned int i;
+
+	for (i = 0; i < segment->region_count; i++)
+		if (segment->region_way[i])
+			return false;
+	return segment->region_count > 0;
+}
+
 static bool all_reached(const struct mc_segment *segment)
 {
 	unsigned int i;
@@ -194,9 +207,12 @@ static int open_ways(struct mc_segment *segment, const char *transports, uint64_
 		err = open_way(segment, preference[i], deadline, &segment->way[segment->way_count]);
 		if (!err) {
 			segment->way_count++;
+			mci_errmsg_set("");
 			choose_ways(segment);
 			if (all_reached(segment))
 				return 0;
+			if (*mc_errmsg())
+				snprintf(why, sizeof(why), "%s", mc_errmsg());
 			continue;
 		}
 		if (err != -EOPNOTSUPP || !why[0])
@@ -204,7 +220,7 @@ static int open_ways(struct mc_segment *segment, const char *transports, uint64_
 		if (err != -EOPNOTSUPP)
 			ret = err;
 	}
-	if (segment->way_count)
+	if (segment->way_count && !none_reached(segment))
 		return 0; /* regions without a way answer -ENETUNREACH */
 	if (segment->classic && segment->engine->cluster.mode == MCI_AUTH_CLUSTER &&
 	    !(segment->engine->flags & MC_ENGINE_CLASSIC))
@@ -424,6 +440,20 @@ static bool match_regions(struct mci_way *way, struct mci_descriptor *descriptor
 	return matched;
 }
 
+/* The peer was restarted, and its memory may be on the way: too early to say that the old is gone. */
+static bool still_registering(struct mc_segment *segment, const struct mci_descriptor *descriptor)
+{
+	uint64_t now = mci_now_ns();
+
+	if (descriptor->region_count >= segment->region_count)
+		return false;
+	if (!mci_uuid_equal(&segment->reborn, &descriptor->uuid)) {
+		segment->reborn = descriptor->uuid;
+		segment->reborn_ns = now;
+	}
+	return now - segment->reborn_ns < SETTLE_MS * MCI_NS_PER_MS;
+}
+
 static void mark_stale(struct mc_segment *segment)
 {
 	unsigned int i;
@@ -444,7 +474,7 @@ static void mark_way_stale(struct mci_way *way)
 			atomic_store(&segment->regions[i].stale, true);
 }
 
-/* host->refresh of the transports; the cookie is the way. */
+/* host->refresh of the transports; the cookie is the way. -EINPROGRESS: being restarted. */
 int mci_segment_refresh(void *arg, void *cookie, uint64_t deadline_ns,
 			int (*use)(void *arg, const struct mci_peer_info *info), void *use_arg)
 {
@@ -453,6 +483,7 @@ int mci_segment_refresh(void *arg, void *cookie, uint64_t deadline_ns,
 	struct mc_segment *segment = way->segment;
 	struct mci_resolved resolved;
 	struct mci_peer_info info;
+	bool reborn;
 	int ret;
 
 	pthread_mutex_lock(&segment->refresh_lock);
@@ -463,9 +494,16 @@ int mci_segment_refresh(void *arg, void *cookie, uint64_t deadline_ns,
 	ret = mci_segment_resolve(engine, segment->name, deadline_ns, &resolved);
 	if (ret)
 		goto out_unlock;
+	reborn = segment->has_ours && resolved.descriptor->has_ours &&
+		 !mci_uuid_equal(&resolved.descriptor->uuid, &way->uuid);
+	if (reborn && still_registering(segment, resolved.descriptor)) {
+		ret = mci_fail(-EINPROGRESS, "segment '%s' was restarted and has %u of its %u regions so far",
+			       segment->name, resolved.descriptor->region_count, segment->region_count);
+		mci_resolved_release(&resolved);
+		goto out_unlock;
+	}
 	if (resolved.descriptor->has_ours != segment->has_ours ||
-	    (segment->has_ours && !mci_uuid_equal(&resolved.descriptor->uuid, &way->uuid) &&
-	     !match_regions(way, resolved.descriptor))) {
+	    (reborn && !match_regions(way, resolved.descriptor))) {
 		mark_stale(segment);
 		ret = -ESTALE;
 		mci_info("segment '%s' was restarted; its old memory is gone", segment->name);

@@ -37,7 +37,8 @@ static int list_dir(int dir_fd, int data_dir_fd, uint64_t page_size,
 	while (!ret && (item = readdir(dir))) {
 		struct mc_memory_entry entry = { .size = sizeof(entry),
 						 .name = item->d_name,
-						 .page_size = page_size };
+						 .page_size = page_size,
+						 .kind = page_size > mci_base_page() ? "hugetlbfs" : "tmpfs" };
 		struct mci_sidecar sidecar;
 		struct stat st;
 		bool whole;
@@ -52,6 +53,8 @@ static int list_dir(int dir_fd, int data_dir_fd, uint64_t page_size,
 			whole = !mci_sidecar_read(dir_fd, item->d_name, &sidecar);
 			entry.length = (uint64_t)st.st_size;
 			entry.holder_pid = holder_of(fd, whole ? &sidecar : NULL);
+			if (whole)
+				entry.content_id = sidecar.content_id;
 			ret = fn(&entry, arg);
 		}
 		close(fd);
@@ -60,13 +63,7 @@ static int list_dir(int dir_fd, int data_dir_fd, uint64_t page_size,
 	return ret;
 }
 
-/**
- * mc_memory_list() - call @fn for every named memory of the calling user
- *
- * @fn must not keep the entry. holder_pid is -1 if somebody holds it whose pid is not known.
- * Return: 0, -EACCES, -EIO with a sentence, or the first non-zero value that @fn returned. Any thread.
- */
-int mc_memory_list(int (*fn)(const struct mc_memory_entry *entry, void *arg), void *arg)
+static int list_files(int (*fn)(const struct mc_memory_entry *entry, void *arg), void *arg)
 {
 	const uint64_t sizes[] = { mci_base_page(), MCI_PAGE_2M, MCI_PAGE_1G };
 	int dir_fd, ret;
@@ -89,6 +86,37 @@ int mc_memory_list(int (*fn)(const struct mc_memory_entry *entry, void *arg), vo
 	}
 	close(dir_fd);
 	return ret;
+}
+
+/**
+ * mc_memory_list() - call @fn for every named memory of the calling user
+ *
+ * Those that the kernel module keeps come first, then files. @fn must not keep the entry. holder_pid is -1 if
+ * somebody holds it whose pid is not known.
+ * Return: 0, -EACCES, -EIO with a sentence, or the first non-zero value that @fn returned. Any thread.
+ */
+int mc_memory_list(int (*fn)(const struct mc_memory_entry *entry, void *arg), void *arg)
+{
+	int ret = mci_module_list(fn, arg);
+
+	return ret ? ret : list_files(fn, arg);
+}
+
+bool mci_named_exists(const char *name)
+{
+	const uint64_t sizes[] = { mci_base_page(), MCI_PAGE_2M, MCI_PAGE_1G };
+	bool found = false;
+
+	for (unsigned int i = 0; !found && i < 3; i++) {
+		struct stat st;
+		int fd;
+
+		if (mci_named_dir(sizes[i], false, &fd))
+			continue;
+		found = !fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW);
+		close(fd);
+	}
+	return found;
 }
 
 /* 0 = removed, 1 = not here, -EAGAIN = replaced meanwhile */
@@ -133,28 +161,15 @@ static int unlink_in(int dir_fd, uint64_t page_size, const char *name)
 		       : ret;
 }
 
-/**
- * mc_memory_unlink() - remove a named memory of the calling user, content and all
- *
- * Return: 0; -ENOENT: there is none; -EBUSY: a process holds it (the sentence names the pid);
- * -EINVAL: not a name; -EACCES, -EIO. Any thread.
- */
-int mc_memory_unlink(const char *name)
+static int unlink_files(const char *name)
 {
 	const uint64_t sizes[] = { mci_base_page(), MCI_PAGE_2M, MCI_PAGE_1G };
 	struct mci_sidecar sidecar;
 	int dir_fd, ret;
 
-	if (!name)
-		return mci_fail(-EINVAL, "mc_memory_unlink(): no name given");
-	ret = mci_named_check(name);
-	if (ret)
-		return ret;
 	ret = mci_named_dir(0, false, &dir_fd);
 	if (ret)
-		return ret == -ENOENT
-			       ? mci_fail(-ENOENT, "there is no memory \"%s\" of user %u", name, geteuid())
-			       : ret;
+		return ret == -ENOENT ? 1 : ret;
 	ret = 1;
 	for (unsigned int i = 0; ret == 1 && i < 3; i++)
 		ret = unlink_in(dir_fd, sizes[i], name);
@@ -162,5 +177,31 @@ int mc_memory_unlink(const char *name)
 	if (ret == 1 && mci_sidecar_read(dir_fd, name, &sidecar) != -ENOENT)
 		ret = mci_sidecar_remove(dir_fd, name);
 	close(dir_fd);
-	return ret == 1 ? mci_fail(-ENOENT, "there is no memory \"%s\" of user %u", name, geteuid()) : ret;
+	return ret;
+}
+
+/**
+ * mc_memory_unlink() - remove a named memory of the calling user, content and all
+ *
+ * Where the name stands for two, kept memory of the kernel module and a file, both go.
+ *
+ * Return: 0; -ENOENT: there is none; -EBUSY: a process holds it (the sentence names the pid);
+ * -EINVAL: not a name; -EACCES, -EIO. Any thread.
+ */
+int mc_memory_unlink(const char *name)
+{
+	int ret, kept;
+
+	if (!name)
+		return mci_fail(-EINVAL, "mc_memory_unlink(): no name given");
+	ret = mci_named_check(name);
+	if (ret)
+		return ret;
+	kept = mci_module_unlink(name);
+	if (kept && kept != -ENOENT)
+		return kept;
+	ret = unlink_files(name);
+	if (ret != 1)
+		return ret;
+	return kept ? mci_fail(-ENOENT, "there is no memory \"%s\" of user %u", name, geteuid()) : 0;
 }

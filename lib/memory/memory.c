@@ -18,6 +18,7 @@
 
 #include "core/clock.h"
 #include "core/errors.h"
+#include "core/log.h"
 #include "core/uuid.h"
 
 #ifndef MAP_HUGE_SHIFT
@@ -26,11 +27,6 @@
 #ifndef MFD_HUGE_SHIFT
 #define MFD_HUGE_SHIFT 26
 #endif
-
-#define LENGTH_MAX (1ull << 47) /* user address space of the common machines */
-#define KNOWN_FLAGS                                                                                         \
-	(MC_MEMORY_LOCK | MC_MEMORY_PREFAULT | MC_MEMORY_PRIVATE | MC_MEMORY_EXCLUSIVE | MC_MEMORY_CREATE | \
-	 MC_MEMORY_EXISTING)
 
 struct mc_memory {
 	struct mc_memory *next;
@@ -54,54 +50,10 @@ static void after_fork_in_child(void)
 {
 	table = NULL;
 	pthread_mutex_init(&table_lock, NULL);
+	mci_module_after_fork();
 }
 
 static void watch_forks(void) { pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child); }
-
-static int check_attr(const struct mc_memory_attr *in, struct mc_memory_attr *out)
-{
-	if (!in || in->size < offsetof(struct mc_memory_attr, reserved))
-		return mci_fail(
-			-EINVAL,
-			"mc_memory_alloc(): no attributes, or their size member is not set; begin with "
-			"MC_MEMORY_ATTR_INIT");
-	memset(out, 0, sizeof(*out));
-	memcpy(out, in, in->size < sizeof(*out) ? in->size : sizeof(*out));
-	for (size_t i = sizeof(*out); i < in->size; i++) {
-		if (((const uint8_t *)in)[i])
-			return mci_fail(-E2BIG,
-					"mc_memory_alloc(): the attributes have members that libmooncake %s "
-					"does not know",
-					MC_VERSION_STRING);
-	}
-	for (size_t i = 0; i < sizeof(out->reserved) / sizeof(out->reserved[0]); i++) {
-		if (out->reserved[i])
-			return mci_fail(-EINVAL, "mc_memory_alloc(): reserved members must be zero; begin "
-						 "with MC_MEMORY_ATTR_INIT");
-	}
-	if (out->flags & ~KNOWN_FLAGS)
-		return mci_fail(-EINVAL, "mc_memory_alloc(): unknown flags 0x%x", out->flags & ~KNOWN_FLAGS);
-	if (!out->length || out->length > LENGTH_MAX)
-		return mci_fail(-EINVAL, "mc_memory_alloc(): length %llu; want 1 to %llu bytes",
-				(unsigned long long)out->length, LENGTH_MAX);
-	if (out->page_size && out->page_size != mci_base_page() && out->page_size != MCI_PAGE_2M &&
-	    out->page_size != MCI_PAGE_1G)
-		return mci_fail(-EINVAL,
-				"mc_memory_alloc(): page size %llu; want 0, %llu, 2097152 or 1073741824",
-				(unsigned long long)out->page_size, (unsigned long long)mci_base_page());
-	if (out->name && out->flags & MC_MEMORY_PRIVATE)
-		return mci_fail(-EINVAL,
-				"mc_memory_alloc(): MC_MEMORY_PRIVATE memory cannot have a name (\"%s\")",
-				out->name);
-	if (!out->name && out->flags & (MC_MEMORY_EXCLUSIVE | MC_MEMORY_CREATE | MC_MEMORY_EXISTING))
-		return mci_fail(-EINVAL,
-				"mc_memory_alloc(): MC_MEMORY_EXCLUSIVE, _CREATE and _EXISTING need a name");
-	if ((out->flags & (MC_MEMORY_CREATE | MC_MEMORY_EXISTING)) == (MC_MEMORY_CREATE | MC_MEMORY_EXISTING))
-		return mci_fail(
-			-EINVAL,
-			"mc_memory_alloc(): MC_MEMORY_CREATE and MC_MEMORY_EXISTING exclude each other");
-	return mci_numa_check(out->numa_node);
-}
 
 static unsigned int log2_of(uint64_t v) { return 63 - (unsigned int)__builtin_clzll(v); }
 
@@ -153,6 +105,12 @@ static int map(const struct mc_memory_attr *attr, struct mci_backing *b, uint8_t
 	char size[MCI_SIZE_TEXT];
 	void *p;
 
+	if (b->kdev) { /* small pages, of its own choice; never inherited */
+		err = mci_kdev_map(b->kdev, b->mmap_offset, b->length, true, &p);
+		if (!err)
+			*addr = p;
+		return err;
+	}
 	if (b->fd < 0) {
 		flags = MAP_PRIVATE | MAP_ANONYMOUS;
 		if (huge)
@@ -185,10 +143,15 @@ static int map(const struct mc_memory_attr *attr, struct mci_backing *b, uint8_t
 
 static int open_backing(const struct mc_memory_attr *attr, uint64_t page_size, struct mci_backing *b)
 {
+	bool taken;
+	int ret;
+
 	memset(b, 0, sizeof(*b));
 	b->fd = b->dir_fd = b->data_dir_fd = -1;
-	if (attr->name)
-		return mci_named_open(attr, b);
+	if (attr->name) {
+		ret = mci_module_open_named(attr, b, &taken);
+		return ret || taken ? ret : mci_named_open(attr, b);
+	}
 	if (!(attr->flags & MC_MEMORY_PRIVATE))
 		return open_memfd(attr->length, page_size, b);
 	b->length = round_up(attr->length, page_size);
@@ -200,7 +163,9 @@ static int open_backing(const struct mc_memory_attr *attr, uint64_t page_size, s
 
 static void close_backing(struct mci_backing *b, bool undo)
 {
-	if (b->name[0])
+	if (b->kdev)
+		mci_module_close(b, undo);
+	else if (b->name[0])
 		mci_named_close(b, undo);
 	else if (b->fd >= 0)
 		close(b->fd);
@@ -224,6 +189,12 @@ static int open_and_map(const struct mc_memory_attr *attr, struct mci_backing *b
 				return 0;
 			close_backing(b, true);
 		}
+	}
+	/* What the module cannot do is done without it: never a reason to fail. */
+	if (!attr->name && mci_module_alloc(attr, b)) {
+		if (!map(attr, b, addr))
+			return 0;
+		close_backing(b, true);
 	}
 	ret = open_backing(attr, attr->page_size ? attr->page_size : mci_base_page(), b);
 	if (ret)
@@ -309,11 +280,11 @@ static int check_available(const struct mci_backing *b)
 static int populate(const struct mc_memory_attr *attr, struct mc_memory *m)
 {
 	bool touch = attr->flags & (MC_MEMORY_PREFAULT | MC_MEMORY_LOCK);
-	bool named = m->backing.name[0];
+	bool named = m->backing.name[0] && !m->backing.kdev; /* a file */
 	uint64_t start;
 	int ret;
 
-	if (touch || named) {
+	if ((touch || named) && !m->backing.kdev) { /* the module's pages are there already */
 		ret = check_available(&m->backing);
 		if (ret)
 			return ret;
@@ -349,7 +320,8 @@ static int populate(const struct mc_memory_attr *attr, struct mc_memory *m)
  * Return: 0, or a negative errno with a sentence:
  * -EINVAL: attributes; named: it exists with another length or page size. -E2BIG: newer attributes.
  * -ENOMEM: not enough memory or huge pages; -ENOMEM, -EPERM: RLIMIT_MEMLOCK. -ENOSPC: /dev/shm is full.
- * -EBUSY: named: another process, or this one, holds it. -EEXIST, -ENOENT: by MC_MEMORY_CREATE, _EXISTING, or
+ * -EBUSY: named: another process, or this one, holds it. -ENOTUNIQ: named: it is there twice, as kept memory
+ * of the kernel module and as a file. -EEXIST, -ENOENT: by MC_MEMORY_CREATE, _EXISTING, or
  * no hugetlbfs mount. -EACCES: named: the directory is not safe. -EOPNOTSUPP: NUMA placement in a build
  * without it.
  */
@@ -361,10 +333,11 @@ int mc_memory_alloc(const struct mc_memory_attr *attr, mc_memory **memory)
 
 	if (!memory)
 		return mci_fail(-EINVAL, "mc_memory_alloc(): nowhere to put the handle");
-	ret = check_attr(attr, &a);
+	ret = mci_memory_attr_check(attr, &a);
 	if (ret)
 		return ret;
 	pthread_once(&fork_once, watch_forks);
+	mci_log_init();
 	m = calloc(1, sizeof(*m));
 	if (!m)
 		return mci_fail(-ENOMEM, "mc_memory_alloc(): no memory for the handle");
@@ -372,13 +345,13 @@ int mc_memory_alloc(const struct mc_memory_attr *attr, mc_memory **memory)
 	ret = open_and_map(&a, &m->backing, &m->addr);
 	if (ret)
 		goto err_free;
-	ret = mci_numa_place(m->addr, m->backing.length, a.numa_node);
+	ret = m->backing.kdev ? 0 : mci_numa_place(m->addr, m->backing.length, a.numa_node);
 	if (ret)
 		goto err_unmap;
 	ret = populate(&a, m);
 	if (ret)
 		goto err_unmap;
-	if (m->backing.name[0]) {
+	if (m->backing.name[0] && !m->backing.kdev) {
 		ret = mci_named_commit(&m->backing);
 		if (ret)
 			goto err_unmap;
@@ -511,6 +484,13 @@ int mci_memory_hold(const void *addr, uint64_t length, mc_memory **memory)
 	}
 	pthread_mutex_unlock(&table_lock);
 	return m ? 0 : -ENOENT;
+}
+
+void mci_memory_object(const mc_memory *memory, struct mci_kdev **kdev, uint32_t *object, uint64_t *length)
+{
+	*kdev = memory->backing.kdev;
+	*object = memory->backing.object;
+	*length = memory->backing.length;
 }
 
 void mci_memory_put(mc_memory *memory)

@@ -24,6 +24,8 @@ int mci_sidecar_remove(int dir_fd, const char *name);
 int mci_named_lock(int fd);
 /* The name still means the file that was opened: nobody replaced it before we had the lock. */
 bool mci_named_is(int data_dir_fd, const char *name, int fd);
+/* Is there a file of that name, of any page size? */
+bool mci_named_exists(const char *name);
 int mci_named_busy(int dir_fd, const char *name); /* -EBUSY with a sentence that names the holder */
 
 #endif

@@ -378,11 +378,16 @@ static void server_of(const char *url, char *text, size_t size)
 
 static int explain(const struct call *call, const struct mci_curl_request *request, CURLcode code)
 {
-	uint32_t ms = request->timeout_ms ? request->timeout_ms : TIMEOUT_MS;
 	const char *why = call->error[0] ? call->error : curl_easy_strerror(code);
+	curl_off_t spent = 0;
 	char server[300];
+	long os = 0;
 
 	server_of(request->url, server, sizeof(server));
+	curl_easy_getinfo(call->easy, CURLINFO_TOTAL_TIME_T, &spent);
+	curl_easy_getinfo(call->easy, CURLINFO_OS_ERRNO, &os);
+	if (os == EMFILE || os == ENFILE)
+		return mci_fail(-(int)os, "%s cannot be reached: %s", server, strerror((int)os));
 	if (call->no_memory || code == CURLE_OUT_OF_MEMORY)
 		return mci_fail(-ENOMEM, "no memory for the answer of %s", server);
 	if (call->too_long)
@@ -401,8 +406,8 @@ static int explain(const struct call *call, const struct mci_curl_request *reque
 	case CURLE_OPERATION_TIMEDOUT:
 		return mci_fail(
 			-ETIMEDOUT,
-			"%s did not answer within %u ms; is the address right, and no firewall between?",
-			server, ms);
+			"%s did not answer within %lld ms; is the address right, and no firewall between?",
+			server, (long long)(spent / 1000));
 	case CURLE_SSL_CONNECT_ERROR:
 	case CURLE_PEER_FAILED_VERIFICATION:
 	case CURLE_SSL_CERTPROBLEM:
@@ -411,8 +416,9 @@ static int explain(const struct call *call, const struct mci_curl_request *reque
 	case CURLE_SSL_ISSUER_ERROR:
 	case CURLE_USE_SSL_FAILED:
 		return mci_fail(-EACCES,
-				"no TLS connection to %s (%s); check the CA, certificate and key files, and "
-				"whether that port speaks TLS",
+				"no TLS connection to %s (%s); does that port speak TLS? who signed its "
+				"certificate (itself, where it is self-signed) must be in MOONCAKE_CA_FILE or "
+				"security.ca_file; certificate and key of our own must fit the server",
 				server, why);
 	case CURLE_UNSUPPORTED_PROTOCOL:
 		if (!strncmp(server, "http://", 7) || !strncmp(server, "https://", 8))

@@ -337,7 +337,10 @@ static int open_locked(const char *path, int *out)
 	for (tries = 0; tries < 16; tries++) {
 		fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
 		if (fd < 0)
-			return mci_fail(-errno, "log file '%s' cannot be opened: %s", path, strerror(errno));
+			return mci_fail(-errno, "log file '%s' cannot be opened: %s%s", path, strerror(errno),
+					errno == ENOENT || errno == ENOTDIR
+						? "; its directory must exist: create that first (mkdir -p)"
+						: "; give another --log_file");
 		if (fstat(fd, &opened) || !S_ISREG(opened.st_mode)) {
 			close(fd);
 			return mci_fail(-EINVAL, "log file '%s' is not a regular file", path);

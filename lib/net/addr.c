@@ -141,6 +141,32 @@ bool mci_host_is_loopback(const char *host)
 	return count > 0;
 }
 
+bool mci_host_is_literal(const char *host)
+{
+	struct mci_addr addr;
+
+	return mci_addr_literal(host, 0, &addr);
+}
+
+int mci_host_check(const char *host)
+{
+	struct mci_addr addrs[MCI_RESOLVE_MAX];
+	int count = mci_resolve_host(host, 0, mci_now_ns() + 3 * MCI_NS_PER_S, addrs);
+
+	return count < 0 ? count : 0;
+}
+
+const char *mci_loopback(void)
+{
+	struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), err;
+
+	err = fd < 0 ? errno : bind(fd, (const struct sockaddr *)&v4, sizeof(v4)) ? errno : 0;
+	if (fd >= 0)
+		close(fd);
+	return err == EADDRNOTAVAIL || err == EAFNOSUPPORT ? "::1" : "127.0.0.1";
+}
+
 void mci_addr_host(const struct mci_addr *addr, char *text, size_t size)
 {
 	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&addr->sa;

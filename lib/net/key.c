@@ -34,7 +34,10 @@ int mc_key_create(const char *path)
 		ret = -errno;
 		return mci_fail(ret, "cannot create key file '%s': %s%s", path, strerror(-ret),
 				ret == -EEXIST ? "; a cluster has one key, copy this one to the other hosts"
-					       : "");
+				: ret == -ENOENT || ret == -ENOTDIR
+					? "; its directory must exist: create that first (mkdir -p)"
+				: ret == -EACCES || ret == -EROFS ? "; choose a place where you may write"
+								  : "");
 	}
 	mci_random(key, sizeof(key));
 	mci_hex(key, sizeof(key), text);

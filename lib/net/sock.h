@@ -21,6 +21,9 @@ int mci_hostport_parse(const char *text, struct mci_hostport *out);
 /* "h:p", IPv6 in brackets. */
 void mci_hostport_text(const struct mci_hostport *in, char *text, size_t size);
 bool mci_host_is_loopback(const char *host); /* by literal or resolution */
+bool mci_host_is_literal(const char *host);
+int mci_host_check(const char *host); /* 0, or -errno with a sentence if it is no address and resolves to none */
+const char *mci_loopback(void);	      /* "127.0.0.1", or "::1" on a host that lacks it */
 /* Source address of the route to @host (no packet is sent); -errno if there is none. */
 int mci_local_address_to(const char *host, char *out, size_t size);
 

@@ -15,6 +15,8 @@
 
 #define MCI_LOCATION_MAX 64
 
+struct mci_kdev;
+
 struct mci_region {
 	uint32_t id, generation;
 	uint32_t rights; /* MC_REMOTE_* */
@@ -24,6 +26,9 @@ struct mci_region {
 	char location[MCI_LOCATION_MAX];
 	int memfd; /* descriptor behind it (not owned), -1 = none */
 	uint64_t memfd_offset;
+	struct mci_kdev *kdev; /* memory of the kernel module (not owned), NULL = it is not */
+	uint32_t object;
+	uint64_t object_offset, object_length; /* of the region in it; of all of it */
 	bool classic; /* also reachable by raw address, under --classic */
 	/* low bits: users; top bit: dying. mci_region_get() fails once it is dying. */
 	_Atomic uint64_t users;

@@ -95,6 +95,7 @@ struct mci_transport_options {
 	uint32_t streams;    /* TCP connections per peer, 0 = automatic */
 	uint32_t slice_size; /* 0 = automatic */
 	bool classic, require_ack, integrity, checksum;
+	bool no_module; /* do without the kernel module */
 	const char *source;	      /* local address to connect from, or NULL */
 	uint32_t connect_timeout_ms;  /* 3000 */
 	uint16_t port_low, port_high; /* for further listeners */
@@ -125,9 +126,10 @@ struct mci_transport_host {
 	 * After a lost connection that could not be re-opened, or a peer that answered -ESTALE to the hello:
 	 * read the descriptor anew. @cookie is what peer_open() got. Calls @use with the new info (same or
 	 * compatible segment; the regions that this peer serves updated) and returns its result, or returns
-	 * -ESTALE (restarted: other memory; every remote region is marked stale) or -errno (not known now; try
-	 * again later). @use may answer -ESTALE: it cannot follow, ever. May block up to @deadline_ns: not from
-	 * a loop thread.
+	 * -ESTALE (restarted: other memory; every remote region is marked stale), -EINPROGRESS (restarted a moment
+	 * ago, its memory may be on the way: let requests wait and try again), or -errno (not known now; try again
+	 * later). @use may answer -ESTALE: it cannot follow, ever. May block up to @deadline_ns: not from a loop
+	 * thread.
 	 */
 	int (*refresh)(void *engine, void *cookie, uint64_t deadline_ns,
 		       int (*use)(void *arg, const struct mci_peer_info *info), void *arg);

@@ -60,6 +60,45 @@ static void test_a_name_in_use_is_refused_and_left_alone(void **state)
 	must(mc_engine_close(second));
 }
 
+/* The segment shows itself with its first region; a name that is taken is said at once all the same. */
+static void test_an_engine_may_publish_with_its_memory(void **state)
+{
+	static uint8_t memory[2][4096];
+	struct mc_engine_attr attr = named("later");
+	struct mc_region_attr local = MC_REGION_ATTR_INIT;
+	mc_engine *engine, *other;
+	mc_region *own, *shared;
+	char *text;
+
+	(void)state;
+	attr.flags = MC_ENGINE_PUBLISH_LATER;
+	local.rights = 0;
+	must(mc_engine_open(&attr, &engine));
+	must(mc_engine_register(engine, memory[0], sizeof(memory[0]), &local, &own));
+	assert_null(record_of("mooncake/ram/later"));
+	must(mc_engine_register(engine, memory[1], sizeof(memory[1]), NULL, &shared));
+	text = record_of("mooncake/ram/later");
+	assert_non_null(text);
+	assert_non_null(strstr(text, "content_id"));
+	free(text);
+	assert_refused(&attr, -EADDRINUSE, "'later'");
+	must(mc_engine_unregister(shared, 0));
+	must(mc_engine_unregister(own, 0));
+	must(mc_engine_close(engine));
+
+	/* Two that wait: who registers first has the name. */
+	must(mc_engine_open(&attr, &engine));
+	must(mc_engine_open(&attr, &other));
+	must(mc_engine_register(engine, memory[0], sizeof(memory[0]), NULL, &own));
+	assert_int_equal(mc_engine_register(other, memory[1], sizeof(memory[1]), NULL, &shared), -EADDRINUSE);
+	assert_sentence("'later'");
+	must(mc_engine_unregister(own, 0));
+	must(mc_engine_close(engine));
+	must(mc_engine_register(other, memory[1], sizeof(memory[1]), NULL, &shared));
+	must(mc_engine_unregister(shared, 0));
+	must(mc_engine_close(other));
+}
+
 static void taken_over(const char *living, const char *second)
 {
 	struct mc_engine_attr attr = named("other-key");
@@ -307,6 +346,7 @@ int main(int argc, char **argv)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_a_name_in_use_is_refused_and_left_alone),
+		cmocka_unit_test(test_an_engine_may_publish_with_its_memory),
 		cmocka_unit_test(test_a_living_process_keeps_its_name_against_another_key),
 		cmocka_unit_test(test_the_name_of_a_killed_process_can_be_taken_at_once),
 		cmocka_unit_test(test_of_two_that_race_for_a_name_one_wins),

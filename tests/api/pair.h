@@ -19,7 +19,7 @@
 
 struct pair {
 	const char *transport; /* "tcp", "tcp-classic", "shm" */
-	const char *memory;    /* "memfd" or "malloc" */
+	const char *memory;    /* "memfd", "module" or "malloc" */
 	uint32_t flags;	       /* of both engines */
 	mc_metadata_server *server;
 	char uri[64], target_name[64];
@@ -50,6 +50,22 @@ static inline void pair_open_engine(struct pair *p, const char *name, uint32_t d
 	must(mc_engine_open(&attr, engine));
 }
 
+/* Does this process get memory from the kernel module? */
+static inline int pair_has_module(void)
+{
+	struct mc_memory_attr attr = MC_MEMORY_ATTR_INIT;
+	struct mc_memory_info info = {.size = sizeof(info)};
+	mc_memory *memory;
+	int has;
+
+	attr.length = attr.page_size = 4096;
+	if (mc_memory_alloc(&attr, &memory))
+		return 0;
+	has = !mc_memory_info(memory, &info) && !strcmp(info.kind, "module");
+	mc_memory_free(memory);
+	return has;
+}
+
 static inline uint8_t *pair_alloc(struct pair *p, mc_memory **memory)
 {
 	struct mc_memory_attr attr = MC_MEMORY_ATTR_INIT;
@@ -62,6 +78,7 @@ static inline uint8_t *pair_alloc(struct pair *p, mc_memory **memory)
 	}
 	attr.length = PAIR_BYTES;
 	attr.page_size = 4096;
+	attr.flags = strcmp(p->memory, "module") ? MC_MEMORY_NO_MODULE : 0;
 	must(mc_memory_alloc(&attr, memory));
 	return mc_memory_addr(*memory);
 }

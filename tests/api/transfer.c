@@ -148,6 +148,48 @@ static void test_a_restarted_target_answers_stale_until_opened_anew(void **state
 	assert_done(move(p, MC_WRITE, p->local, at(p, 0), 4096));
 }
 
+static void *register_late(void *arg)
+{
+	struct pair *p = arg;
+
+	usleep(1500000);
+	must(mc_engine_register(p->target, p->remote, PAIR_BYTES, NULL, &p->remote_region));
+	return NULL;
+}
+
+/* Every application opens its engine first and registers after. */
+static void test_a_restarted_target_has_time_to_register(void **state)
+{
+	struct pair *p = *state;
+	struct mc_status status;
+	pthread_t thread;
+
+	if (!strcmp(p->transport, "tcp-classic"))
+		return;
+	assert_done(move(p, MC_WRITE, p->local, at(p, 0), 4096));
+	pair_stop_target(p);
+	pair_open_engine(p, p->target_name, 0, &p->target);
+	assert_int_equal(pthread_create(&thread, NULL, register_late, p), 0);
+	status = move(p, MC_WRITE, p->local, at(p, 0), 4096);
+	pthread_join(thread, NULL);
+	if (p->target_memory)
+		assert_done(status);
+	else
+		assert_failed(status, -ESTALE);
+}
+
+static void test_a_target_that_never_registers_again_is_stale_in_the_end(void **state)
+{
+	struct pair *p = *state;
+
+	if (strcmp(p->transport, "tcp"))
+		return;
+	pair_stop_target(p);
+	pair_open_engine(p, p->target_name, 0, &p->target);
+	assert_failed(move(p, MC_WRITE, p->local, at(p, 0), 4096), -ESTALE);
+	must(mc_engine_register(p->target, p->remote, PAIR_BYTES, NULL, &p->remote_region));
+}
+
 static void test_a_stopped_target_fails_requests_within_their_deadline(void **state)
 {
 	struct pair *p = *state;
@@ -436,6 +478,37 @@ static void test_unknown_segments_and_taken_names_are_sentences(void **state)
 	assert_non_null(strstr(mc_errmsg(), p->target_name));
 }
 
+static void test_shared_memory_of_the_kernel_module(void **state)
+{
+	(void)state;
+	print_message("skipped: there is no memory of the kernel module here (\"mooncake doctor\" says why)\n");
+	skip();
+}
+
+/* A requester may look at what it was attached: zero-copy views, and the path that says how. */
+static void test_a_region_can_be_viewed_and_the_path_says_how_it_is_reached(void **state)
+{
+	struct mc_segment_region region = {.size = sizeof(region)};
+	struct pair *p = *state;
+	const void *addr;
+	mc_view *view;
+
+	fill(p->remote, 4096, 3);
+	must(mc_segment_region(p->segment, 0, &region));
+	if (strcmp(p->transport, "shm") || !strcmp(p->memory, "malloc")) {
+		assert_int_equal(mc_segment_map(p->segment, region.id, 0, 4096, &addr, &view), -EOPNOTSUPP);
+		return;
+	}
+	assert_non_null(strstr(region.detail,
+			       !strcmp(p->memory, "module") ? "module, attached by key" : "memfd mapped"));
+	must(mc_segment_map(p->segment, region.id, 0, 4096, &addr, &view));
+	assert_memory_equal(addr, p->remote, 4096);
+	p->remote[5] ^= 0xff;
+	assert_int_equal(((const uint8_t *)addr)[5], p->remote[5]);
+	assert_int_equal(mc_engine_unregister(p->remote_region, 0), -EBUSY);
+	must(mc_view_close(view));
+}
+
 static int setup(void **state)
 {
 	pair_setup(*state);
@@ -467,6 +540,8 @@ static int teardown(void **state)
 			each(p, test_rights_are_kept),                                             \
 			each(p, test_a_region_registered_anew_is_other_memory),                    \
 			each(p, test_a_restarted_target_answers_stale_until_opened_anew),          \
+			each(p, test_a_restarted_target_has_time_to_register),                     \
+			each(p, test_a_target_that_never_registers_again_is_stale_in_the_end),     \
 			each(p, test_a_stopped_target_fails_requests_within_their_deadline),       \
 			each(p, test_batch_life_is_guarded),                                       \
 			each(p, test_completion_fd_is_readable_while_a_batch_waits_to_be_fetched), \
@@ -477,6 +552,7 @@ static int teardown(void **state)
 			each(p, test_warm_data_path_allocates_nothing),                            \
 			each(p, test_unregister_refuses_or_waits_while_transfers_fly),             \
 			each(p, test_child_of_a_fork_gets_echild),                                 \
+			each(p, test_a_region_can_be_viewed_and_the_path_says_how_it_is_reached),  \
 			each(p, test_unknown_segments_and_taken_names_are_sentences),              \
 		};                                                                                 \
 		cmocka_run_group_tests_name(title, tests, NULL, NULL);                             \
@@ -504,9 +580,11 @@ int main(int argc, char **argv)
 	static struct pair classic = {
 		.transport = "tcp-classic", .memory = "malloc", .flags = MC_ENGINE_CLASSIC};
 	static struct pair shm = {.transport = "shm", .memory = "memfd"};
+	static struct pair shm_module = {.transport = "shm", .memory = "module"};
 	static struct pair shm_vm = {.transport = "shm", .memory = "malloc"};
 	static struct pair rdma = {.transport = "rdma", .memory = "memfd"};
 	static struct pair rdma_malloc = {.transport = "rdma", .memory = "malloc"};
+	const struct CMUnitTest none[] = {cmocka_unit_test(test_shared_memory_of_the_kernel_module)};
 	const char *only = argc > 1 ? argv[1] : NULL;
 	int failed = 0;
 
@@ -520,6 +598,12 @@ int main(int argc, char **argv)
 		failed += run("tcp-classic", &classic);
 	if (!only || !strcmp(only, "shm"))
 		failed += run("shm, memfd", &shm);
+	if (!only || !strcmp(only, "shm-module")) {
+		if (pair_has_module())
+			failed += run("shm, module", &shm_module);
+		else
+			failed += cmocka_run_group_tests_name("shm, module", none, NULL, NULL);
+	}
 	if (!only || !strcmp(only, "shm-vm"))
 		failed += run("shm, process_vm", &shm_vm);
 	if (!has_nic()) {

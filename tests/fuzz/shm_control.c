@@ -79,10 +79,11 @@ static int file(void)
 static void grants(const uint8_t *p, size_t n, bool probed, bool other_user)
 {
 	struct mci_remote_region region = {.length = FILE_SIZE / 2};
-	struct mci_peer peer = {.regions = &region, .count = 1};
+	struct mci_transport transport = {.kdev = NULL};
+	struct mci_peer peer = {.transport = &transport, .regions = &region, .count = 1};
 	struct mci_shm_map map = {.state = MCI_SHM_MAP_ASKED};
 	struct mci_shm_link link = {
-		.peer = &peer, .maps = &map, .probed = probed, .uid = geteuid() + other_user};
+		.peer = &peer, .maps = &map, .probed = probed, .attaches = probed, .uid = geteuid() + other_user};
 	volatile uint8_t sum = 0;
 	uint16_t count, flags;
 	int fd;
@@ -105,6 +106,8 @@ static void grants(const uint8_t *p, size_t n, bool probed, bool other_user)
 			abort();
 		if (map.state == MCI_SHM_MAP_READY && map.mode == MCI_SHM_VM && !probed)
 			abort();
+		if (map.state == MCI_SHM_MAP_READY && map.mode == MCI_SHM_MODULE)
+			abort(); /* nothing can be attached without the module */
 		mci_shm_map_drop(&map);
 	}
 	(void)sum;

@@ -64,9 +64,9 @@ end_target
 
 # A peer that dies in the middle is an error at once, not at the deadline of 30 s.
 start_peer
-{ sleep 0.5; kill -9 "$target"; } &
+{ sleep 1.5; kill -9 "$target"; } &
 begin=$SECONDS
-! initiate --duration=2 --follow_restart=false || die "a run against a peer that died ended well"
+! initiate --duration=4 --follow_restart=false || die "a run against a peer that died ended well"
 [ $((SECONDS - begin)) -lt 15 ] || die "it took $((SECONDS - begin)) s to notice that the peer died"
 grep -qE 'Connection (refused|reset)' "$dir/out" "$dir/err" || die "the death of the peer is not said"
 

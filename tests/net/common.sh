@@ -69,7 +69,7 @@ start_target() {
 	background "target-$name" ${target_prefix:-} "$bench" --mode=target --metadata_server="$uri" --local_server_name="$name" --buffer_size=67108864 "$@"
 	# shellcheck disable=SC2034
 	target=$pid
-	until_true 10 grep -qE 'segment_id' "$dir/target-$name"
+	until_true 40 grep -qE 'segment_id' "$dir/target-$name"	# a GiB takes its time on a busy machine
 }
 
 # initiator NAME TARGET [FLAGS...]: in the foreground.

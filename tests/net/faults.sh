@@ -4,6 +4,23 @@
 # shellcheck source=tests/net/common.sh disable=SC2034
 . "$(dirname "$0")/common.sh"
 
+kept=faults-$$
+# memory_of PID BYTES: the file behind the memory of a target.
+memory_of() {
+	local fd
+	for fd in /proc/"$1"/fd/*; do
+		[ "$(stat -L -c %s "$fd" 2>/dev/null)" != "$2" ] || { echo "$fd"; return; }
+	done
+	die "process $1 has no memory of $2 bytes"
+}
+# Zero the beginning of it, and see it written again: bytes move.
+written() { [ "$(head -c 65536 "$1" | tr -d '\0' | wc -c)" -gt 0 ]; }
+bytes_move() {
+	dd if=/dev/zero of="$1" bs=64K count=1 conv=notrunc status=none
+	until_true 6 written "$1"
+}
+end_target() { kill "$target"; until_true 10 test ! -e /proc/"$target"; }
+
 start_server
 for protocol in tcp shm; do
 	echo "--- $protocol: target killed (-9) in mid-transfer: every request fails in its deadline, the run goes on, status 1"
@@ -18,19 +35,37 @@ for protocol in tcp shm; do
 	[ $rc = 1 ] || die "status $rc, not 1"
 	jq -e '.failed + .timed_out > 0' "$dir/init-kill-$protocol" >/dev/null || die "no failure was counted"
 
-	echo "--- $protocol: restarted under its name (record of the dead taken over): stale, re-opened, counted, goes on"
-	start_target "r-$protocol"
-	background "init-restart-$protocol" "$bench" --mode=initiator --metadata_server="$uri" --local_server_name="ir-$protocol" --segment_id="r-$protocol" \
-		--threads=2 --batch_size=16 --block_size=65536 --protocol=$protocol --operation=write --duration=6 --warmup=0 --timeout_ms=4000 --json
-	run=$pid
-	sleep 1
-	kill -9 "$target"
-	start_target "r-$protocol"
-	until_true 15 test ! -e /proc/"$run"
-	rc=0; wait "$run" || rc=$?
-	[ $rc -le 1 ] || die "the initiator died with status $rc"
-	jq -e '.reopened > 0' "$dir/init-restart-$protocol" >/dev/null || die "the segment was not opened anew"
-	initiator "ir2-$protocol" "r-$protocol" --protocol=$protocol --check --duration=1 >"$dir/check-$protocol" 2>&1 || die "the new target does not serve"
+	# The second one is of the default size and so takes its time to be filled; the third has the memory of before.
+	for memory in "--buffer_size=96M" "--buffer_size=1G" "--buffer_size=96M --memory=named:$kept-$protocol"; do
+		echo "--- $protocol, $memory: restarted under its name: the run goes on to its end, and bytes move again"
+		started=$SECONDS
+		# shellcheck disable=SC2086
+		start_target "r-$protocol" $memory
+		seconds=$((5 + 2 * (SECONDS - started)))
+		background "init-restart-$protocol" "$bench" --mode=initiator --metadata_server="$uri" --local_server_name="ir-$protocol" --segment_id="r-$protocol" \
+			--threads=2 --batch_size=16 --block_size=65536 --protocol=$protocol --operation=write --duration=$seconds --warmup=0 --timeout_ms=4000 --json
+		run=$pid
+		begun=$(date +%s%N)
+		size=$(numfmt --from=iec "$(sed -E 's/.*=([0-9]+[MG]).*/\1/' <<<"$memory")")
+		bytes_move "$(memory_of "$target" "$size")"
+		kill -9 "$target"
+		# shellcheck disable=SC2086
+		start_target "r-$protocol" $memory
+		bytes_move "$(memory_of "$target" "$size")"
+		until_true 15 test ! -e /proc/"$run"
+		rc=0; wait "$run" || rc=$?
+		[ $rc -le 1 ] || die "the initiator died with status $rc"
+		[ $(($(date +%s%N) - begun)) -ge $((seconds * 1000000000 - 200000000)) ] || die "the run ended early, after $((($(date +%s%N) - begun) / 1000000)) ms"
+		jq -e ".duration >= $seconds - 0.1" "$dir/init-restart-$protocol" >/dev/null || die "it measured less than the whole duration"
+		if [[ $memory == *named* ]]; then
+			jq -e '.stale == 0 and .reopened == 0' "$dir/init-restart-$protocol" >/dev/null || die "memory that is still the same was called stale"
+		else
+			jq -e '.reopened == 1' "$dir/init-restart-$protocol" >/dev/null || die "the segment was not opened anew, once"
+		fi
+		initiator "ir2-$protocol" "r-$protocol" --protocol=$protocol --check --duration=1 >"$dir/check-$protocol" 2>&1 || die "the new target does not serve"
+		end_target
+		[[ $memory != *named* ]] || "$tool" memory unlink "$kept-$protocol"
+	done
 
 	echo "--- $protocol: target stopped (SIGSTOP) past every deadline, then continued: nothing hangs, no wrong byte"
 	start_target "s-$protocol"

@@ -70,7 +70,7 @@ refused 2 somewhere somewhere
 refused 1 --insecure --port 0 --bind 0.0.0.0
 refused 1 "$tmp/nowhere/log" --port 0 --log_file "$tmp/nowhere/log"
 refused 1 "$tmp/nokey" --port 0 --key_file "$tmp/nokey"
-refused 1 --cert_key_file --port 0 --cert_file "$tmp/cert"
+refused 2 --cert_key_file --port 0 --cert_file "$tmp/cert"
 echo "this is not a log" >"$tmp/other"
 refused 1 "$tmp/other" --port 0 --log_file "$tmp/other"
 

@@ -46,7 +46,7 @@ run 2 memory; has "a command is missing"
 run 2 doctor --jsn; has "did you mean --json"
 run 2 key new
 for command in doctor topology "segment ls" "segment show" "metadata ls" "metadata get" "key new" "key show" \
-	"config check" "config show" "memory ls" "memory unlink" bench; do
+	"config check" "config show" "memory ls" "memory show" "memory revoke" "memory unlink" bench; do
 	# shellcheck disable=SC2086 # two words
 	run 0 $command --help
 	has Usage:
@@ -57,6 +57,7 @@ run 0 key new "$dir/key"
 equal "$(stat -c %a "$dir/key")" 600
 lacks "$(cat "$dir/key")"
 run 1 key new "$dir/key"; has "exists"
+run 1 key new "$dir/missing/key"; has "create that first"
 run 0 key show "$dir/key"; id=$out
 equal ${#id} 16
 MOONCAKE_KEY_FILE=$dir/key run 0 key id; equal "$out" "$id"
@@ -77,12 +78,23 @@ run 0 config check "$dir/good.yaml"; has "chmod 600"
 chmod 600 "$dir/good.yaml"
 run 0 config check "$dir/good.yaml"; has good
 run 1 config check "$dir/bad.yaml"; has "bad.yaml:2: engine.prt"; has "did you mean engine.port?"
-run 1 config check "$dir/none.yaml"; has "none.yaml"
+run 1 config check "$dir/none.yaml"; has "none.yaml"; has "check the path"
 MOONCAKE_CONFIG=$dir/bad.yaml run 1 config check; has "bad.yaml:2"
 run 0 config show "$dir/good.yaml"; has 15999; lacks hunter2
 run 0 config show --explain; has "segment name"
 MOONCAKE_PORT=15998 run 0 config show --json "$dir/good.yaml"; is_json; lacks hunter2
 equal "$(value "[(s['value'], s['origin']) for s in d if s['key'] == 'engine.port'][0]")" "(15998, 'MOONCAKE_PORT')"
+
+echo "# servers that cannot start"
+server() {
+	local want=$1 got=0
+	shift
+	out=$(timeout 20 "$B/bin/mooncake-metadata-server" --port=0 "$@" 2>&1 </dev/null) || got=$?
+	[ "$got" = "$want" ] || { echo "metadata server $*: status $got, want $want: $out"; exit 1; }
+}
+server 2 --cert_file="$dir/none.pem"; has "--cert_key_file"
+server 2 --cert_key_file="$dir/none.pem"; has "--cert_file"
+server 1 --log_file="$dir/missing/log"; has "create that first"
 
 echo "# topology"
 run 0 topology; has "NUMA node"
@@ -115,7 +127,27 @@ run 0 metadata ls --metadata_server="$uri"; has "mooncake/ram/$name"; lacks "-lo
 run 0 metadata get --metadata_server="$uri" "mooncake/ram/$name"; is_json
 run 1 metadata get --metadata_server="$uri" mooncake/ram/nobody; has "no key"
 run 1 metadata ls --metadata_server=http://127.0.0.1:1/metadata; has "cannot be reached"
-run 1 segment show --metadata_server=nonsense://x y
+run 2 segment show --metadata_server=nonsense://x y
+run 2 segment ls --metadata_server=nonsense://x
+run 2 segment ls; has "no metadata service given"
+run 2 metadata ls; has "no metadata service given"
+
+echo "# what others wrote cannot steer the terminal"
+evil=$(printf 'mooncake/ram/evil\033[2J\302\233x')
+python3 - "$uri" "$evil" <<'PY'
+import sys, urllib.request, urllib.parse
+urllib.request.urlopen(urllib.request.Request(sys.argv[1] + "?key=" + urllib.parse.quote(sys.argv[2], safe=""),
+                       data=b'{"protocol": "t\\u001b[31mcp"}\n\033]0;title\007', method="PUT"))
+PY
+for command in "segment ls" "metadata ls" "metadata ls --values"; do
+	# shellcheck disable=SC2086 # words
+	run 0 $command --metadata_server="$uri"
+	has 'evil\x1b[2J\x9bx'
+	! grep -qP '\x1b|\x07|\xc2\x9b' <<<"$out" || { echo "control bytes: $command"; exit 1; }
+done
+has '\x1b]0;title\x07'
+run 0 metadata get --metadata_server="$uri" "$evil"; has '\x1b]0;title\x07'; lacks $'\033'
+run 1 segment show --metadata_server="$uri" "${evil#mooncake/ram/}"; lacks $'\033'
 
 echo "# tokens are never shown"
 token=$(python3 - "$uri" "mooncake/token/$name" <<'PY'
@@ -133,6 +165,10 @@ echo "# memory"
 run 0 memory ls; has "$name"; has "$target"
 run 0 memory ls --json; is_json
 equal "$(value "[m['holder_pid'] for m in d if m['name'] == '$name'][0]")" "$target"
+run 0 memory show "$name"; has "$target"; has "content id"
+run 0 memory show --json "$name"; is_json
+run 1 memory revoke "$name"; has "--yes"
+run 1 memory show "$name-that-is-not"; has "there is no memory"
 run 1 memory unlink "$name"; has "process $target"
 kill -9 "$target"
 wait "$target" 2>/dev/null || true
@@ -149,7 +185,17 @@ pids+=($!)
 await "$dir/p2p" Ready
 segment=$(grep -oE 'segment_id=[^ ]+' "$dir/p2p" | head -n 1)
 run 0 segment show --metadata_server=P2PHANDSHAKE "${segment#segment_id=}"; has rw
-run 1 segment ls --metadata_server=P2PHANDSHAKE; has "no metadata service"
+run 2 segment ls --metadata_server=P2PHANDSHAKE; has "no metadata service"
+run 1 segment show --metadata_server=P2PHANDSHAKE 192.0.2.1:15000; has "--insecure"
+run 1 segment show --metadata_server=P2PHANDSHAKE --insecure no.such.host.invalid:1; has "'no.such.host.invalid' is not known"
+# The name says where it listens; other loopback addresses than the usual one too.
+"$B/bin/transfer_engine_bench" --mode=target --metadata_server=P2PHANDSHAKE --local_server_name='[::1]:0' \
+	--buffer_size=1M >"$dir/p2p6" 2>&1 &
+pids+=($!)
+await "$dir/p2p6" Ready
+segment=$(sed -n "s/.*segment_id='*\([^ ']*\).*/\1/p" "$dir/p2p6" | head -n 1)
+[[ $segment == "[::1]:"* ]] || { echo "asked for ::1, got $segment"; exit 1; }
+run 0 segment show --metadata_server=P2PHANDSHAKE --transports=tcp "$segment"; has rw; has tcp
 
 echo "# doctor"
 run 0 doctor --metadata_server="$uri"; has "answers in"; has "memlock"; has " 0 failures"
@@ -191,7 +237,20 @@ equal "$(complete_line transfer_engine_bench --mode = ini)" initiator
 equal "$(complete_line mooncake-metadata-server --max_b)" --max_bytes=
 
 echo "# output that cannot be written is an error"
-got=0
-"$B/bin/mooncake" topology >/dev/full 2>"$dir/full" || got=$?
-equal "$got" 1
+for command in topology "config show --json"; do
+	got=0
+	# shellcheck disable=SC2086 # words
+	"$B/bin/mooncake" $command >/dev/full 2>"$dir/full" || got=$?
+	equal "$got" 1
+	grep -q "cannot write the output" "$dir/full" && ! grep -q Success "$dir/full" || { cat "$dir/full"; exit 1; }
+done
+
+echo "# installed: each tool finds its completion; uninstalled: nothing is left"
+make -s B="$B" PREFIX=/p DESTDIR="$dir/root" install >/dev/null
+completions=$dir/root/p/share/bash-completion/completions
+for name in mooncake transfer_engine_bench mooncake-metadata-server; do
+	grep -q "complete -F" "$completions/$name" || { echo "no completion for $name"; exit 1; }
+done
+make -s B="$B" PREFIX=/p DESTDIR="$dir/root" uninstall >/dev/null
+equal "$(find "$dir/root" ! -type d)" ""
 echo passed

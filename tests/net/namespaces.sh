@@ -74,4 +74,31 @@ initiator_prefix=$in_b initiator i7 v6 --key_file="$dir/key" --check --duration=
 echo "--- a loopback address is not published to a remote metadata service"
 rc=0
 timeout 10 $in_a "$bench" --mode=target --metadata_server="$uri" --key_file="$dir/key" --local_server_name=lo --advertise=127.0.0.1 --buffer_size=4096 >"$dir/lo" 2>&1 || rc=$?
-[ $rc = 1 ] && grep -q loopback "$dir/lo" || die "a loopback address was published"
+[ $rc = 2 ] && grep -q loopback "$dir/lo" || die "a loopback address was published"
+
+echo "--- a host that drops what comes: every error is there within 5 s"
+# Nobody has that link address: packets go out, and nothing comes back.
+ip -n "$b" addr add 10.77.1.3/24 dev eth1
+for host in 10.77.1.9 fd77::2; do
+	ip -n "$b" neigh replace "$host" lladdr 02:00:00:00:00:99 dev eth1 nud permanent
+done
+silent() {
+	local begun rc=0
+	begun=$(date +%s%N)
+	timeout 20 $in_b "$bench" "$@" --local_server_name=i9 --duration=1 >"$dir/silent" 2>&1 || rc=$?
+	[ $rc = 1 ] || die "status $rc from a silent host"
+	[ $((($(date +%s%N) - begun) / 1000000)) -lt 5000 ] || die "a silent host took $((($(date +%s%N) - begun) / 1000000)) ms: $*"
+}
+silent --metadata_server=http://10.77.1.9:8080/metadata --segment_id=x
+silent --metadata_server=P2PHANDSHAKE --key_file="$dir/key" --segment_id=10.77.1.9:15000
+# The metadata service answers, the target does not.
+silent --metadata_server="$uri" --key_file="$dir/key" --segment_id=v6
+
+echo "--- no IPv4 loopback: a keyless P2PHANDSHAKE target takes ::1"
+ip -n "$b" addr del 127.0.0.1/8 dev lo
+background p2p $in_b "$bench" --mode=target --metadata_server=P2PHANDSHAKE --buffer_size=64M
+until_true 20 grep -q segment_id "$dir/p2p"
+grep -q 'Segment \[::1\]' "$dir/p2p" || die "not on ::1"
+segment=$(sed -n "s/.*segment_id='*\([^ ']*\).*/\1/p" "$dir/p2p" | head -n 1)
+$in_b "$bench" --metadata_server=P2PHANDSHAKE --segment_id="$segment" --threads=1 --batch_size=4 --duration=0.3 --protocol=tcp >"$dir/p2p6" 2>&1 ||
+	die "no transfer over ::1"

@@ -32,7 +32,7 @@ static uint16_t server_port(void)
 	json_t *mine = json_object();
 	uint16_t port;
 
-	assert_int_equal(mci_transport_classic.describe(f.transport, mine), 0);
+	assert_int_equal(mci_transport_classic.describe(f.transport, mine), f.host.options.classic ? 0 : -EOPNOTSUPP);
 	port = (uint16_t)json_integer_value(json_object_get(mine, "port"));
 	json_decref(mine);
 	return port;

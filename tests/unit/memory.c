@@ -44,6 +44,52 @@ static void test_memory_is_a_sealed_memfd_of_its_own(void **state)
 	assert_int_equal(mc_memory_free(NULL), 0);
 }
 
+static void test_memory_of_the_module_is_a_buffer_of_its_own(void **state)
+{
+	struct mc_memory_attr attr = MC_MEMORY_ATTR_INIT;
+	struct mc_memory_info ia, ib;
+	mc_memory *a, *b, *plain;
+
+	(void)state;
+	attr.length = 3 * MIB + 1;
+	assert_int_equal(mc_memory_alloc(&attr, &a), 0);
+	attr.page_size = 4096;
+	assert_int_equal(mc_memory_alloc(&attr, &b), 0);
+	ia = info_of(a);
+	ib = info_of(b);
+	assert_string_equal(ia.kind, "module");
+	assert_string_equal(ib.kind, "module");
+	assert_int_equal(ia.length, 3 * MIB + 4096);
+	assert_int_equal(ia.page_size, 4096);
+	assert_int_equal(ia.fd, -1);
+	assert_int_equal(ia.reattached, 0);
+	assert_false(mci_uuid_equal(&ia.content_id, &ib.content_id));
+	assert_false(mci_uuid_is_zero(&ia.content_id));
+	assert_true(all_zero(mc_memory_addr(a), ia.length));
+	memset(mc_memory_addr(a), 0x5a, ia.length);
+	assert_true(all_zero(mc_memory_addr(b), ib.length));
+	attr.flags = MC_MEMORY_NO_MODULE;
+	assert_int_equal(mc_memory_alloc(&attr, &plain), 0);
+	assert_string_equal(info_of(plain).kind, "memfd");
+	assert_int_equal(mc_memory_free(plain), 0);
+	assert_int_equal(mc_memory_free(a), 0);
+	assert_int_equal(mc_memory_free(b), 0);
+}
+
+/* More than there is, or than the module gives, is a memfd: not a failure, and not all that the machine has. */
+static void test_what_the_module_does_not_give_is_a_memfd(void **state)
+{
+	struct mc_memory_attr attr = MC_MEMORY_ATTR_INIT;
+	mc_memory *memory;
+
+	(void)state;
+	attr.length = mci_memory_available() + 64 * MIB;
+	attr.page_size = 4096;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_string_equal(info_of(memory).kind, "memfd");
+	assert_int_equal(mc_memory_free(memory), 0);
+}
+
 static void test_private_memory_has_no_descriptor(void **state)
 {
 	struct mc_memory_attr attr = MC_MEMORY_ATTR_INIT;
@@ -416,8 +462,14 @@ static void test_the_table_stands_many_threads(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {
+	const struct CMUnitTest without[] = {
 		cmocka_unit_test(test_memory_is_a_sealed_memfd_of_its_own),
+	};
+	const struct CMUnitTest with[] = {
+		cmocka_unit_test(test_memory_of_the_module_is_a_buffer_of_its_own),
+		cmocka_unit_test(test_what_the_module_does_not_give_is_a_memfd),
+	};
+	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_private_memory_has_no_descriptor),
 		cmocka_unit_test(test_prefault_makes_all_pages_present),
 		WITH_NAME(test_prefault_works_on_old_kernels_and_changes_nothing),
@@ -433,5 +485,16 @@ int main(void)
 		cmocka_unit_test(test_the_table_stands_many_threads),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	int failed = 0;
+
+	setenv("MOONCAKE_MODULE", "off", 1);
+	if (!getenv("MODULE_ONLY")) {
+		failed += cmocka_run_group_tests(without, NULL, NULL);
+		failed += cmocka_run_group_tests_name("without the module", tests, NULL, NULL);
+	}
+	if (module_pass()) {
+		failed += cmocka_run_group_tests(with, NULL, NULL);
+		failed += cmocka_run_group_tests_name("with the module", tests, NULL, NULL);
+	}
+	return failed;
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the tests of mc_memory share: fresh names, children that are killed, looking at pages. */
+/*
+ * What the tests of mc_memory share: fresh names, children that are killed, looking at pages; and running over the
+ * kernel module as well as without it.
+ */
 #ifndef TESTS_UNIT_MEMORY_H
 #define TESTS_UNIT_MEMORY_H
 
@@ -18,6 +21,7 @@
 
 #include <cmocka.h>
 
+#include "core/errors.h"
 #include "core/uuid.h"
 #include "memory/memory.h"
 
@@ -114,6 +118,40 @@ static inline void kill_child(pid_t pid)
 	assert_int_equal(kill(pid, SIGKILL), 0);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFSIGNALED(status));
+}
+
+/* Is this the pass with the module? */
+static inline bool by_module(void)
+{
+	const char *text = getenv("MOONCAKE_MODULE");
+
+	return !text || strcmp(text, "off");
+}
+
+static void test_memory_of_the_module(void **state)
+{
+	struct mci_kdev *kdev;
+
+	(void)state;
+	if (mci_kdev_open(&kdev)) {
+		print_message("skipped: memory of the kernel module: %s\n", mc_errmsg());
+		skip();
+	}
+	mci_kdev_close(kdev);
+}
+
+/* Is it there? Says so, visibly, if not. ($MODULE_ONLY: this pass alone.) */
+static inline bool module_pass(void)
+{
+	const struct CMUnitTest probe[] = {cmocka_unit_test(test_memory_of_the_module)};
+	struct mci_kdev *kdev;
+
+	cmocka_run_group_tests_name("module?", probe, NULL, NULL);
+	if (mci_kdev_open(&kdev))
+		return false;
+	mci_kdev_close(kdev);
+	setenv("MOONCAKE_MODULE", "auto", 1);
+	return true;
 }
 
 #define WITH_NAME(test) cmocka_unit_test_setup_teardown(test, fresh_name, drop_name)

@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+#include <mooncake/admin.h>
+
 #include "memory/named.h"
 
 static void test_names_are_checked(void **state)
@@ -57,7 +59,7 @@ static void test_named_memory_survives_kill_9_and_is_reattached(void **state)
 	assert_int_equal(result, 0);
 	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
 	assert_int_equal(info_of(memory).reattached, 1);
-	assert_string_equal(info_of(memory).kind, "tmpfs");
+	assert_string_equal(info_of(memory).kind, by_module() ? "module-kept" : "tmpfs");
 	first = info_of(memory).content_id;
 	p = mc_memory_addr(memory);
 	assert_int_equal(p[0], 0xc5);
@@ -469,8 +471,156 @@ static void test_list_shows_names_lengths_and_holders(void **state)
 	assert_int_equal(w.seen, 0);
 }
 
+/* ---- the module and files side by side ---- */
+
+static void test_a_file_of_that_name_is_found_with_the_module_too(void **state)
+{
+	struct mc_memory_attr attr = named(MIB);
+	mc_memory *memory;
+
+	(void)state;
+	attr.flags = MC_MEMORY_NO_MODULE;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_string_equal(info_of(memory).kind, "tmpfs");
+	memset(mc_memory_addr(memory), 9, MIB);
+	attr.flags = 0;
+	{
+		mc_memory *second;
+
+		assert_int_equal(mc_memory_alloc(&attr, &second), -EBUSY);
+	}
+	assert_int_equal(mc_memory_free(memory), 0);
+	attr.flags = MC_MEMORY_CREATE;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), -EEXIST);
+	attr.flags = 0;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_string_equal(info_of(memory).kind, "tmpfs");
+	assert_int_equal(info_of(memory).reattached, 1);
+	assert_int_equal(((uint8_t *)mc_memory_addr(memory))[MIB - 1], 9);
+	assert_int_equal(mc_memory_free(memory), 0);
+}
+
+static void test_a_name_in_both_places_is_refused_and_both_are_kept(void **state)
+{
+	struct mc_memory_attr attr = named(MIB);
+	struct wanted w = { .name = name };
+	mc_memory *memory;
+	char *json;
+
+	(void)state;
+	for (unsigned int i = 0; i < 2; i++) {
+		attr.flags = i ? MC_MEMORY_NO_MODULE : 0;
+		assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+		memset(mc_memory_addr(memory), (int)i + 1, MIB);
+		assert_int_equal(mc_memory_free(memory), 0);
+	}
+	attr.flags = 0;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), -ENOTUNIQ);
+	assert_non_null(strstr(mc_errmsg(), "MOONCAKE_MODULE=off"));
+	attr.flags = MC_MEMORY_CREATE;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), -ENOTUNIQ);
+	assert_int_equal(mc_memory_list(note_entry, &w), 0);
+	assert_int_equal(w.seen, 2);
+	assert_int_equal(mc_memory_show(name, &json), 0);
+	assert_non_null(strstr(json, "module-kept"));
+	assert_non_null(strstr(json, "tmpfs"));
+	free(json);
+	attr.flags = MC_MEMORY_NO_MODULE;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_int_equal(((uint8_t *)mc_memory_addr(memory))[0], 2);
+	assert_int_equal(mc_memory_free(memory), 0);
+	assert_int_equal(mc_memory_unlink(name), 0);
+	assert_int_equal(mc_memory_unlink(name), -ENOENT);
+}
+
+/* What is held by this process is refused to it as to others: the module itself would let it in. */
+static void test_memory_that_this_process_holds_cannot_be_unlinked_by_it(void **state)
+{
+	struct mc_memory_attr attr = named(MIB);
+	mc_memory *memory;
+
+	(void)state;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_int_equal(mc_memory_unlink(name), -EBUSY);
+	assert_non_null(strstr(mc_errmsg(), "this process"));
+	assert_int_equal(mc_memory_free(memory), 0);
+	assert_int_equal(mc_memory_unlink(name), 0);
+}
+
+static int touch_after_revocation(void)
+{
+	struct mc_memory_attr attr = named(MIB);
+	mc_memory *memory;
+
+	if (mc_memory_alloc(&attr, &memory))
+		return 1;
+	memset(mc_memory_addr(memory), 0xc5, MIB);
+	return mc_memory_revoke(name, 0, NULL) ? 2 : 0;
+}
+
+static void test_revoked_memory_is_out_of_reach_and_its_content_stays(void **state)
+{
+	struct mc_memory_revoked revoked = { .size = sizeof(revoked) };
+	struct mc_memory_attr attr = named(MIB);
+	mc_memory *memory;
+	int result, status;
+	pid_t pid;
+
+	(void)state;
+	assert_int_equal(mc_memory_revoke(name, 0, &revoked), -ENOENT);
+	kill_child(child_that(touch_after_revocation, &result));
+	assert_int_equal(result, 0);
+	pid = fork();
+	if (!pid) {
+		alarm(30);
+		signal(SIGBUS, SIG_DFL); /* cmocka would take it for the test's */
+		if (mc_memory_alloc(&attr, &memory) || !info_of(memory).reattached ||
+		    ((uint8_t *)mc_memory_addr(memory))[MIB - 1] != 0xc5)
+			_exit(1);
+		if (mc_memory_revoke(name, 0, &revoked) || !revoked.generation || revoked.pinned_pages)
+			_exit(2);
+		((volatile uint8_t *)mc_memory_addr(memory))[0] = 1;
+		_exit(3);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(WTERMSIG(status), SIGBUS);
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_int_equal(((uint8_t *)mc_memory_addr(memory))[0], 0xc5);
+	assert_int_equal(mc_memory_free(memory), 0);
+}
+
+static void test_a_file_cannot_be_revoked_and_the_sentence_says_so(void **state)
+{
+	struct mc_memory_attr attr = named(MIB);
+	mc_memory *memory;
+
+	(void)state;
+	attr.flags = MC_MEMORY_NO_MODULE;
+	assert_int_equal(mc_memory_alloc(&attr, &memory), 0);
+	assert_int_equal(mc_memory_free(memory), 0);
+	assert_int_equal(mc_memory_revoke(name, 0, NULL), -EOPNOTSUPP);
+	assert_non_null(strstr(mc_errmsg(), "is a file"));
+	assert_int_equal(mc_memory_revoke(name, 2, NULL), -EINVAL);
+	assert_int_equal(mc_memory_revoke(".x", 0, NULL), -EINVAL);
+}
+
 int main(void)
 {
+	const struct CMUnitTest files[] = {
+		WITH_NAME(test_memory_with_a_doubtful_sidecar_counts_as_new),
+		cmocka_unit_test(test_sidecar_codec_refuses_any_changed_byte),
+		WITH_NAME(test_a_link_in_place_of_the_file_is_not_followed),
+		WITH_NAME(test_a_directory_that_others_can_enter_is_refused),
+		WITH_NAME(test_more_than_the_tmpfs_has_is_refused_at_once),
+		WITH_NAME(test_named_memory_has_all_its_blocks_from_the_start),
+	};
+	const struct CMUnitTest with[] = {
+		WITH_NAME(test_a_file_of_that_name_is_found_with_the_module_too),
+		WITH_NAME(test_a_name_in_both_places_is_refused_and_both_are_kept),
+		WITH_NAME(test_revoked_memory_is_out_of_reach_and_its_content_stays),
+		WITH_NAME(test_a_file_cannot_be_revoked_and_the_sentence_says_so),
+	};
 	const struct CMUnitTest tests[] = {
 		WITH_NAME(test_names_are_checked),
 		WITH_NAME(test_named_memory_survives_kill_9_and_is_reattached),
@@ -479,15 +629,21 @@ int main(void)
 		WITH_NAME(test_handles_are_dead_in_a_forked_child),
 		WITH_NAME(test_another_length_or_page_size_is_refused_and_content_kept),
 		WITH_NAME(test_create_and_existing_flags),
-		WITH_NAME(test_memory_with_a_doubtful_sidecar_counts_as_new),
-		cmocka_unit_test(test_sidecar_codec_refuses_any_changed_byte),
-		WITH_NAME(test_a_link_in_place_of_the_file_is_not_followed),
-		WITH_NAME(test_a_directory_that_others_can_enter_is_refused),
-		WITH_NAME(test_more_than_the_tmpfs_has_is_refused_at_once),
-		WITH_NAME(test_named_memory_has_all_its_blocks_from_the_start),
+		WITH_NAME(test_memory_that_this_process_holds_cannot_be_unlinked_by_it),
 		WITH_NAME(test_huge_named_memory_without_a_mount_is_explained),
 		WITH_NAME(test_list_shows_names_lengths_and_holders),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	int failed = 0;
+
+	setenv("MOONCAKE_MODULE", "off", 1);
+	if (!getenv("MODULE_ONLY")) {
+		failed += cmocka_run_group_tests(files, NULL, NULL);
+		failed += cmocka_run_group_tests_name("without the module", tests, NULL, NULL);
+	}
+	if (module_pass()) {
+		failed += cmocka_run_group_tests(with, NULL, NULL);
+		failed += cmocka_run_group_tests_name("with the module", tests, NULL, NULL);
+	}
+	return failed;
 }

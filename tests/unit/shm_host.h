@@ -2,6 +2,9 @@
 /*
  * A small stand-in for the engine around the shared memory transport, and a target in a process of its
  * own (the test program run again) that obeys lines on its standard input.
+ *
+ * Shared memory is that of a memfd or, with $SHARED=module, of the kernel module: each test runs over both, with
+ * $MODULE_ONLY over the second alone.
  */
 #ifndef TESTS_UNIT_SHM_HOST_H
 #define TESTS_UNIT_SHM_HOST_H
@@ -25,6 +28,7 @@
 #include "core/log.h"
 #include "core/errors.h"
 #include "core/uuid.h"
+#include "kdev/kdev.h"
 #include "net/service.h"
 #include "transport/shm/shm.h"
 
@@ -139,7 +143,43 @@ static inline void fake_close(struct fake *fake)
 	free(fake);
 }
 
-/* Memory of a kind: "memfd", "heap", or "part" (the second half of a memfd). */
+static inline bool by_module(void)
+{
+	const char *text = getenv("SHARED");
+
+	return text && !strcmp(text, "module");
+}
+
+/* The context that owns what this process shares. */
+static inline struct mci_kdev *own_context(void)
+{
+	static struct mci_kdev *kdev;
+
+	if (!kdev && mci_kdev_open(&kdev)) {
+		fprintf(stderr, "own_context: %s\n", mc_errmsg());
+		abort();
+	}
+	return kdev;
+}
+
+static inline void fake_object(struct mci_region *region, size_t whole)
+{
+	struct mci_kdev_buffer buffer;
+	void *addr;
+
+	region->kdev = own_context();
+	if (mci_kdev_alloc(region->kdev, whole, -1, &buffer) ||
+	    mci_kdev_map(region->kdev, buffer.mmap_offset, buffer.length, true, &addr)) {
+		fprintf(stderr, "fake_object: %s\n", mc_errmsg());
+		abort();
+	}
+	region->object = buffer.id;
+	region->object_length = buffer.length;
+	region->object_offset = whole - region->length;
+	region->addr = (uint8_t *)addr + region->object_offset;
+}
+
+/* Memory of a kind: "shared", "heap", or "part" (the second half of a shared one). */
 static inline struct mci_region *fake_region(struct fake *fake, const char *kind, size_t length,
 					     uint32_t rights)
 {
@@ -151,6 +191,8 @@ static inline struct mci_region *fake_region(struct fake *fake, const char *kind
 	region->memfd = -1;
 	if (!strcmp(kind, "heap")) {
 		region->addr = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	} else if (by_module()) {
+		fake_object(region, whole);
 	} else {
 		region->memfd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 		if (region->memfd < 0 || ftruncate(region->memfd, (off_t)whole) ||
@@ -183,6 +225,8 @@ static inline int fake_unregister(struct fake *fake, struct mci_region *region, 
 static inline void fake_region_free(struct mci_region *region)
 {
 	munmap(region->addr, region->length);
+	if (region->kdev)
+		mci_kdev_destroy(region->kdev, region->object);
 	if (region->memfd >= 0)
 		close(region->memfd);
 	free(region);
@@ -252,6 +296,18 @@ struct target {
 	char name[64];
 };
 
+/* Another user, who may use the module if there is one. */
+static inline void become_other_user(void)
+{
+	const char *uid = getenv("TARGET_UID");
+	struct stat st;
+
+	if (!uid)
+		return;
+	if (setgid(stat(MCI_KDEV_PATH, &st) ? (gid_t)atoi(uid) : st.st_gid) || setuid((uid_t)atoi(uid)))
+		abort();
+}
+
 /* "kind:length:rights" each. */
 static inline int target_main(int argc, char **argv)
 {
@@ -264,9 +320,7 @@ static inline int target_main(int argc, char **argv)
 	unsigned long long a, b, c;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getenv("TARGET_UID") &&
-	    (setgid((gid_t)atoi(getenv("TARGET_UID"))) || setuid((uid_t)atoi(getenv("TARGET_UID")))))
-		abort();
+	become_other_user();
 	fake = fake_open("target");
 	for (int k = 0; k < argc; k++) {
 		char kind[16];
@@ -303,6 +357,8 @@ static inline int target_main(int argc, char **argv)
 			ret = !!memcmp(before[i], region[i]->addr, region[i]->length);
 		} else if (!strcmp(word, "nofence")) {
 			fake->transport->hooks.no_fence = true;
+		} else if (!strcmp(word, "norevoke")) {
+			fake->transport->hooks.no_revoke = true;
 		} else if (!strcmp(word, "child")) { /* one that holds every descriptor, and sleeps */
 			ret = fork();
 			if (!ret) {
@@ -406,6 +462,38 @@ static inline void target_end(struct target *target)
 	remote_free(&target->remote);
 	free(target);
 }
+
+/* ---- running each test over both kinds of shared memory ---- */
+
+static void test_shared_memory_of_the_module(void **state)
+{
+	struct mci_kdev *kdev;
+
+	(void)state;
+	if (mci_kdev_open(&kdev)) {
+		print_message("skipped: memory of the kernel module: %s\n", mc_errmsg());
+		skip();
+	}
+	mci_kdev_close(kdev);
+}
+
+#define run_over_both(tests, setup, teardown)                                                               \
+	({                                                                                                  \
+		const struct CMUnitTest probe[] = {cmocka_unit_test(test_shared_memory_of_the_module)};     \
+		struct mci_kdev *kdev_;                                                                     \
+		int failed_;                                                                                \
+		setenv("SHARED", "memfd", 1);                                                               \
+		failed_ = getenv("MODULE_ONLY") ?                                                           \
+				  0 :                                                                       \
+				  cmocka_run_group_tests_name("shared: memfd", tests, setup, teardown);     \
+		failed_ += cmocka_run_group_tests_name("shared: module?", probe, NULL, NULL);               \
+		if (!mci_kdev_open(&kdev_)) {                                                               \
+			mci_kdev_close(kdev_);                                                              \
+			setenv("SHARED", "module", 1);                                                      \
+			failed_ += cmocka_run_group_tests_name("shared: module", tests, setup, teardown);   \
+		}                                                                                           \
+		failed_;                                                                                    \
+	})
 
 /* ---- requests ---- */
 

@@ -73,7 +73,7 @@ static void there_and_back(const char *kind)
 static void test_shared_memory_is_written_and_read(void **state)
 {
 	(void)state;
-	there_and_back("memfd");
+	there_and_back("shared");
 }
 
 static void test_a_part_of_shared_memory_is_written_and_read(void **state)
@@ -90,7 +90,7 @@ static void test_other_memory_is_reached_through_the_kernel(void **state)
 
 static void test_a_batch_of_small_requests_of_all_kinds(void **state)
 {
-	static const char *const specs[] = {"memfd:8388608:3", "heap:8388608:3", "memfd:8388608:3"};
+	static const char *const specs[] = {"shared:8388608:3", "heap:8388608:3", "shared:8388608:3"};
 	struct target *target = target_start(3, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	static struct job jobs[3000];
@@ -123,7 +123,7 @@ static void test_a_batch_of_small_requests_of_all_kinds(void **state)
 
 static void test_requests_that_nobody_helps_are_done_by_workers(void **state)
 {
-	static const char *const specs[] = {"memfd:67108864:3"};
+	static const char *const specs[] = {"shared:67108864:3"};
 	struct target *target = target_start(1, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 
@@ -169,7 +169,7 @@ static void *hand(void *arg)
 
 static void test_four_threads_share_a_peer(void **state)
 {
-	static const char *const specs[] = {"memfd:16777216:3", "heap:16777216:3"};
+	static const char *const specs[] = {"shared:16777216:3", "heap:16777216:3"};
 	struct target *target = target_start(2, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	struct hand h[4];
@@ -192,7 +192,7 @@ static void test_four_threads_share_a_peer(void **state)
 
 static void test_a_right_that_is_not_granted_is_refused_before_a_byte_moves(void **state)
 {
-	static const char *const specs[] = {"memfd:65536:1", "heap:65536:1", "memfd:65536:2", "heap:65536:2"};
+	static const char *const specs[] = {"shared:65536:1", "heap:65536:1", "shared:65536:2", "heap:65536:2"};
 	struct target *target = target_start(4, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 
@@ -217,7 +217,7 @@ static void test_a_right_that_is_not_granted_is_refused_before_a_byte_moves(void
 
 static void test_a_stale_generation_is_refused(void **state)
 {
-	static const char *const specs[] = {"memfd:65536:3", "heap:65536:3"};
+	static const char *const specs[] = {"shared:65536:3", "heap:65536:3"};
 	struct target *target = target_start(2, specs);
 	struct mci_peer *peer;
 
@@ -234,7 +234,7 @@ static void test_a_stale_generation_is_refused(void **state)
 
 static void test_an_unregistered_region_is_stale(void **state)
 {
-	static const char *const specs[] = {"memfd:8388608:3", "heap:8388608:3"};
+	static const char *const specs[] = {"shared:8388608:3", "heap:8388608:3"};
 	struct target *target = target_start(2, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 
@@ -259,7 +259,7 @@ static void test_an_unregistered_region_is_stale(void **state)
 static void test_a_region_that_went_is_unmapped(void **state)
 {
 	struct fake *owner = fake_open("owner");
-	struct mci_region *region = fake_region(owner, "memfd", 4 * MIB, RW);
+	struct mci_region *region = fake_region(owner, "shared", 4 * MIB, RW);
 	struct remote remote;
 	struct mci_peer *peer;
 	struct mci_shm_map *map;
@@ -306,7 +306,7 @@ static void test_memory_that_the_owner_lost_fails_alone(void **state)
 
 static void test_notifies_take_another_way(void **state)
 {
-	static const char *const specs[] = {"memfd:65536:3"};
+	static const char *const specs[] = {"shared:65536:3"};
 	struct target *target = target_start(1, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 
@@ -318,7 +318,7 @@ static void test_notifies_take_another_way(void **state)
 
 static void test_another_host_is_not_for_us(void **state)
 {
-	static const char *const specs[] = {"memfd:65536:3"};
+	static const char *const specs[] = {"shared:65536:3"};
 	struct target *target = target_start(1, specs);
 	json_t *transport = (json_t *)(uintptr_t)target->remote.info.transport;
 	struct mci_peer *peer;
@@ -337,7 +337,7 @@ static void test_another_host_is_not_for_us(void **state)
 
 static void test_a_deadline_passes_while_the_target_does_not_answer(void **state)
 {
-	static const char *const specs[] = {"memfd:1048576:3"};
+	static const char *const specs[] = {"shared:1048576:3"};
 	struct target *target = target_start(1, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	uint64_t start = mci_now_ns();
@@ -358,7 +358,7 @@ static void test_a_deadline_passes_while_the_target_does_not_answer(void **state
 
 static void test_a_stopped_target_is_served_memory_still(void **state)
 {
-	static const char *const specs[] = {"memfd:8388608:3", "heap:8388608:3"};
+	static const char *const specs[] = {"shared:8388608:3", "heap:8388608:3"};
 	struct target *target = target_start(2, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 
@@ -416,7 +416,7 @@ static void gate_open(void)
 
 static void test_cancel_ends_what_waits_at_once_and_what_is_copied_between_chunks(void **state)
 {
-	static const char *const specs[] = {"memfd:67108864:3"};
+	static const char *const specs[] = {"shared:67108864:3"};
 	struct target *target = target_start(1, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	struct job jobs[2];
@@ -426,6 +426,8 @@ static void test_cancel_ends_what_waits_at_once_and_what_is_copied_between_chunk
 	target_say(target, "fill 0 1");
 	fill(mine, 0, MINE, 2);
 	gate_shut();
+	target_say(target, "fill 0 1");
+	fill(mine, 0, MINE, 2);
 	for (int i = 0; i < 2; i++)
 		job_init(&jobs[i], MCI_OP_WRITE, target->remote.regions, i * 32 * MIB, mine + i * 32 * MIB,
 			 32 * MIB, 20000);
@@ -459,7 +461,7 @@ static void test_a_deadline_is_seen_between_chunks(void **state)
 
 	(void)state;
 	gate_shut();
-	job_init(&job, MCI_OP_WRITE, target->remote.regions, 0, mine, MINE, 100);
+	job_init(&job, MCI_OP_WRITE, target->remote.regions, 0, mine, MINE, 1000);
 	jobs_submit(peer, &job, 1);
 	gate_wait();
 	while (mci_now_ns() < job.r.deadline_ns)
@@ -476,7 +478,7 @@ static void test_a_deadline_is_seen_between_chunks(void **state)
 
 static void test_a_view_shows_the_memory_and_cannot_be_written(void **state)
 {
-	static const char *const specs[] = {"memfd:1048576:3", "memfd:1048576:1", "part:1048576:3"};
+	static const char *const specs[] = {"shared:1048576:3", "shared:1048576:1", "part:1048576:3"};
 	struct target *target = target_start(3, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	int pipes[2];
@@ -507,7 +509,7 @@ static void test_a_view_shows_the_memory_and_cannot_be_written(void **state)
 
 static void test_a_view_holds_its_region(void **state)
 {
-	static const char *const specs[] = {"memfd:1048576:3"};
+	static const char *const specs[] = {"shared:1048576:3"};
 	struct target *target = target_start(1, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	const void *addr;
@@ -529,7 +531,7 @@ static void test_a_view_holds_its_region(void **state)
 
 static void test_views_are_counted_and_other_memory_has_none(void **state)
 {
-	static const char *const specs[] = {"memfd:1048576:3", "heap:1048576:3", "memfd:65536:2"};
+	static const char *const specs[] = {"shared:1048576:3", "heap:1048576:3", "shared:65536:2"};
 	struct target *target = target_start(3, specs);
 	struct mci_peer *peer = open_peer(&target->remote);
 	static void *views[MCI_SHM_VIEWS];
@@ -596,5 +598,5 @@ int main(int argc, char **argv)
 
 	if (argc > 1 && !strcmp(argv[1], "target"))
 		return target_main(argc - 2, argv + 2);
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return run_over_both(tests, setup, teardown);
 }

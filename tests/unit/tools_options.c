@@ -26,6 +26,8 @@ static const struct opt table[] = {
 };
 
 static const struct opt_set set = {"tool", "[flags]", "Tests.", table, NULL, 0, 2};
+static const struct opt_set flags_only = {"tool", "[flags]", "Tests.", table, NULL, 0, 0};
+static const struct opt_set *used = &set;
 
 /* Arguments end with NULL; what goes to stderr lands in said, stdout in printed. */
 static char said[8192], printed[8192];
@@ -66,7 +68,7 @@ static int run(const char *first, ...)
 	argv_buffer[argc] = NULL;
 	catch_stream(stderr, err, &kept_err);
 	catch_stream(stdout, out, &kept_out);
-	rc = opt_read(&set, argc, argv_buffer);
+	rc = opt_read(used, argc, argv_buffer);
 	give_back(stdout, out, kept_out, printed);
 	give_back(stderr, err, kept_err, said);
 	return rc;
@@ -124,6 +126,23 @@ static void test_bools_are_understood_in_all_forms(void **state)
 	assert_int_equal(run("--check=maybe", NULL), -3);
 	assert_non_null(strstr(said, "--check is true or false, not \"maybe\""));
 	assert_int_equal(run("--nothreads", NULL), -3);
+}
+
+static void test_a_word_after_a_bool_is_its_value_where_no_arguments_are(void **state)
+{
+	(void)state;
+	used = &flags_only;
+	assert_int_equal(run("--check", "true", "--threads=3", NULL), 0);
+	assert_true(flag);
+	assert_int_equal(number, 3);
+	assert_int_equal(run("--check", "-check", "false", NULL), 0);
+	assert_false(flag);
+	assert_int_equal(run("--check", "0", NULL), 0);
+	assert_false(flag);
+	assert_int_equal(run("--check", "maybe", NULL), -3);
+	used = &set;
+	assert_int_equal(run("--check", "false", NULL), 1);
+	assert_true(flag);
 }
 
 static void test_sizes_take_units(void **state)
@@ -231,6 +250,7 @@ int main(void)
 		cmocka_unit_test(test_defaults_are_stored_when_nothing_is_given),
 		cmocka_unit_test(test_every_spelling_of_a_flag_means_the_same),
 		cmocka_unit_test(test_bools_are_understood_in_all_forms),
+		cmocka_unit_test(test_a_word_after_a_bool_is_its_value_where_no_arguments_are),
 		cmocka_unit_test(test_sizes_take_units),
 		cmocka_unit_test(test_bad_numbers_name_flag_value_and_range),
 		cmocka_unit_test(test_an_unknown_flag_is_answered_with_the_nearest),

@@ -17,7 +17,7 @@ for kind in vm_window_dax vm_cxl_dax; do
 	device=$($kind) || rc=$?
 	case $rc in
 	0) echo "note $kind: $device" && hold "$device" ;;
-	77) echo "SKIP $kind: see above" ;;
+	77) echo "SKIP $kind" ;;
 	*) exit 1 ;;
 	esac
 done

@@ -33,7 +33,9 @@ struct bench_options {
 	bool insecure, classic, require_ack, integrity, checksum, follow_restart;
 	uint64_t streams, io_threads, timeout_ms, depth, page_size, working_set, seed;
 	const char *memory;
-	bool name_given, buffer_size_given, duration_given, device_given;
+	bool name_given, buffer_size_given, duration_given, metadata_given, timeout_given, protocol_given, device_given;
+	bool classic_given, insecure_given, require_ack_given, integrity_given, checksum_given;
+	bool streams_given, io_threads_given;
 };
 
 struct bench_buffer {
@@ -53,12 +55,20 @@ struct bench {
 	struct bench_buffer buffers[BENCH_NODES];
 	unsigned int buffer_count;
 	sigset_t signals;
+	bool usage; /* the library refused what it was given: exit status 2 */
+	uint64_t started_ns; /* 0 = begun long ago, and well */
 };
 
-/* bench_setup.c. Failures are printed; 0 or -1. bench_block_signals() comes first, before any thread. */
+/*
+ * bench_setup.c. Failures are printed; 0 or -1. bench_block_signals() comes first, before any thread. A signal
+ * during the steps ends the process.
+ */
 void bench_block_signals(struct bench *b);
-int bench_setup(struct bench *b, uint64_t length, uint32_t rights);
+int bench_open(struct bench *b); /* the engine; what is wrong with names and services shows here */
+int bench_add_buffers(struct bench *b, uint64_t length, uint32_t rights);
 void bench_close(struct bench *b);
+/* Run @step, which may take long, on a thread of its own. @engine_idle: it does not use the engine. */
+int bench_step(struct bench *b, bool engine_idle, int (*step)(void *arg), void *arg);
 /* Wait for a signal to end; true if one came within @seconds. */
 bool bench_signalled(const struct bench *b, double seconds);
 uint64_t bench_now_ns(void);
@@ -107,6 +117,7 @@ struct bench_worker {
 	uint64_t position; /* in blocks, for --working_set */
 	unsigned int tid, epoch;
 	bool fatal; /* cannot go on */
+	bool cancelled; /* what was in flight, at the end */
 	int error;  /* last */
 	char sentence[512];
 	pthread_t thread;
@@ -123,6 +134,7 @@ struct bench_run {
 	pthread_mutex_t lock; /* guards peer and its refs */
 	struct bench_peer *peer;
 	uint64_t retry_ns; /* no re-opening before this */
+	_Atomic uint64_t over_ns; /* when the time was over; 0 = not yet */
 	atomic_uint alive; /* workers */
 	char reopen_error[512];
 };
@@ -144,6 +156,9 @@ struct bench_result {
 
 /* bench_peer.c */
 struct bench_peer *bench_peer_open(struct bench *b, enum mc_op op);
+/* The same, waiting a few seconds for a target that is still registering its memory. @say: progress */
+struct bench_peer *bench_peer_await(struct bench *b, enum mc_op op, bool say);
+void bench_peer_close(struct bench_peer *peer);
 struct bench_peer *bench_peer_get(struct bench_run *run);
 void bench_peer_put(struct bench_run *run, struct bench_peer *peer);
 /* A peer other than @old, opened by whoever comes first; NULL with a sentence in @text if that failed. */
@@ -151,6 +166,8 @@ struct bench_peer *bench_peer_renew(struct bench_run *run, struct bench_peer *ol
 /* 0, or -1 with a sentence in @text if a region is smaller than @span. */
 int bench_peer_fits(const struct bench_run *run, const struct bench_peer *peer, char *text, size_t size);
 
+/* Bytes of each buffer that a run of this shape walks over. */
+uint64_t bench_span(const struct bench_options *o, const struct bench_shape *shape);
 /* bench_run.c: 0 or -1 (printed); @peer is the caller's. */
 int bench_measure(struct bench *b, struct bench_peer **peer, const struct bench_shape *shape,
 		  struct bench_result *result);

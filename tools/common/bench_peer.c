@@ -6,18 +6,34 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "bench.h"
 #include "output.h"
 
 #define REOPEN_PAUSE_NS 200000000ull
+#define AWAIT_NS 4000000000ull /* how long a target may take to register its memory */
+/* All errors are to be there 5 s after the start, also on a busy machine. */
+#define OPEN_NS 3900000000ull
+#define OPEN_LEAST_MS 1000
+#define OPEN_LATER_MS 3000
 
-static void peer_free(struct bench_peer *peer)
+void bench_peer_close(struct bench_peer *peer)
 {
 	if (mc_segment_close(peer->segment))
 		out_warn("%s", mc_errmsg());
 	free(peer->regions);
 	free(peer);
+}
+
+static uint32_t open_timeout_ms(const struct bench *b)
+{
+	uint64_t spent = bench_now_ns() - b->started_ns;
+
+	if (!b->started_ns)
+		return OPEN_LATER_MS;
+	return spent + OPEN_LEAST_MS * 1000000ull < OPEN_NS ? (uint32_t)((OPEN_NS - spent) / 1000000)
+							    : OPEN_LEAST_MS;
 }
 
 struct bench_peer *bench_peer_open(struct bench *b, enum mc_op op)
@@ -33,6 +49,7 @@ struct bench_peer *bench_peer_open(struct bench *b, enum mc_op op)
 	peer = calloc(1, sizeof(*peer));
 	if (!peer)
 		return NULL;
+	attr.timeout_ms = open_timeout_ms(b);
 	if (mc_segment_open(b->engine, b->o->segment_id, &attr, &peer->segment))
 		goto err_free;
 	count = mc_segment_region_count(peer->segment);
@@ -51,6 +68,23 @@ err_close:
 err_free:
 	free(peer);
 	return NULL;
+}
+
+struct bench_peer *bench_peer_await(struct bench *b, enum mc_op op, bool say)
+{
+	struct timespec pause = {.tv_nsec = REOPEN_PAUSE_NS};
+	uint64_t end = bench_now_ns() + AWAIT_NS;
+	struct bench_peer *peer;
+
+	for (;;) {
+		peer = bench_peer_open(b, op);
+		if (!peer || mc_segment_region_count(peer->segment) || bench_now_ns() >= end)
+			return peer;
+		if (say)
+			progress_line("segment %s is there, its memory is not yet: waiting", b->o->segment_id);
+		bench_peer_close(peer);
+		nanosleep(&pause, NULL);
+	}
 }
 
 struct bench_peer *bench_peer_get(struct bench_run *run)
@@ -74,7 +108,7 @@ void bench_peer_put(struct bench_run *run, struct bench_peer *peer)
 	last = put_locked(peer);
 	pthread_mutex_unlock(&run->lock);
 	if (last)
-		peer_free(peer);
+		bench_peer_close(peer);
 }
 
 struct bench_peer *bench_peer_renew(struct bench_run *run, struct bench_peer *old, char *text, size_t size)
@@ -86,8 +120,16 @@ struct bench_peer *bench_peer_renew(struct bench_run *run, struct bench_peer *ol
 		peer = NULL;
 		if (bench_now_ns() >= run->retry_ns && !atomic_load(&run->stop)) {
 			peer = bench_peer_open(run->b, run->shape.op);
-			if (!peer)
+			if (!peer) {
 				snprintf(run->reopen_error, sizeof(run->reopen_error), "%s", mc_errmsg());
+			} else if (!mc_segment_region_count(peer->segment)) {
+				/* It was restarted and has not registered its memory yet. */
+				snprintf(run->reopen_error, sizeof(run->reopen_error),
+					 "segment %s was restarted and offers no memory so far",
+					 run->b->o->segment_id);
+				bench_peer_close(peer);
+				peer = NULL;
+			}
 			run->retry_ns = bench_now_ns() + REOPEN_PAUSE_NS;
 		}
 		if (!peer) {
@@ -106,7 +148,7 @@ struct bench_peer *bench_peer_renew(struct bench_run *run, struct bench_peer *ol
 		dead = old;
 	pthread_mutex_unlock(&run->lock);
 	if (dead)
-		peer_free(dead);
+		bench_peer_close(dead);
 	return peer;
 }
 

@@ -144,10 +144,11 @@ static void print_text(const struct bench *b, const struct bench_result *r)
 	printf("Test completed: duration %.2f, batch count %llu, throughput %.*f %s/s\n", r->seconds,
 	       (unsigned long long)r->batches, (int)o->report_precision, r->rate / o->unit_bytes,
 	       o->report_unit);
-	printf("  requests:  %.0f/s, each a %s of %s; %llu a batch, %llu threads\n",
+	printf("  requests:  %.0f/s, each a %s of %s; %llu a batch, %llu thread%s\n",
 	       r->seconds > 0 ? (double)r->requests / r->seconds : 0.0,
 	       o->check ? "write and read back" : op_name(r->shape.op), out_size(r->shape.block, a),
-	       (unsigned long long)r->shape.batch, (unsigned long long)r->shape.threads);
+	       (unsigned long long)r->shape.batch, (unsigned long long)r->shape.threads,
+	       r->shape.threads == 1 ? "" : "s");
 	if (r->latency.count)
 		printf("  latency:   of a batch p50 %s, p99 %s, p99.9 %s, longest %s\n",
 		       out_time(quantile_us(r, 0.5), a), out_time(quantile_us(r, 0.99), c),

@@ -14,7 +14,9 @@
 #include "output.h"
 
 #define PAUSE_NS 10000000 /* after a failed batch */
-#define WAIT_MS 200	  /* how soon a wait notices that the run was interrupted */
+#define ROOM_PAUSE_NS 500000 /* while the queue is full */
+#define WAIT_MS 200	  /* how soon a wait notices that the run was interrupted, or is over */
+#define GRACE_NS 1000000000ull /* for what is in flight when the time is over; then it is cancelled */
 
 /* Only the worker writes its counters: a plain add suffices, atomically stored for the reader. */
 static void add(atomic_uint_fast64_t *counter, uint64_t n)
@@ -59,6 +61,27 @@ static void count_failure(struct bench_worker *w, int error, uint64_t n)
 		add(&w->counts.failed, n);
 }
 
+static void pause_for(long ns)
+{
+	struct timespec wait = {.tv_nsec = ns};
+
+	nanosleep(&wait, NULL);
+}
+
+/* Not MC_SUBMIT_BLOCK, which would wait for room beyond the end of the run. -ECANCELED: it ended first. */
+static int submit_when_room(struct bench_worker *w, struct bench_slot *slot, const struct mc_submit_attr *attr)
+{
+	uint64_t patience = bench_now_ns() + attr->timeout_ms * 1000000ull;
+	int rc;
+
+	while ((rc = mc_batch_submit(slot->batch, attr)) == -EAGAIN && bench_now_ns() < patience) {
+		if (atomic_load_explicit(&w->run->stop, memory_order_relaxed))
+			return -ECANCELED;
+		pause_for(ROOM_PAUSE_NS);
+	}
+	return rc;
+}
+
 int bench_worker_submit(struct bench_worker *w, struct bench_slot *slot, enum mc_op op)
 {
 	const struct bench_shape *shape = &w->run->shape;
@@ -69,7 +92,6 @@ int bench_worker_submit(struct bench_worker *w, struct bench_slot *slot, enum mc
 	int rc;
 
 	attr.timeout_ms = (uint32_t)w->run->b->o->timeout_ms;
-	attr.flags = MC_SUBMIT_BLOCK;
 	remote.region = w->peer->regions[w->tid % w->peer->count].id;
 	slot->epoch = atomic_load_explicit(&w->run->epoch, memory_order_acquire);
 	slot->submitted_ns = bench_now_ns();
@@ -80,7 +102,11 @@ int bench_worker_submit(struct bench_worker *w, struct bench_slot *slot, enum mc
 		if (rc)
 			goto err_reset;
 	}
-	rc = mc_batch_submit(slot->batch, &attr);
+	rc = submit_when_room(w, slot, &attr);
+	if (rc == -ECANCELED) {
+		mc_batch_reset(slot->batch);
+		return rc;
+	}
 	if (rc)
 		goto err_reset;
 	slot->in_flight = true;
@@ -92,18 +118,33 @@ err_reset:
 	return rc;
 }
 
+/* The run was interrupted, or its time is over and was so for a while. */
+static bool to_be_cancelled(struct bench_run *run)
+{
+	uint64_t over = atomic_load_explicit(&run->over_ns, memory_order_relaxed);
+
+	return atomic_load_explicit(&run->cancel, memory_order_relaxed) ||
+	       (over && bench_now_ns() > over + GRACE_NS);
+}
+
+static void cancel_all(struct bench_worker *w)
+{
+	uint64_t i;
+
+	for (i = 0; i < w->run->b->o->depth; i++)
+		if (w->slots[i].in_flight)
+			mc_batch_cancel(w->slots[i].batch);
+	w->cancelled = true;
+}
+
 /* Until the batch is final. Its requests have a deadline, so this ends; sooner if the run is interrupted. */
 static int wait_final(struct bench_worker *w, struct bench_slot *slot)
 {
-	bool cancelled = false;
 	int rc;
 
-	while ((rc = mc_batch_wait(slot->batch, WAIT_MS)) == -ETIME) {
-		if (atomic_load_explicit(&w->run->cancel, memory_order_relaxed) && !cancelled) {
-			mc_batch_cancel(slot->batch);
-			cancelled = true;
-		}
-	}
+	while ((rc = mc_batch_wait(slot->batch, WAIT_MS)) == -ETIME)
+		if (!w->cancelled && to_be_cancelled(w->run))
+			cancel_all(w);
 	return rc;
 }
 
@@ -173,13 +214,6 @@ int bench_worker_finish(struct bench_worker *w, struct bench_slot *slot)
 	return error ? error : rc;
 }
 
-static void pause_a_little(void)
-{
-	struct timespec wait = {.tv_nsec = PAUSE_NS};
-
-	nanosleep(&wait, NULL);
-}
-
 static void drain(struct bench_worker *w)
 {
 	uint64_t i;
@@ -200,7 +234,7 @@ static void renew(struct bench_worker *w)
 		if (peer)
 			break;
 		bench_worker_failed(w, -ESTALE, text);
-		pause_a_little();
+		pause_for(PAUSE_NS);
 	}
 	if (!peer)
 		return;
@@ -218,7 +252,7 @@ void bench_worker_recover(struct bench_worker *w, int rc)
 	if (rc == -ESTALE && w->run->b->o->follow_restart)
 		renew(w);
 	else
-		pause_a_little();
+		pause_for(PAUSE_NS);
 }
 
 static void *worker_main(void *arg)
@@ -267,7 +301,7 @@ static int worker_init(struct bench_worker *w, struct bench_run *run, unsigned i
 	histogram_reset(&w->latency);
 	w->slots = calloc(run->b->o->depth, sizeof(*w->slots));
 	if (!w->slots)
-		return out_error("not enough memory for %llu threads",
+		return out_error("not enough memory; lower --threads (%llu)",
 				 (unsigned long long)run->shape.threads);
 	for (i = 0; i < run->b->o->depth; i++)
 		if (mc_batch_alloc(run->b->engine, (unsigned int)run->shape.batch, &w->slots[i].batch))
@@ -434,8 +468,9 @@ static void time_run(struct bench_run *run, unsigned int started, struct bench_r
 		let_run(run, &before);
 	take(run, &after);
 	atomic_store_explicit(&run->epoch, 2, memory_order_release);
-	there = peer_cpu(peer) - there;
+	atomic_store(&run->over_ns, bench_now_ns());
 	atomic_store(&run->stop, true);
+	there = peer_cpu(peer) - there;
 	for (i = 0; i < started; i++)
 		pthread_join(run->workers[i].thread, NULL);
 	progress_clear();
@@ -452,6 +487,13 @@ static void time_run(struct bench_run *run, unsigned int started, struct bench_r
 	bench_peer_put(run, peer);
 }
 
+uint64_t bench_span(const struct bench_options *o, const struct bench_shape *shape)
+{
+	uint64_t span = o->working_set ? o->working_set : shape->block * shape->batch * shape->threads;
+
+	return o->check ? span - span % (shape->block * shape->threads) : span;
+}
+
 int bench_measure(struct bench *b, struct bench_peer **peer, const struct bench_shape *shape,
 		  struct bench_result *result)
 {
@@ -462,16 +504,14 @@ int bench_measure(struct bench *b, struct bench_peer **peer, const struct bench_
 	memset(result, 0, sizeof(*result));
 	histogram_reset(&result->latency);
 	result->shape = *shape;
-	run.span = b->o->working_set ? b->o->working_set : shape->block * shape->batch * shape->threads;
-	if (b->o->check)
-		run.span -= run.span % (shape->block * shape->threads);
+	run.span = bench_span(b->o, shape);
 	if (bench_peer_fits(&run, run.peer, result->error, sizeof(result->error))) {
 		out_error("%s", result->error);
 		return -1;
 	}
 	run.workers = calloc(shape->threads, sizeof(*run.workers));
 	if (!run.workers) {
-		out_error("not enough memory for %llu threads", (unsigned long long)shape->threads);
+		out_error("not enough memory; lower --threads (%llu)", (unsigned long long)shape->threads);
 		return -1;
 	}
 	for (; made < shape->threads; made++)

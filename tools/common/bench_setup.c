@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
 /* Both sides of the bench: engine, one buffer per NUMA node, registration, signals, clocks. */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <netinet/in.h>
 #include <time.h>
@@ -116,23 +119,22 @@ static void fill_memory(uint8_t *addr, uint64_t length)
 			pthread_join(parts[i].thread, NULL);
 }
 
-/* Allocate and register the buffer of one node; memory of a name that is still intact keeps its content. */
-static int buffer_open(struct bench *b, struct bench_buffer *buffer, uint64_t length, uint32_t rights,
-		       unsigned int count)
+/* Allocate and fill the buffer of one node; memory of a name that is still intact keeps its content. */
+static int buffer_alloc(struct bench *b, struct bench_buffer *buffer, unsigned int count)
 {
 	struct mc_memory_attr memory = MC_MEMORY_ATTR_INIT;
 	struct mc_memory_info info = {.size = sizeof(info)};
-	struct mc_region_attr region = MC_REGION_ATTR_INIT;
 	const struct bench_options *o = b->o;
-	char name[256], location[32];
-	int rc;
+	char name[256];
 
-	memory.length = length;
+	memory.length = buffer->length;
 	memory.numa_node = buffer->node;
 	memory.page_size = o->page_size;
 	memory.flags = MC_MEMORY_PREFAULT;
 	if (!strcmp(o->memory, "anonymous")) {
 		memory.flags |= MC_MEMORY_PRIVATE;
+	} else if (!strcmp(o->memory, "memfd")) {
+		memory.flags |= MC_MEMORY_NO_MODULE;
 	} else if (!strncmp(o->memory, "named:", 6)) {
 		if (count > 1)
 			snprintf(name, sizeof(name), "%s.%d", o->memory + 6, buffer->node);
@@ -140,28 +142,40 @@ static int buffer_open(struct bench *b, struct bench_buffer *buffer, uint64_t le
 			snprintf(name, sizeof(name), "%s", o->memory + 6);
 		memory.name = name;
 	}
-	rc = mc_memory_alloc(&memory, &buffer->memory);
-	if (rc) {
+	if (mc_memory_alloc(&memory, &buffer->memory)) {
 		out_error("%s", mc_errmsg());
 		return -1;
 	}
 	buffer->addr = mc_memory_addr(buffer->memory);
-	buffer->length = length;
 	if (o->init_mem && !mc_memory_info(buffer->memory, &info) && !info.reattached)
-		fill_memory(buffer->addr, length);
+		fill_memory(buffer->addr, buffer->length);
+	return 0;
+}
+
+static int buffers_alloc(void *arg)
+{
+	struct bench *b = arg;
+	unsigned int i;
+
+	for (i = 0; i < b->buffer_count; i++)
+		if (buffer_alloc(b, &b->buffers[i], b->buffer_count))
+			return -1;
+	return 0;
+}
+
+static int buffer_register(struct bench *b, struct bench_buffer *buffer, uint32_t rights)
+{
+	struct mc_region_attr region = MC_REGION_ATTR_INIT;
+	char location[32];
 
 	region.rights = rights;
 	region.memory = buffer->memory;
 	snprintf(location, sizeof(location), "cpu:%d", buffer->node);
 	region.location = buffer->node >= 0 ? location : NULL;
-	rc = mc_engine_register(b->engine, buffer->addr, length, &region, &buffer->region);
-	if (rc) {
-		out_error("%s", mc_errmsg());
-		mc_memory_free(buffer->memory);
-		buffer->memory = NULL;
-		return -1;
-	}
-	return 0;
+	if (!mc_engine_register(b->engine, buffer->addr, buffer->length, &region, &buffer->region))
+		return 0;
+	out_error("%s", mc_errmsg());
+	return -1;
 }
 
 /* A name with a port of its own, for an initiator that was given none and whose host name is taken. */
@@ -182,8 +196,9 @@ static int free_name(const char *host, char *name, size_t size)
 	return 0;
 }
 
-static int engine_open(struct bench *b)
+static int engine_open(void *arg)
 {
+	struct bench *b = arg;
 	struct mc_engine_attr attr = MC_ENGINE_ATTR_INIT;
 	const struct bench_options *o = b->o;
 	char name[512];
@@ -191,10 +206,11 @@ static int engine_open(struct bench *b)
 
 	attr.flags = (o->classic ? MC_ENGINE_CLASSIC : 0) | (o->insecure ? MC_ENGINE_INSECURE : 0) |
 		     (o->require_ack ? MC_ENGINE_REQUIRE_ACK : 0) | (o->integrity ? MC_ENGINE_INTEGRITY : 0) |
-		     (o->checksum ? MC_ENGINE_CHECKSUM : 0);
+		     (o->checksum ? MC_ENGINE_CHECKSUM : 0) |
+		     (strcmp(o->mode, "target") ? 0 : MC_ENGINE_PUBLISH_LATER);
 	attr.metadata = o->metadata_server;
 	attr.name = o->local_server_name;
-	attr.transports = strcmp(o->protocol, "auto") ? o->protocol : NULL;
+	attr.transports = o->protocol_given || strcmp(o->protocol, "auto") ? o->protocol : NULL;
 	attr.bind = o->bind;
 	attr.advertise = o->advertise;
 	attr.key_file = o->key_file;
@@ -212,26 +228,81 @@ static int engine_open(struct bench *b)
 	}
 	if (rc)
 		out_error("%s", mc_errmsg());
+	b->usage = rc == -EINVAL;
 	return rc ? -1 : 0;
 }
 
-int bench_setup(struct bench *b, uint64_t length, uint32_t rights)
+struct step {
+	int (*run)(void *arg);
+	void *arg;
+	int ret, done_fd;
+};
+
+static void *step_main(void *arg)
+{
+	struct step *step = arg;
+
+	step->ret = step->run(step->arg);
+	if (eventfd_write(step->done_fd, 1))
+		abort(); /* a fresh eventfd takes a one */
+	return NULL;
+}
+
+static void interrupted(struct bench *b, bool engine_idle)
+{
+	if (engine_idle && b->engine)
+		mc_engine_close(b->engine);
+	out_error("interrupted while setting up");
+	_exit(1);
+}
+
+int bench_step(struct bench *b, bool engine_idle, int (*run)(void *arg), void *arg)
+{
+	struct step step = {.run = run, .arg = arg, .done_fd = eventfd(0, EFD_CLOEXEC)};
+	struct pollfd wait[2] = {{.fd = step.done_fd, .events = POLLIN},
+				 {.fd = signalfd(-1, &b->signals, SFD_CLOEXEC), .events = POLLIN}};
+	pthread_t thread;
+	int err = 0;
+
+	if (wait[0].fd < 0 || wait[1].fd < 0)
+		err = errno;
+	if (!err)
+		err = pthread_create(&thread, NULL, step_main, &step);
+	if (err) {
+		out_error("cannot start a thread: %s%s", strerror(err),
+			  err == EMFILE ? "; raise the limit on open files (ulimit -n)" : "");
+		step.ret = -1;
+	} else {
+		while (poll(wait, 2, -1) < 0 || !wait[0].revents)
+			if (wait[1].revents & POLLIN)
+				interrupted(b, engine_idle);
+		pthread_join(thread, NULL);
+	}
+	for (err = 0; err < 2; err++)
+		if (wait[err].fd >= 0)
+			close(wait[err].fd);
+	return step.ret;
+}
+
+int bench_open(struct bench *b) { return bench_step(b, false, engine_open, b); }
+
+/* The engine is open before, so that mistakes show early; it shows itself to peers with the first region. */
+int bench_add_buffers(struct bench *b, uint64_t length, uint32_t rights)
 {
 	int nodes[BENCH_NODES];
-	unsigned int count = numa_nodes(nodes), i;
+	unsigned int i;
 
-	if (engine_open(b))
-		return -1;
-	for (i = 0; i < count; i++) {
+	b->buffer_count = numa_nodes(nodes);
+	for (i = 0; i < b->buffer_count; i++) {
 		b->buffers[i].node = nodes[i];
-		if (buffer_open(b, &b->buffers[i], length, rights, count))
-			goto err_close;
-		b->buffer_count = i + 1;
+		b->buffers[i].length = length;
 	}
+	if (bench_step(b, true, buffers_alloc, b))
+		return -1;
+	for (i = 0; i < b->buffer_count; i++)
+		if (buffer_register(b, &b->buffers[i], rights))
+			return -1;
 	return 0;
-err_close:
-	bench_close(b);
-	return -1;
 }
 
 void bench_close(struct bench *b)
@@ -240,9 +311,9 @@ void bench_close(struct bench *b)
 
 	while (b->buffer_count) {
 		buffer = &b->buffers[--b->buffer_count];
-		if (mc_engine_unregister(buffer->region, MC_UNREGISTER_WAIT))
+		if (buffer->region && mc_engine_unregister(buffer->region, MC_UNREGISTER_WAIT))
 			out_warn("%s", mc_errmsg());
-		else if (mc_memory_free(buffer->memory))
+		else if (buffer->memory && mc_memory_free(buffer->memory))
 			out_warn("%s", mc_errmsg());
 	}
 	if (b->engine && mc_engine_close(b->engine))

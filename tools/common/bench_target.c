@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* The target: offers memory until a signal ends it. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,7 @@
 #include <jansson.h>
 
 #include "bench.h"
+#include "options.h"
 #include "output.h"
 
 /* Text quoted for a shell, if it needs that. */
@@ -77,7 +79,7 @@ static int print_json(const struct bench *b, const char *command)
 	rc = json_dumpf(root, stdout, JSON_COMPACT);
 	putchar('\n');
 	json_decref(root);
-	return rc || fflush(stdout) ? out_error("cannot write the output") : 0;
+	return rc || fflush(stdout) ? out_error("cannot write the output: %s", strerror(errno)) : 0;
 }
 
 static int print_text(const struct bench *b, const char *command)
@@ -96,7 +98,7 @@ static int print_text(const struct bench *b, const char *command)
 		       info.reattached ? ", re-attached with its content" : "");
 	}
 	printf("Ready. To run against it:\n  %s\nCtrl-C ends it.\n", command);
-	return fflush(stdout) ? out_error("cannot write the output") : 0;
+	return fflush(stdout) ? out_error("cannot write the output: %s", strerror(errno)) : 0;
 }
 
 /* Until a signal comes; on a terminal with what is being served. */
@@ -130,12 +132,14 @@ int bench_target(const struct bench_options *o)
 {
 	struct mc_engine_stats stats = {.size = sizeof(stats)};
 	char command[2048], read[OUT_SIZE_TEXT], written[OUT_SIZE_TEXT];
-	struct bench b = {.o = o};
+	struct bench b = {.o = o, .started_ns = bench_now_ns()};
 	int status;
 
 	bench_block_signals(&b);
-	if (bench_setup(&b, o->buffer_size, MC_REMOTE_READ | MC_REMOTE_WRITE))
-		return 1;
+	if (bench_open(&b) || bench_add_buffers(&b, o->buffer_size, MC_REMOTE_READ | MC_REMOTE_WRITE)) {
+		bench_close(&b);
+		return b.usage ? OPT_EXIT_USAGE : 1;
+	}
 	initiator_command(&b, command, sizeof(command));
 	status = o->json ? print_json(&b, command) : print_text(&b, command);
 	if (!status)

@@ -223,6 +223,14 @@ static int read_bool(const char *text, bool *value)
 	return -EINVAL;
 }
 
+/* "--check false": the word is the flag's value, unless it could be an argument. */
+static bool bool_follows(const struct opt_set *set, int next, int argc, char **argv)
+{
+	bool value;
+
+	return !set->positional_max && next < argc && !read_bool(argv[next], &value);
+}
+
 static int read_choice(const struct opt *o, const char *text)
 {
 	const char *at = o->choices;
@@ -347,7 +355,7 @@ static int read_flag(const struct opt_set *set, char *arg, int *next, int argc, 
 		return unknown_flag(set, word, len);
 	if (!value) {
 		if (o->type == OPT_BOOL) {
-			value = "true";
+			value = bool_follows(set, *next, argc, argv) ? argv[(*next)++] : "true";
 		} else if (*next < argc) {
 			value = argv[(*next)++];
 		} else {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Command-line flags of every tool, from one table: --flag=value, --flag value, -flag value, '-' and
- * '_' alike, --bool, --nobool, --help, --version. Mistakes are one sentence and exit status 2.
+ * '_' alike, --bool, --nobool, --bool false (where only flags are understood), --help, --version.
+ * Mistakes are one sentence and exit status 2.
  */
 #ifndef TOOLS_COMMON_OPTIONS_H
 #define TOOLS_COMMON_OPTIONS_H

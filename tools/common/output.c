@@ -20,6 +20,54 @@ void out_init(const char *tool)
 
 const char *out_tool(void) { return tool_name; }
 
+/* Bytes of the control character at @at, 0 if it is none. C1 characters are two bytes in UTF-8. */
+static unsigned int control(const char *at, bool lines)
+{
+	const unsigned char *c = (const unsigned char *)at;
+
+	if (lines && (*c == '\n' || *c == '\t'))
+		return 0;
+	if (*c < 0x20 || *c == 0x7f)
+		return 1;
+	return *c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0 ? 2 : 0;
+}
+
+void out_text(FILE *stream, const char *text, bool lines)
+{
+	unsigned int n;
+
+	while (*text) {
+		n = control(text, lines);
+		if (n)
+			fprintf(stream, "\\x%02x", (unsigned char)text[n - 1]);
+		else
+			putc(*text, stream);
+		text += n ? n : 1;
+	}
+}
+
+/* The same into memory; free() it. */
+static char *plain_copy(const char *text, size_t len)
+{
+	char *copy = malloc(4 * len + 1), *to = copy;
+	size_t i = 0;
+	unsigned int n;
+
+	while (copy && i < len) {
+		n = control(text + i, false);
+		if (n > len - i)
+			n = 0;
+		if (n)
+			to += sprintf(to, "\\x%02x", (unsigned char)text[i + n - 1]);
+		else
+			*to++ = text[i];
+		i += n ? n : 1;
+	}
+	if (copy)
+		*to = 0;
+	return copy;
+}
+
 static void say(const char *prefix, const char *fmt, va_list args)
 {
 	char text[2048];
@@ -27,7 +75,9 @@ static void say(const char *prefix, const char *fmt, va_list args)
 	vsnprintf(text, sizeof(text), fmt, args);
 	progress_clear();
 	fflush(stdout);
-	fprintf(stderr, "%s: %s%s\n", tool_name, prefix, text);
+	fprintf(stderr, "%s: %s", tool_name, prefix);
+	out_text(stderr, text, false);
+	putc('\n', stderr);
 }
 
 int out_error(const char *fmt, ...)
@@ -51,10 +101,15 @@ void out_warn(const char *fmt, ...)
 
 int out_finish(int status)
 {
+	bool failed;
+
 	progress_clear();
-	if (!fflush(stdout) && !ferror(stdout))
+	failed = fflush(stdout);
+	if (!failed && !ferror(stdout))
 		return status;
-	fprintf(stderr, "%s: cannot write the output: %s\n", tool_name, strerror(errno));
+	/* An error of an earlier flush left its mark on the stream, but no errno. */
+	fprintf(stderr, "%s: cannot write the output: %s\n", tool_name,
+		failed ? strerror(errno) : "a write failed; is the disk full?");
 	return status ? status : 1;
 }
 
@@ -181,7 +236,7 @@ static size_t columns_of(const char *text)
 
 static void set_cell(struct out_table *table, unsigned int column, const char *text, size_t len)
 {
-	char *cell = strndup(text, len);
+	char *cell = plain_copy(text, len);
 
 	if (!cell) {
 		table->failed = true;

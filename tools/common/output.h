@@ -16,6 +16,12 @@ const char *out_tool(void);
 int out_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void out_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/*
+ * Text of others, who may mean to steer the terminal, with control bytes as \xNN; line breaks and tabs stay if
+ * @lines. Sentences and table cells are treated so by themselves.
+ */
+void out_text(FILE *stream, const char *text, bool lines);
+
 /* Flush stdout; @status, or 1 with a sentence if something could not be written. Last call of main(). */
 int out_finish(int status);
 

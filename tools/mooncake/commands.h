@@ -9,6 +9,7 @@
 
 #include "common/options.h"
 #include "common/output.h"
+#include "common/settings.h"
 
 struct command {
 	const char *name;
@@ -60,9 +61,8 @@ extern struct service_flags service;
 	}
 
 void service_attr(struct mc_engine_attr *attr);
-
-/* Value of a setting as the engine would see it, free() it; NULL = unset, or the configuration is bad. */
-char *setting_text(const char *path, const char *key);
+/* The library's sentence; exit status 2 if what was given is wrong or missing, else 1. */
+int service_error(int ret);
 
 /* Print @value as JSON on stdout and free it; 0 or 1. */
 int print_json(json_t *value);

@@ -22,6 +22,7 @@ void check_open_files(void);
 void check_huge_pages(void);
 void check_shm_space(void);
 void check_process_copy(void);
+/* doctor_module.c */
 void check_module(void);
 /* doctor_net.c */
 void check_congestion(void);

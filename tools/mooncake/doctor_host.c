@@ -170,11 +170,3 @@ void check_process_copy(void)
 			"TCP, even on one host",
 			strerror(WEXITSTATUS(status)), (int)scope);
 }
-
-void check_module(void)
-{
-	if (!access("/dev/mooncake", F_OK))
-		finding(FINDING_OK, "/dev/mooncake", NULL, "present; this version does not need it");
-	else
-		finding(FINDING_OK, "/dev/mooncake", NULL, "absent: memfds and named files do its work");
-}

@@ -7,7 +7,7 @@
 #include "commands.h"
 
 static struct {
-	bool json;
+	bool json, replace, yes;
 } flags;
 
 static const struct opt ls_table[] = {
@@ -20,6 +20,40 @@ static const struct opt_set ls_set = {
 	.usage = "[flags]",
 	.summary = "Lists the named memories of the calling user, and who holds them.",
 	.table = ls_table,
+};
+
+static const struct opt show_table[] = {
+	{ .name = "json", .type = OPT_BOOL, .value = &flags.json, .help = "as JSON" },
+	{ .name = NULL },
+};
+
+static const struct opt_set show_set = {
+	.tool = "mooncake memory show",
+	.usage = "[flags] NAME",
+	.summary = "Shows all that is known of a named memory: where it lies, who holds it, who else has it attached.",
+	.table = show_table,
+	.positional_min = 1,
+	.positional_max = 1,
+};
+
+static const struct opt revoke_table[] = {
+	{ .name = "replace",
+	  .type = OPT_BOOL,
+	  .value = &flags.replace,
+	  .help = "and give it fresh, zeroed pages: DMA that goes on hits orphans" },
+	{ .name = "yes", .type = OPT_BOOL, .value = &flags.yes, .help = "its holder may die of it" },
+	{ .name = "json", .type = OPT_BOOL, .value = &flags.json, .help = "as JSON" },
+	{ .name = NULL },
+};
+
+static const struct opt_set revoke_set = {
+	.tool = "mooncake memory revoke",
+	.usage = "[flags] NAME",
+	.summary = "Takes memory that the kernel module keeps away from every process, its holder included: who "
+		   "touches a mapping of it gets SIGBUS. Name and content stay; who allocates it anew has it.",
+	.table = revoke_table,
+	.positional_min = 1,
+	.positional_max = 1,
 };
 
 static const struct opt unlink_table[] = { { .name = NULL } };
@@ -56,12 +90,26 @@ static int collect(const struct mc_memory_entry *entry, void *arg)
 	json_t *item;
 
 	command_of(entry->holder_pid, command, sizeof(command));
-	item = json_pack("{ss sI sI so}", "name", entry->name, "length", (json_int_t)entry->length,
-			 "page_size", (json_int_t)entry->page_size, "holder_pid",
-			 entry->holder_pid ? json_integer(entry->holder_pid) : json_null());
+	item = json_pack("{ss ss sI sI so si}", "name", entry->name, "kind", entry->kind, "length",
+			 (json_int_t)entry->length, "page_size", (json_int_t)entry->page_size, "holder_pid",
+			 entry->holder_pid ? json_integer(entry->holder_pid) : json_null(), "contexts",
+			 (int)entry->contexts);
 	if (item && *command)
 		json_object_set_new(item, "holder_command", json_string(command));
 	return item && !json_array_append_new(arg, item) ? 0 : -ENOMEM;
+}
+
+static void holder_text(const json_t *item, char *text, size_t size)
+{
+	json_int_t pid = json_integer_value(json_object_get(item, "holder_pid"));
+	const char *command = json_string_value(json_object_get(item, "holder_command"));
+
+	if (!pid)
+		snprintf(text, size, "nobody");
+	else if (pid < 0)
+		snprintf(text, size, "a process not seen from here");
+	else
+		snprintf(text, size, "%d%s%s", (int)pid, command ? " " : "", command ? command : "");
 }
 
 static int memory_ls(int argc, char **argv)
@@ -86,20 +134,12 @@ static int memory_ls(int argc, char **argv)
 		return 0;
 	}
 	t = out_table_new(false);
-	out_table_row(t, "name|size|page|held by");
+	out_table_row(t, "name|kind|size|page|held by");
 	json_array_foreach(list, i, item)
 	{
-		json_int_t pid = json_integer_value(json_object_get(item, "holder_pid"));
-		const char *command = json_string_value(json_object_get(item, "holder_command"));
-
-		if (!pid)
-			snprintf(holder, sizeof(holder), "nobody");
-		else if (pid < 0)
-			snprintf(holder, sizeof(holder), "a process not seen from here");
-		else
-			snprintf(holder, sizeof(holder), "%d%s%s", (int)pid, command ? " " : "",
-				 command ? command : "");
-		out_table_row(t, "%s|%s|%s|%s", json_string_value(json_object_get(item, "name")),
+		holder_text(item, holder, sizeof(holder));
+		out_table_row(t, "%s|%s|%s|%s|%s", json_string_value(json_object_get(item, "name")),
+			      json_string_value(json_object_get(item, "kind")),
 			      out_size((uint64_t)json_integer_value(json_object_get(item, "length")), length),
 			      out_size((uint64_t)json_integer_value(json_object_get(item, "page_size")),
 				       page),
@@ -107,6 +147,104 @@ static int memory_ls(int argc, char **argv)
 	}
 	out_table_print(t, stdout);
 	json_decref(list);
+	return 0;
+}
+
+static void add_row(struct out_table *t, const json_t *item, const char *key, const char *label)
+{
+	const json_t *value = json_object_get(item, key);
+	char text[OUT_SIZE_TEXT];
+
+	if (json_is_string(value))
+		out_table_row(t, "%s|%s", label, json_string_value(value));
+	else if (json_is_integer(value) && (!strcmp(key, "length") || !strcmp(key, "page_size")))
+		out_table_row(t, "%s|%s", label, out_size((uint64_t)json_integer_value(value), text));
+	else if (json_is_integer(value))
+		out_table_row(t, "%s|%lld", label, (long long)json_integer_value(value));
+}
+
+static void print_one(json_t *item)
+{
+	static const char *const rows[][2] = {
+		{ "name", "name" },
+		{ "kind", "kind" },
+		{ "length", "size" },
+		{ "page_size", "page" },
+		{ "content_id", "content id" },
+		{ "generation", "generation" },
+		{ "contexts", "open or attached in" },
+		{ "mappings", "mappings" },
+		{ "grants", "live grants" },
+		{ "dmabufs", "dma-bufs" },
+		{ "dmabuf_attached", "devices attached" },
+		{ "pages", "pages" },
+		{ "extents", "runs of adjacent pages" },
+		{ "pinned_pages", "pages pinned by others" },
+	};
+	struct out_table *t = out_table_new(false);
+	json_t *nodes = json_object_get(item, "node_pages"), *pages;
+	char holder[80];
+	size_t i;
+
+	for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		add_row(t, item, rows[i][0], rows[i][1]);
+	json_array_foreach(nodes, i, pages)
+		out_table_row(t, "pages on NUMA node %zu|%lld", i, (long long)json_integer_value(pages));
+	holder_text(item, holder, sizeof(holder));
+	out_table_row(t, "held by|%s", holder);
+	out_table_print(t, stdout);
+}
+
+static int memory_show(int argc, char **argv)
+{
+	json_t *list, *item;
+	char command[32], *text;
+	size_t i;
+
+	opt_parse(&show_set, argc, argv);
+	if (mc_memory_show(argv[1], &text))
+		return out_error("%s", mc_errmsg());
+	list = take_json(text);
+	if (!list)
+		return 1;
+	json_array_foreach(list, i, item)
+	{
+		command_of((int)json_integer_value(json_object_get(item, "holder_pid")), command, sizeof(command));
+		if (*command)
+			json_object_set_new(item, "holder_command", json_string(command));
+		if (flags.json)
+			continue;
+		if (i)
+			putchar('\n');
+		print_one(item);
+	}
+	if (flags.json)
+		return print_json(list);
+	json_decref(list);
+	return 0;
+}
+
+static int memory_revoke(int argc, char **argv)
+{
+	struct mc_memory_revoked revoked = { .size = sizeof(revoked) };
+
+	opt_parse(&revoke_set, argc, argv);
+	if (!flags.yes)
+		return out_error("processes that touch \"%s\" from now on, its holder included, would get SIGBUS; say "
+				 "--yes if that is meant",
+				 argv[1]);
+	if (mc_memory_revoke(argv[1], flags.replace ? MC_MEMORY_REPLACE : 0, &revoked))
+		return out_error("%s", mc_errmsg());
+	if (flags.json)
+		return print_json(json_pack("{ss sI sI sI}", "name", argv[1], "generation",
+					    (json_int_t)revoked.generation, "pinned_pages",
+					    (json_int_t)revoked.pinned_pages, "dmabuf_attached",
+					    (json_int_t)revoked.dmabuf_attached));
+	printf("\"%s\" is out of every processor's reach; generation %llu\n", argv[1],
+	       (unsigned long long)revoked.generation);
+	if (revoked.pinned_pages || revoked.dmabuf_attached)
+		printf("devices may still reach it: %llu pages are pinned, %u devices are attached to dma-bufs of it\n",
+		       (unsigned long long)revoked.pinned_pages, revoked.dmabuf_attached);
 	return 0;
 }
 
@@ -123,6 +261,8 @@ static int memory_unlink(int argc, char **argv)
 
 static const struct command commands[] = {
 	{ "ls", memory_ls, "list named memories and who holds them" },
+	{ "show", memory_show, "all that is known of one" },
+	{ "revoke", memory_revoke, "take one away from every process (kernel module)" },
 	{ "unlink", memory_unlink, "remove named memories" },
 	{ NULL, NULL, NULL },
 };

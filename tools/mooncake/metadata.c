@@ -49,12 +49,15 @@ static int metadata_get(int argc, char **argv)
 {
 	struct mc_engine_attr attr;
 	char *value;
+	int ret;
 
 	opt_parse(&get_set, argc, argv);
 	service_attr(&attr);
-	if (mc_metadata_get(&attr, argv[1], &value))
-		return out_error("%s", mc_errmsg());
-	printf("%s\n", value);
+	ret = mc_metadata_get(&attr, argv[1], &value);
+	if (ret)
+		return service_error(ret);
+	out_text(stdout, value, true);
+	putchar('\n');
 	free(value);
 	return 0;
 }
@@ -67,10 +70,13 @@ static int print_key(const char *key, const char *value, void *arg)
 		json_t *parsed = json_loads(value, JSON_DECODE_ANY, NULL);
 
 		json_object_set_new(object, key, parsed ? parsed : json_string(value));
-	} else if (flags.values) {
-		printf("%s\n%s\n", key, value);
-	} else {
-		printf("%s\n", key);
+		return 0;
+	}
+	out_text(stdout, key, false);
+	putchar('\n');
+	if (flags.values) {
+		out_text(stdout, value, true);
+		putchar('\n');
 	}
 	return 0;
 }
@@ -80,11 +86,13 @@ static int metadata_ls(int argc, char **argv)
 	int count = opt_parse(&ls_set, argc, argv);
 	json_t *object = json_object();
 	struct mc_engine_attr attr;
+	int ret;
 
 	service_attr(&attr);
-	if (mc_metadata_list(&attr, count ? argv[1] : "mooncake/", print_key, object)) {
+	ret = mc_metadata_list(&attr, count ? argv[1] : "mooncake/", print_key, object);
+	if (ret) {
 		json_decref(object);
-		return out_error("%s", mc_errmsg());
+		return service_error(ret);
 	}
 	if (flags.json)
 		return print_json(object);

@@ -12,6 +12,7 @@ static struct {
 	bool json;
 	const char *transports;
 	uint64_t timeout_ms;
+	bool insecure;
 } flags;
 
 static const struct opt ls_table[] = {
@@ -37,10 +38,14 @@ static const struct opt show_table[] = {
 	{ .name = "timeout_ms",
 	  .type = OPT_UINT,
 	  .value = &flags.timeout_ms,
-	  .def = "5000",
+	  .def = "4000",
 	  .min = 1,
 	  .max = 600000,
 	  .help = "for reaching it" },
+	{ .name = "insecure",
+	  .type = OPT_BOOL,
+	  .value = &flags.insecure,
+	  .help = "reach a segment of P2PHANDSHAKE beyond this host without a cluster key" },
 	{ .name = "json", .type = OPT_BOOL, .value = &flags.json, .group = "Output", .help = "as JSON" },
 	{ .name = NULL },
 };
@@ -160,7 +165,7 @@ static int segment_ls(int argc, char **argv)
 	}
 	if (ret) {
 		json_decref(listing.list);
-		return out_error("%s", mc_errmsg());
+		return service_error(ret);
 	}
 	if (flags.json)
 		return print_json(listing.list);
@@ -204,8 +209,9 @@ static void print_segment(json_t *segment)
 	char length[OUT_SIZE_TEXT];
 	size_t i;
 
-	printf("segment %s, %zu region%s\n", json_string_value(json_object_get(segment, "name")),
-	       json_array_size(regions), json_array_size(regions) == 1 ? "" : "s");
+	printf("segment ");
+	out_text(stdout, json_string_value(json_object_get(segment, "name")), false);
+	printf(", %zu region%s\n", json_array_size(regions), json_array_size(regions) == 1 ? "" : "s");
 	out_table_row(t, "region|size|rights|location|path|detail");
 	json_array_foreach(regions, i, item)
 	{
@@ -229,6 +235,7 @@ static int open_engine(mc_engine **engine)
 	int ret;
 
 	service_attr(&attr);
+	attr.flags = flags.insecure ? MC_ENGINE_INSECURE : 0;
 	uri = service.metadata_server ? strdup(service.metadata_server)
 				      : setting_text(service.config, "engine.metadata");
 	gethostname(host, sizeof(host) - 1);
@@ -246,12 +253,14 @@ static int segment_show(int argc, char **argv)
 	mc_segment *segment;
 	mc_engine *engine;
 	json_t *shown;
+	int ret;
 
 	opt_parse(&show_set, argc, argv);
 	attr.timeout_ms = (uint32_t)flags.timeout_ms;
 	attr.transports = flags.transports;
-	if (open_engine(&engine))
-		return out_error("%s", mc_errmsg());
+	ret = open_engine(&engine);
+	if (ret)
+		return service_error(ret);
 	if (mc_segment_open(engine, argv[1], &attr, &segment)) {
 		out_error("%s", mc_errmsg());
 		mc_engine_close(engine);

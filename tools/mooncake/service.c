@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* What subcommands share: the flags that say which cluster, and JSON on its way to stdout. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,35 +18,10 @@ void service_attr(struct mc_engine_attr *attr)
 	attr->cluster_id = service.cluster_id;
 }
 
-/* Read once: all that ask in one run ask about the same file. */
-static json_t *all_settings(const char *path)
+int service_error(int ret)
 {
-	static json_t *list;
-	char *text;
-
-	if (!list && !mc_config_show(path, &text)) {
-		list = json_loads(text, 0, NULL);
-		free(text);
-	}
-	return list;
-}
-
-char *setting_text(const char *path, const char *key)
-{
-	json_t *item;
-	size_t i;
-
-	json_array_foreach(all_settings(path), i, item)
-	{
-		const char *name = json_string_value(json_object_get(item, "key"));
-		json_t *value = json_object_get(item, "value");
-
-		if (!name || strcmp(name, key) || json_is_null(value))
-			continue;
-		return json_is_string(value) ? strdup(json_string_value(value))
-					     : json_dumps(value, JSON_ENCODE_ANY);
-	}
-	return NULL;
+	out_error("%s", mc_errmsg());
+	return ret == -EINVAL ? OPT_EXIT_USAGE : 1;
 }
 
 int print_json(json_t *value)

@@ -26,6 +26,21 @@
  * are not inherited by a child and cannot grow (VM_DONTCOPY, VM_DONTEXPAND); they do not appear in
  * core dumps.
  *
+ * DOC: mmap
+ *
+ * What an id names is mapped with mmap() of the context's file at the offset that the call which
+ * made the id returned, in whole or in part: whole pages, MAP_SHARED. The pages come with the first
+ * access, some ahead of it; MAP_POPULATE brings them at once. Access to what was revoked, or whose
+ * device is gone, is SIGBUS. mmap() fails with
+ *
+ *   EINVAL      the range is not one of an id of this context, or exceeds it; not MAP_SHARED
+ *   EACCES      PROT_WRITE without the right to write (mprotect() later: the same); PROT_EXEC
+ *   ESTALE      the id was revoked
+ *   ENOMEM      no memory
+ *
+ * Offsets take up to 63 bits; mmap() of 32-bit programs passes 44, which is enough for the first three
+ * mappable ids of the whole machine only.
+ *
  * DOC: Calls
  *
  * Every struct begins with its size as the caller knows it, and flags. A newer caller may pass a
@@ -40,7 +55,8 @@
  *   ENOTTY      no such call
  *   EINVAL      size below that of the first release; a value out of its range; a reserved field
  *               that is not zero
- *   E2BIG       size above what the module knows, and a byte beyond that is not zero
+ *   E2BIG       size above what the module knows, and a byte beyond that is not zero; size above
+ *               64 KiB
  *   EOPNOTSUPP  a flag that the module does not know, or what it cannot do on this kernel or with
  *               this kind of object
  *   EFAULT      the struct, or memory that it points to, cannot be read or written
@@ -48,7 +64,8 @@
  *   EOVERFLOW   offset + length does not fit in 64 bits
  *   EACCES      it exists, and the caller may not do that
  *   ENOMEM      no memory
- *   EDQUOT      the user's quota, or the limit for kept memory, is reached
+ *   EDQUOT      the user's quota, or the limit for kept memory, is reached; a context has objects_max
+ *               ids or as many grants; a user has 262144 ids in all
  *   EINTR       a fatal signal arrived during long work; nothing was done
  *   ESTALE      the object was revoked
  *
@@ -153,7 +170,8 @@ struct mooncake_query {
  * MOONCAKE_BUFFER_KEEP: the buffer gets a name and outlives its processes, until BUFFER_UNLINK, the
  * unloading of the module (which kept buffers forbid) or the end of the machine's uptime. Names
  * belong to users: (global user id, name). The creator holds it exclusively, as by BUFFER_OPEN with
- * MOONCAKE_OPEN_EXCLUSIVE, if MOONCAKE_BUFFER_EXCLUSIVE is set. keep_key opens it from anywhere,
+ * MOONCAKE_OPEN_EXCLUSIVE, if MOONCAKE_BUFFER_EXCLUSIVE is set. Until BUFFER_ALLOC returns, the name
+ * is taken but opens nothing. keep_key opens it from anywhere,
  * other user namespaces included: whoever knows it owns the buffer.
  *
  * EEXIST: the user has a kept buffer of that name. EINVAL: length 0 or above length_max; a node
@@ -181,14 +199,17 @@ struct mooncake_buffer_alloc {
 
 /*
  * BUFFER_OPEN: a kept buffer by (user, name), or by its keep key (MOONCAKE_OPEN_BY_KEY: then uid,
- * name and name_length are zero). By name: the effective user must be its owner or have
- * CAP_IPC_OWNER in the initial user namespace, else EACCES; uid is read in the caller's user
- * namespace.
+ * name and name_length are zero; without the flag keep_key is zero: EINVAL). By name: the effective
+ * user must be its owner, under an id that the caller's user namespace has, or have CAP_IPC_OWNER in
+ * the initial user namespace, else EACCES; uid is read in the caller's user namespace.
  *
- * MOONCAKE_OPEN_EXCLUSIVE: nobody else has it open, now or until this id is destroyed; the
- * generation grows by one. EBUSY: another context has it open (for an open without the flag: has it
- * open exclusively); holder_pid is then written although the call fails: the process that opened
- * it, as seen in the caller's PID namespace, 0 if not visible there.
+ * MOONCAKE_OPEN_EXCLUSIVE: no other context has it open, now or as long as this id or a mapping made
+ * by it is there (DESTROY alone does not end it, since who has a mapping can still write); the
+ * generation grows by one. EBUSY: another context has it open so (for an open without the flag: has
+ * it open exclusively); holder_pid is then written although the call fails: the process that opened
+ * it, as seen in the caller's PID namespace, 0 if not visible there. Ids that were revoked do not
+ * count, nor do attachments: they are there by the leave of an owner, this one's or an earlier
+ * one's; REVOKE ends them. The same context may open it more than once.
  */
 #define MOONCAKE_OPEN_EXCLUSIVE (1u << 0)
 #define MOONCAKE_OPEN_BY_KEY	(1u << 1)
@@ -200,7 +221,7 @@ struct mooncake_buffer_open {
 	__aligned_u64 name;
 	__u8 keep_key[MOONCAKE_KEY_SIZE];   /* in: BY_KEY, else zeros; out: unchanged */
 	__u32 id;			    /* out */
-	__u32 holder_pid;		    /* out, also with EBUSY */
+	__u32 holder_pid;		    /* out, only with EBUSY; 0 with success */
 	__aligned_u64 length;		    /* out */
 	__aligned_u64 mmap_offset;	    /* out */
 	__aligned_u64 generation;	    /* out */
@@ -257,7 +278,8 @@ struct mooncake_region_import {
  * prefetchable, else uncached. The device is kept powered with memory decode on; when it is unbound
  * or removed, mappings are zapped, the object is revoked and an event tells. MOONCAKE_BAR_PAGES:
  * back it with struct pages, so that NICs may register the mapping: only with the module parameter
- * bar_pages (else EOPNOTSUPP).
+ * bar_pages, and in whole units of memory hotplug, 2 MiB on x86 (else EOPNOTSUPP). The device then
+ * cannot be unbound or removed while anybody holds one of the pages: that waits.
  */
 #define MOONCAKE_BAR_PAGES (1u << 0)
 
@@ -276,7 +298,9 @@ struct mooncake_region_bar {
  * REGION_CXL: memory of a CXL or soft-reserved window.
  * By window (no flag): [start, start + length) of the physical address space as /proc/iomem shows
  * it. CAP_SYS_RAWIO, not under lockdown (EPERM). The whole range must be "CXL Window" or "Soft
- * Reserved" and no RAM (else EACCES), free of other owners and of struct pages (else EBUSY).
+ * Reserved" and no RAM (else EACCES), free of other owners and of struct pages (else EBUSY), and in
+ * whole units of memory hotplug, 2 MiB on x86 (else EINVAL). A window is free again when the last of
+ * its pages is let go.
  * MOONCAKE_CXL_MAPPED: start is the address of a mapping of a dax device in the caller; its pages
  * are pinned (as by REGION_PIN, and with its limits); EOPNOTSUPP: the mapping is of something else.
  * Needs no capability: who may open the device may pin it.
@@ -296,7 +320,9 @@ struct mooncake_region_cxl {
  * EXPORT: a dma-buf of the whole object, close-on-exec: pin once, register with every NIC
  * (ibv_reg_dmabuf_mr). mmap() of it works for buffers and windows, not for pins. It keeps the
  * memory alive, not the id. EACCES: an attachment without the right to write, with
- * MOONCAKE_EXPORT_WRITE. BARs need BAR_PAGES (else EOPNOTSUPP).
+ * MOONCAKE_EXPORT_WRITE. BARs need BAR_PAGES (else EOPNOTSUPP). Without MOONCAKE_EXPORT_WRITE devices
+ * are refused that do not promise to read only, which those for RDMA do not. It ends with what
+ * revokes the id; a REVOKE that the id survives takes its mappings away and lets them come back.
  */
 #define MOONCAKE_EXPORT_WRITE (1u << 0)
 
@@ -309,9 +335,13 @@ struct mooncake_export {
 /*
  * GRANT: a key for a range of an object, for one context. Whoever learns the key can use it only
  * from that context. Buffers, windows and BARs; others EOPNOTSUPP. Granting on from an attachment:
- * EOPNOTSUPP. A grant lives until its uses are spent, it expires, it is revoked or the object is.
- * ATTACH spends one use; an attachment stays when the grant has expired, but not when it is
- * revoked.
+ * EOPNOTSUPP. A grant lives until its uses are spent, it expires, it is revoked or the object is, or
+ * the id that it was made of ends. ATTACH spends one use; an attachment stays when the grant has
+ * ended, but not when it is revoked. The grant's number means something, for REVOKE, as long as the
+ * grant lives or has attachments; then it is ENOENT.
+ *
+ * EINVAL: no uses, rights other than the two, an expiry that is past, parts of pages, a range that is
+ * not within the object.
  */
 struct mooncake_grant {
 	__u32 size, flags;
@@ -348,16 +378,20 @@ struct mooncake_attach {
  * attachments. Of an object (no flag; id is in): all its grants and attachments, and the object
  * itself for every other context that has it open; the caller keeps his own use of it. Of a kept
  * buffer by name (MOONCAKE_REVOKE_NAMED: uid, name, name_length as for BUFFER_OPEN): for all
- * contexts. Of an attachment: EOPNOTSUPP (DESTROY it).
+ * contexts; the name stays, and opens the buffer anew. Of an attachment: EOPNOTSUPP (DESTROY it).
+ * GRANT with another flag, and fields that the form at hand does not use but that are not zero:
+ * EINVAL.
  *
  * What it promises: once the call returns, no new ATTACH, mmap, page fault or COPY succeeds through
  * what was revoked, and no CPU reaches the memory through a mapping of it: access gives SIGBUS.
  * What it cannot promise is the end of DMA: memory registrations, io_uring buffers and O_DIRECT
- * hold pins of their own. pinned counts the object's pages that somebody still holds,
- * dmabuf_attached the devices attached to dma-bufs of it; dynamic importers are told to move. A
+ * hold pins of their own. pinned counts the object's pages that somebody still holds (0 is exact; of
+ * a block of several pages the kernel tells only how many references there are, so a page that is
+ * held twice may count as two, up to the size of the block; a page that is being looked at just then
+ * counts), dmabuf_attached the devices attached to dma-bufs of it; dynamic importers are told to move. A
  * page goes back to the allocator with its last pin only. MOONCAKE_REVOKE_REPLACE (buffers): the
  * object gets fresh, zeroed pages, so that lingering DMA hits orphans; generation and content id
- * are new.
+ * are new. The old pages count against the quota until dma-bufs let go of them.
  *
  * The generation of the object grows by one with every REVOKE of an object.
  */
@@ -378,8 +412,10 @@ struct mooncake_revoke {
 };
 
 /*
- * STAT. nodes (pointer, or 0) receives node_count numbers: pages on NUMA node 0, 1, ...; node_count
- * comes back as the number of nodes there are.
+ * STAT, also of what was revoked. length, pages, extents, pinned and nodes are about the range of the
+ * id (of an attachment, what was granted), the rest about the object. nodes (pointer, or 0: then
+ * node_count is 0) receives node_count numbers at most: pages on NUMA node 0, 1, ...; node_count
+ * comes back as the number of nodes there may be.
  */
 #define MOONCAKE_STATE_REVOKED	  (1u << 0)
 #define MOONCAKE_STATE_KEPT	  (1u << 1)
@@ -401,7 +437,7 @@ struct mooncake_stat {
 	__aligned_u64 generation;
 	__aligned_u64
 	    pinned;	/* out: pages with references beyond the module's own and its mappings' */
-	__u32 contexts; /* out: that have it open, attachments included */
+	__u32 contexts; /* out: with an id of it or a mapping, attachments included, revoked ones not */
 	__u32 mappings; /* out: virtual memory areas */
 	__u32 dmabufs;	/* out */
 	__u32 dmabuf_attached; /* out */
@@ -447,7 +483,8 @@ enum {
 	MOONCAKE_EVENT_REVOKED = 1, /* the object or attachment was revoked by somebody else, its
 				       range was unmapped, its device went away */
 	MOONCAKE_EVENT_ATTACHED,    /* one of our grants was used; value: the grant */
-	MOONCAKE_EVENT_DETACHED,    /* an attachment of our object ended; value: the grant */
+	MOONCAKE_EVENT_DETACHED,    /* the last of an attachment of our object is gone: id, mappings,
+				       dma-bufs; value: the grant */
 	MOONCAKE_EVENT_SUSPECT,	    /* a pinned range changed its mapping */
 };
 
@@ -464,8 +501,9 @@ struct mooncake_event {
  *
  * Family "mooncake", version 1: dumps for administration, and best-effort messages in the group
  * "events". Nothing that must be correct hangs on it. A dump shows the caller's own (same effective
- * user, in the initial user namespace), with CAP_SYS_ADMIN all; it can be long: it resumes by
- * serial number.
+ * user, whatever his namespace calls him), with CAP_SYS_ADMIN in the initial user namespace all; it
+ * can be long: it resumes by serial number. Messages in the group carry A_EVENT, A_SERIAL, A_KIND and
+ * A_LENGTH, in the initial network namespace; where the kernel can, only CAP_SYS_ADMIN may listen.
  */
 #define MOONCAKE_GENL_NAME    "mooncake"
 #define MOONCAKE_GENL_VERSION 1

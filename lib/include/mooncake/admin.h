@@ -22,6 +22,11 @@ int mc_config_check(const char *path);
 /* Every setting with value, origin and help, as a JSON array; free() it. @path may be NULL. */
 int mc_config_show(const char *path, char **json);
 
+/* Everything known of the memories of one name, as a JSON array (usually of one); free() it. */
+int mc_memory_show(const char *name, char **json);
+/* The kernel module as this process sees it: loaded?, usable?, version, features, limits; free() the JSON. */
+int mc_module_show(char **json);
+
 /* NUMA nodes, NICs (netdevs, RDMA devices), GPUs, distances, as JSON; free() it. */
 int mc_topology_show(char **json);
 

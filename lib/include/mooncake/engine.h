@@ -16,6 +16,7 @@ extern "C" {
 #define MC_ENGINE_REQUIRE_ACK	(1u << 2)	/* refuse classic v1 peers, whose writes cannot be confirmed */
 #define MC_ENGINE_INTEGRITY	(1u << 3)	/* TCP data rides TLS 1.3 keyed by the handshake secret */
 #define MC_ENGINE_CHECKSUM	(1u << 4)	/* xxh3 over every TCP payload */
+#define MC_ENGINE_PUBLISH_LATER	(1u << 5)	/* publish with the first region that peers may use, not at open */
 
 /**
  * struct mc_engine_attr - how to open an engine

@@ -20,6 +20,8 @@ extern "C" {
 	(1u << 3) /* named: refuse with -EBUSY if another process holds it (default for named) */
 #define MC_MEMORY_CREATE (1u << 4)   /* named: fail with -EEXIST if it exists already */
 #define MC_MEMORY_EXISTING (1u << 5) /* named: fail with -ENOENT if it does not exist */
+#define MC_MEMORY_NO_MODULE \
+	(1u << 6) /* not from the kernel module: a memfd, or a file, as where there is none */
 
 /**
  * struct mc_memory_attr - what to allocate
@@ -29,6 +31,8 @@ extern "C" {
  * @numa_node: node to place the pages on, or MC_NUMA_ANY
  * @page_size: 0 = largest that is there without being reserved by hand (2 MiB if free huge pages
  *             suffice, else the base page), or exactly 4096, 2 MiB, 1 GiB
+ *             Memory of base pages comes from the kernel module where that is loaded and this process may
+ *             use it (setting memory.module), else from a memfd or a file: same names, same behaviour
  * @name: NULL, or a name under which the memory outlives the process (hot restart): 1 to 200
  *        bytes of [A-Za-z0-9._-], not beginning with a dot
  */
@@ -51,8 +55,8 @@ struct mc_memory_attr {
  * struct mc_memory_info - what was allocated
  * @length: bytes mapped
  * @page_size: bytes of a page
- * @kind: "memfd", "hugetlb-memfd", "tmpfs", "hugetlbfs", "anonymous"
- * @fd: file descriptor behind the mapping, or -1; owned by the memory
+ * @kind: "memfd", "hugetlb-memfd", "tmpfs", "hugetlbfs", "anonymous", "module", "module-kept" (named)
+ * @fd: file descriptor behind the mapping, or -1 (anonymous, module); owned by the memory
  * @reattached: 1 if named memory existed and its content is intact, else 0
  * @content_id: changes whenever the content can not be what it was
  * @prefault_ns: time pre-faulting took, 0 if not asked
@@ -76,17 +80,45 @@ int mc_memory_info(const mc_memory *memory, struct mc_memory_info *info);
 int mc_memory_unlink(const char *name);
 
 /**
- * mc_memory_list() - call @fn for every named memory of the calling user
- * Return: 0, a negative errno, or the first non-zero value that @fn returned.
+ * struct mc_memory_entry - a named memory, for mc_memory_list()
+ * @holder_pid: 0 = held by nobody, -1 = by somebody who is not seen from here
+ * @kind: "tmpfs", "hugetlbfs", "module-kept"
+ * @content_id: zeros if it is not known
+ * @generation, @contexts, @mappings, @grants, @dmabufs: of "module-kept", else 0: how often it was opened
+ *      exclusively or revoked; who has it open or attached; mappings; live grants; dma-bufs
  */
 struct mc_memory_entry {
 	size_t size;
 	const char *name;
 	uint64_t length;
 	uint64_t page_size;
-	int holder_pid; /* 0 = held by nobody */
+	int holder_pid;
+	uint32_t contexts;
+	const char *kind;
+	struct mc_uuid content_id;
+	uint64_t generation;
+	uint32_t mappings, grants, dmabufs, reserved0;
+	uint64_t reserved[4];
 };
 int mc_memory_list(int (*fn)(const struct mc_memory_entry *entry, void *arg), void *arg);
+
+/* mc_memory_revoke(): give the memory fresh, zeroed pages, so that DMA that goes on hits orphans. */
+#define MC_MEMORY_REPLACE (1u << 0)
+
+/**
+ * struct mc_memory_revoked - what a revocation could not end
+ * @pinned_pages: pages that a NIC's registration, io_uring or O_DIRECT still holds
+ * @dmabuf_attached: devices attached to dma-bufs of it
+ * @generation: of the memory, from now on
+ */
+struct mc_memory_revoked {
+	size_t size;
+	uint64_t pinned_pages;
+	uint64_t generation;
+	uint32_t dmabuf_attached, reserved0;
+	uint64_t reserved[4];
+};
+int mc_memory_revoke(const char *name, uint32_t flags, struct mc_memory_revoked *revoked);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -48,7 +48,9 @@ static uint32_t number(const json_t *object, const char *key, uint32_t max)
 int mci_classic_endpoint(const struct mci_peer_info *info, uint16_t *port, uint32_t *version, bool *rpc)
 {
 	if (json_object_get(info->descriptor, "mooncake_c") && !info->transport)
-		return mci_fail(-EOPNOTSUPP, "segment '%s' does not serve the classic data protocol",
+		return mci_fail(-EOPNOTSUPP,
+				"segment '%s' does not serve the classic data protocol; start its process with "
+				"--classic, or use --protocol=tcp or auto",
 				info->name);
 	if (!info->transport && !speaks_tcp(json_object_get(info->descriptor, "protocol")))
 		return mci_fail(-EOPNOTSUPP, "classic segment '%s' is not served over tcp", info->name);
@@ -188,7 +190,7 @@ static int refresh(struct classic_peer *peer)
 		return ret;
 	}
 	/* The metadata service may be away while the peer is not. */
-	if (ret && ret != -ESTALE && !attempt.tried)
+	if (ret && ret != -ESTALE && ret != -EINPROGRESS && !attempt.tried)
 		ret = connect_hosts(peer, attempt.deadline_ns, &peer->fresh_fd, &peer->fresh_target);
 	if (!ret && !attempt.connected && attempt.tried)
 		ret = -EIO;

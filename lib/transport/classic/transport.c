@@ -46,8 +46,9 @@ static int classic_describe(struct mci_transport *transport, json_t *mine)
 {
 	struct classic *classic = (struct classic *)transport;
 
+	/* Client only: nothing is served that could be published. */
 	if (!classic->server)
-		return 0;
+		return -EOPNOTSUPP;
 	if (json_object_set_new(mine, "port", json_integer(mci_classic_server_port(classic->server))))
 		return mci_fail(-ENOMEM, "no memory for the descriptor");
 	return 0;

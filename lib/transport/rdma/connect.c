@@ -390,6 +390,7 @@ static bool is_refusal(int err)
 	case -ENETUNREACH:
 	case -ECONNRESET:
 	case -EAGAIN:
+	case -EINPROGRESS:
 	case -EBUSY:
 	case -EUSERS:
 	case -ENOMEM:
@@ -416,17 +417,21 @@ static void fail_waiting(struct mci_rdma_peer *peer, int err, bool stale_only, s
 	mci_rdma_peer_post(peer); /* slices that wait to be sent anew are dropped there */
 }
 
-static void refresh(struct mci_rdma_peer *peer, uint64_t deadline_ns)
+/* Read the descriptor anew. -ESTALE: the memory is not there any more; requests to it end. */
+static int refresh(struct mci_rdma_peer *peer, uint64_t deadline_ns)
 {
 	struct mci_transport_host *host = peer->rdma->host;
 	struct mci_request *finals = NULL;
+	int ret;
 
-	if (host->refresh(host->engine, peer->cookie, deadline_ns, use_info, peer) != -ESTALE)
-		return;
+	ret = host->refresh(host->engine, peer->cookie, deadline_ns, use_info, peer);
+	if (ret != -ESTALE)
+		return ret;
 	pthread_mutex_lock(&peer->lock);
 	fail_waiting(peer, -ESTALE, true, &finals);
 	pthread_mutex_unlock(&peer->lock);
 	mci_rdma_finals_tell(peer, finals);
+	return ret;
 }
 
 /* Locked. Sleeps @ns, less if the peer is closed. */
@@ -479,7 +484,9 @@ static void *connector_main(void *arg)
 		ret = mci_rdma_peer_connect(peer, mci_now_ns() + patience);
 		if (ret) {
 			mci_info("cannot reach segment '%s': %s", peer->name, mc_errmsg());
-			refresh(peer, mci_now_ns() + patience);
+			/* Restarted, and about to register its memory again: worth waiting for. */
+			if (refresh(peer, mci_now_ns() + patience) == -EINPROGRESS)
+				ret = -EINPROGRESS;
 		}
 		pthread_mutex_lock(&peer->lock);
 		if (!ret)

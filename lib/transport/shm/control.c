@@ -104,7 +104,9 @@ uint32_t mci_shm_prove_encode(const struct mci_shm_prove_frame *frame, uint8_t *
 	memcpy(out, frame->nonce, MCI_SHM_NONCE);
 	memcpy(out + MCI_SHM_NONCE, frame->probe, MCI_SHM_NONCE);
 	out[2 * MCI_SHM_NONCE] = frame->probed;
-	return 2 * MCI_SHM_NONCE + 1;
+	out[2 * MCI_SHM_NONCE + 1] = frame->attaches;
+	memcpy(out + 2 * MCI_SHM_NONCE + 2, frame->context_id, MCI_SHM_KEY);
+	return 2 * MCI_SHM_NONCE + 2 + MCI_SHM_KEY;
 }
 
 static bool read_bool(struct mci_reader *r)
@@ -123,6 +125,8 @@ int mci_shm_prove_decode(const void *p, size_t n, struct mci_shm_prove_frame *fr
 	mci_read_bytes(&r, frame->nonce, MCI_SHM_NONCE);
 	mci_read_bytes(&r, frame->probe, MCI_SHM_NONCE);
 	frame->probed = read_bool(&r);
+	frame->attaches = read_bool(&r);
+	mci_read_bytes(&r, frame->context_id, MCI_SHM_KEY);
 	return whole(&r);
 }
 
@@ -193,6 +197,7 @@ void mci_shm_grant_encode(const struct mci_shm_grant *grant, uint32_t index, uin
 	p[40] = grant->mode;
 	p[41] = grant->rights;
 	mci_put16(p + 42, 0);
+	memcpy(p + 44, grant->key, MCI_SHM_KEY);
 }
 
 int mci_shm_grant_decode(const void *list, uint32_t index, struct mci_shm_grant *grant)
@@ -208,12 +213,13 @@ int mci_shm_grant_decode(const void *list, uint32_t index, struct mci_shm_grant 
 	grant->place = mci_get64(p + 32);
 	grant->mode = p[40];
 	grant->rights = p[41];
+	memcpy(grant->key, p + 44, MCI_SHM_KEY);
 	if (grant->status > 0 || grant->status < -4095 || mci_get16(p + 42))
 		return -EPROTO;
 	if (grant->status)
 		return 0;
 	if (grant->slot >= MCI_SHM_SLOTS || !grant->stamp || grant->stamp >> MCI_SHM_STAMP_BITS ||
-	    !grant->length || (grant->mode != MCI_SHM_MEMFD && grant->mode != MCI_SHM_VM) ||
+	    !grant->length || grant->mode < MCI_SHM_MEMFD || grant->mode > MCI_SHM_MODULE ||
 	    grant->length > UINT64_MAX - grant->place || grant->place + grant->length > (uint64_t)INT64_MAX)
 		return -EPROTO;
 	return 0;

@@ -6,12 +6,13 @@
  *   initiator                              target
  *                                      <-  TABLE {version, slots, size} + descriptor of the table
  *                                      <-  USE {size, probe address} + descriptor of the use page
- *   PROVE {nonce read in the use page, nonce read at the probe address or zeros} ->
+ *   PROVE {nonce read in the use page, nonce read at the probe address or zeros,
+ *          our context of the kernel module or zeros} ->
  *                                      <-  READY {the initiator's nonce read in the use page, flags}
- *   ASK {regions} ->                   <-  GRANT {how each can be reached} (+ descriptor of one)
+ *   ASK {regions} ->                   <-  GRANT {how each can be reached} (+ descriptor or key of one)
  *                                      <-  GONE {}: some word of the table changed
  *
- * Addresses and descriptors travel on this authenticated unix connection only.
+ * Addresses, keys and descriptors travel on this authenticated unix connection only.
  */
 #ifndef MCI_SHM_CONTROL_H
 #define MCI_SHM_CONTROL_H
@@ -21,13 +22,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MCI_SHM_VERSION 1
+#define MCI_SHM_VERSION 2
 #define MCI_SHM_SLOTS 65536u
 #define MCI_SHM_NONCE 32
+#define MCI_SHM_KEY 16
 #define MCI_SHM_FRAME_LIMIT (64u << 10)
 #define MCI_SHM_ASK_MAX 1024u
 #define MCI_SHM_TABLE_MAGIC 0x31454c424154434dull /* "MCTABLE1" */
 #define MCI_SHM_USE_MAGIC 0x314553554853434dull	  /* "MCSHUSE1" */
+
+_Static_assert(4 + MCI_SHM_ASK_MAX * 60 <= MCI_SHM_FRAME_LIMIT, "the longest list fits into a frame");
 
 enum mci_shm_frame {
 	MCI_SHM_TABLE = 1,
@@ -104,6 +108,8 @@ struct mci_shm_use_frame {
 struct mci_shm_prove_frame {
 	uint8_t nonce[MCI_SHM_NONCE], probe[MCI_SHM_NONCE];
 	bool probed;
+	bool attaches; /* it can attach memory of the kernel module, by keys for this context: */
+	uint8_t context_id[MCI_SHM_KEY];
 };
 struct mci_shm_ready_frame {
 	uint8_t nonce[MCI_SHM_NONCE];
@@ -112,21 +118,22 @@ struct mci_shm_ready_frame {
 struct mci_shm_ask {
 	uint32_t id, generation;
 };
-enum mci_shm_mode { MCI_SHM_NONE, MCI_SHM_MEMFD, MCI_SHM_VM };
+enum mci_shm_mode { MCI_SHM_NONE, MCI_SHM_MEMFD, MCI_SHM_VM, MCI_SHM_MODULE };
 struct mci_shm_grant {
 	uint32_t id, generation;
 	int32_t status; /* 0 or a negative errno: -ESTALE, -EOPNOTSUPP */
 	uint32_t slot;
 	uint64_t stamp, length;
-	uint64_t place; /* MEMFD: offset in the file; VM: the owner's address */
+	uint64_t place; /* MEMFD: offset in the file; VM: the owner's address; MODULE: offset in what the key opens */
 	uint8_t mode, rights;
+	uint8_t key[MCI_SHM_KEY]; /* MODULE, if it was wanted; else zeros */
 };
-#define MCI_SHM_WANT_FD 1u /* of an ASK for one region; of its GRANT: the descriptor rides along */
+#define MCI_SHM_WANT_FD 1u /* of an ASK for one region; of its GRANT: the descriptor rides along, or the key is in it */
 
 /* Longest encoded frames, for buffers. */
-#define MCI_SHM_SMALL_MAX 80u
+#define MCI_SHM_SMALL_MAX 96u
 #define MCI_SHM_ASK_SIZE 8u
-#define MCI_SHM_GRANT_SIZE 44u
+#define MCI_SHM_GRANT_SIZE 60u
 
 uint32_t mci_shm_table_encode(const struct mci_shm_table_frame *frame, uint8_t *out);
 int mci_shm_table_decode(const void *p, size_t n, struct mci_shm_table_frame *frame);

@@ -12,6 +12,7 @@
 
 #include "core/clock.h"
 #include "core/errors.h"
+#include "core/log.h"
 #include "transport/shm/serve.h"
 
 int mci_shm_share(const char *name, size_t size, int seals, int *out, void **mapped)
@@ -78,6 +79,8 @@ static int add(struct mci_shm_serve *serve, const struct mci_region *region) /* 
 	if (ret)
 		return ret;
 	tenant = &serve->tenants[region->id];
+	mci_shm_object_revoke(tenant, NULL);
+	free(tenant->granted);
 	*tenant = (struct mci_shm_tenant){
 		.there = true,
 		.generation = region->generation,
@@ -87,6 +90,10 @@ static int add(struct mci_shm_serve *serve, const struct mci_region *region) /* 
 		.stamp = ++serve->stamps,
 		.memfd = region->memfd,
 		.memfd_offset = region->memfd_offset,
+		.kdev = region->kdev,
+		.object = region->object,
+		.object_offset = region->object_offset,
+		.object_length = region->object_length,
 	};
 	mci_shm_file_look(tenant->memfd, tenant->memfd_offset, tenant->length, &tenant->file);
 	atomic_store(&serve->table->word[region->id], tenant->stamp);
@@ -132,7 +139,38 @@ static void leave_slot(struct mci_shm_serve *serve, struct mci_shm_tenant *tenan
 {
 	atomic_store(&serve->table->word[slot], 0);
 	tenant->there = false;
+	/* Who keeps to the rules is out, or sees the word before he touches anything. The module sees to the rest. */
+	if (!serve->transport->hooks.no_revoke)
+		mci_shm_object_revoke(tenant, NULL);
 	mci_shm_serve_tell_gone(serve);
+}
+
+/*
+ * The deadline has passed and somebody copies still: stopped, or worse. If all of them are inside by a key, they can be
+ * shut out: who goes on in the middle of a copy gets SIGBUS, others find the region gone. Views are kept: a view
+ * is a reference, and its holder has done no wrong.
+ */
+static bool shut_out(struct mci_shm_serve *serve, struct mci_shm_tenant *tenant, uint32_t slot)
+{
+	struct mci_shm_served *s;
+
+	if (serve->transport->hooks.no_revoke)
+		return false;
+	for (s = serve->first; s; s = s->next) {
+		if (!s->use || dead(s))
+			continue;
+		if (atomic_load(&s->use->slot[slot].views) ||
+		    (atomic_load(&s->use->slot[slot].copies) && !mci_shm_object_granted(tenant, s)))
+			return false;
+	}
+	for (s = serve->first; s; s = s->next) {
+		if (!s->use || !atomic_load(&s->use->slot[slot].copies))
+			continue;
+		s->cut = true; /* its counters end with its connection */
+		mci_warn("'%s' (process %d on this host) did not leave region %u in time; it is shut out", s->name,
+			 (int)s->pid, slot);
+	}
+	return true;
 }
 
 int mci_shm_serve_remove(struct mci_shm_serve *serve, const struct mci_region *region, uint64_t deadline_ns)
@@ -158,6 +196,8 @@ int mci_shm_serve_remove(struct mci_shm_serve *serve, const struct mci_region *r
 	while ((s = somebody_inside(serve, region->id, &copies, &views)) &&
 	       !serve->transport->hooks.no_fence) {
 		if (mci_now_ns() >= deadline_ns) {
+			if (deadline_ns && shut_out(serve, tenant, region->id))
+				break;
 			ret = mci_fail(
 				-EBUSY,
 				"region %u is still in use by '%s' (process %d on this host: %u copies, %u "

@@ -16,20 +16,6 @@
 #include "net/connect.h"
 #include "transport/shm/shm.h"
 
-void mci_shm_map_drop(struct mci_shm_map *map)
-{
-	if (map->users)
-		return;
-	for (int i = 0; i < 2; i++)
-		if (map->mapped[i])
-			munmap(map->mapped[i], map->mapped_length);
-	map->mapped[0] = map->mapped[1] = NULL;
-	map->base = NULL;
-	map->view = NULL;
-	free((void *)map->touched);
-	map->touched = NULL;
-}
-
 static void link_free(struct mci_shm_link *link)
 {
 	struct mci_peer *peer = link->peer;

@@ -53,16 +53,32 @@ static void touch(struct mci_shm_map *map, uint64_t offset, uint64_t length)
 #endif
 }
 
-static void copy_mapped(struct mci_shm_map *map, const struct mci_request *r, uint64_t at, uint64_t length)
+/* Is the region that @r entered granted still? Looked at just before a touch that could be the first too late. */
+static bool granted(const struct mci_shm_link *link, const struct mci_request *r)
+{
+	return link->peer->transport->hooks.no_liveness ||
+	       mci_shm_alive(&link->table->word[mci_shm_tag_slot(r->tag)], mci_shm_tag_stamp(r->tag));
+}
+
+static int copy_mapped(const struct mci_shm_link *link, struct mci_shm_map *map, const struct mci_request *r,
+		       uint64_t at, uint64_t length)
 {
 	uint8_t *there = map->base + r->offset + at, *here = r->local + at;
+	int ret;
 
+	if (map->revocable && !granted(link, r))
+		return -ESTALE;
+	if (map->guarded) {
+		ret = mci_shm_copy_guarded(r->op == MCI_OP_WRITE, there, here, length);
+		return ret && !granted(link, r) ? -ESTALE : ret;
+	}
 	if (r->op == MCI_OP_WRITE) {
 		touch(map, r->offset + at, length);
 		mci_shm_copy(there, here, length);
 	} else {
 		mci_shm_copy(here, there, length);
 	}
+	return 0;
 }
 
 static int vm_error(int err)
@@ -150,13 +166,15 @@ void mci_shm_move(struct mci_shm_lot *lot)
 			lot->error[0] =
 				vm_part(lot->link, lot->map[0], lot->item[0], lot->offset, lot->length);
 		else
-			copy_mapped(lot->map[0], lot->item[0], lot->offset, lot->length);
+			lot->error[0] = copy_mapped(lot->link, lot->map[0], lot->item[0], lot->offset,
+						    lot->length);
 		return;
 	}
 	for (i = 0; i < lot->count; i = end) {
 		end = i + 1;
 		if (!is_vm(lot, i)) {
-			copy_mapped(lot->map[i], lot->item[i], 0, lot->item[i]->length);
+			lot->error[i] = copy_mapped(lot->link, lot->map[i], lot->item[i], 0,
+						    lot->item[i]->length);
 			continue;
 		}
 		while (end < lot->count && is_vm(lot, end) && lot->item[end]->op == lot->item[i]->op)

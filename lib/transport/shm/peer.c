@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "core/clock.h"
 #include "core/errors.h"
@@ -18,6 +20,7 @@
 #define EXPIRE_NS (100 * MCI_NS_PER_MS) /* between looks for requests that nobody came to in time */
 #define EAGER_MAX 16u
 #define EAGER_STEP 8u
+#define MAP_ROUNDING (4u << 20) /* address space that a mapping may take beyond its length */
 
 /* peer->lock held */
 void mci_shm_peer_queue(struct mci_peer *peer, struct mci_request *r)
@@ -200,7 +203,9 @@ void mci_shm_peer_mended(struct mci_peer *peer, int ret)
 		peer->lost = ret; /* for good */
 	for (r = peer->parked.first; r; r = next) {
 		next = r->next;
-		if (!peer->link && peer->lost == -ECONNRESET && r->tag == peer->attempts) {
+		/* -EINPROGRESS: it was restarted, and is about to register its memory again. */
+		if (!peer->link && peer->lost == -ECONNRESET &&
+		    (r->tag == peer->attempts || ret == -EINPROGRESS)) {
 			if (!peer->mending)
 				peer->mending = mci_shm_pool_mend(peer->transport->pool, peer);
 			if (peer->mending)
@@ -402,8 +407,37 @@ static struct mci_shm_map *known(struct mci_peer *peer, const struct mci_remote_
 	return peer->link ? &peer->link->maps[region - peer->regions] : NULL;
 }
 
+/*
+ * Regions are mapped when they are first used. Under a limit on address space (ulimit -v) it must be known
+ * before whether they will fit, with those that come before them: another way is then taken. Locked.
+ */
+static bool fits_address_space(const struct mci_peer *peer, const struct mci_remote_region *region)
+{
+	struct rlimit limit;
+	uint64_t need = 0;
+	void *p;
+
+	if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY)
+		return true;
+	for (const struct mci_remote_region *r = peer->regions; r <= region; r++) {
+		const struct mci_shm_map *map = &peer->link->maps[r - peer->regions];
+
+		/* A view for reading lies beside what may be written. */
+		if (map->state != MCI_SHM_MAP_UNUSABLE && map->mode != MCI_SHM_VM && !map->mapped[0])
+			need += (r->length + MAP_ROUNDING) * (map->rights & MC_REMOTE_WRITE ? 2 : 1);
+	}
+	if (!need)
+		return true;
+	p = mmap(NULL, need, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return false;
+	munmap(p, need);
+	return true;
+}
+
 int mci_shm_peer_usable(struct mci_peer *peer, struct mci_remote_region *region)
 {
+	bool room = true;
 	const struct mci_shm_map *map;
 	int ret = 0;
 
@@ -411,7 +445,14 @@ int mci_shm_peer_usable(struct mci_peer *peer, struct mci_remote_region *region)
 	map = known(peer, region);
 	if (!map || map->state == MCI_SHM_MAP_UNUSABLE)
 		ret = -EOPNOTSUPP;
+	else
+		room = fits_address_space(peer, region);
 	pthread_mutex_unlock(&peer->lock);
+	if (!room)
+		return mci_fail(-EOPNOTSUPP,
+				"region %u of %llu bytes does not fit into what the limit on address space leaves "
+				"this process (ulimit -v); raise it to reach the region by shared memory",
+				region->id, (unsigned long long)region->length);
 	if (ret)
 		mci_fail(ret,
 			 "region %u cannot be reached by shared memory: it is not from mc_memory_alloc(), "
@@ -433,6 +474,9 @@ void mci_shm_peer_detail(struct mci_peer *peer, const struct mci_remote_region *
 		snprintf(text, size, "connection lost");
 	else if (map->mode == MCI_SHM_MEMFD)
 		snprintf(text, size, "memfd mapped, copied by %s", mci_shm_copy_name());
+	else if (map->mode == MCI_SHM_MODULE)
+		snprintf(text, size, "module, attached by key, copied by %s",
+			 mci_shm_same_user(peer->link->uid) ? mci_shm_copy_name() : "the kernel");
 	else if (map->mode == MCI_SHM_VM)
 		snprintf(text, size, "process_vm_readv");
 	else

@@ -83,6 +83,8 @@ served_forget(struct mci_shm_served *s) /* loop thread: the connection is no mor
 	if (s->next)
 		s->next->prev = s->prev;
 	serve->count--;
+	for (uint32_t i = 0; i < serve->tenant_count; i++)
+		mci_shm_object_revoke(&serve->tenants[i], s);
 	served_put(s);
 	if (!serve->first)
 		pthread_cond_broadcast(&serve->empty);
@@ -122,6 +124,8 @@ void mci_shm_serve_close(struct mci_shm_serve *serve)
 	close(serve->table_fd);
 	pthread_cond_destroy(&serve->empty);
 	pthread_mutex_destroy(&serve->lock);
+	for (uint32_t i = 0; i < serve->tenant_count; i++)
+		free(serve->tenants[i].granted);
 	free(serve->tenants);
 	free(serve);
 }
@@ -131,11 +135,15 @@ static void tell_gone(struct mci_task *task) /* loop thread */
 	struct mci_shm_served *s =
 		(struct mci_shm_served *)((char *)task - offsetof(struct mci_shm_served, gone));
 	struct mci_shm_serve *serve = s->serve;
+	bool cut;
 
 	pthread_mutex_lock(&serve->lock);
 	s->gone_posted = false;
+	cut = s->cut;
 	pthread_mutex_unlock(&serve->lock);
-	if (s->conn && s->proved)
+	if (s->conn && cut)
+		mci_conn_close(s->conn);
+	else if (s->conn && s->proved)
 		mci_conn_send(s->conn, MCI_SHM_GONE, 0, NULL, 0, -1);
 	pthread_mutex_lock(&serve->lock);
 	served_put(s);
@@ -170,6 +178,13 @@ static void decide(struct mci_shm_served *s, const struct mci_shm_ask *ask, stru
 	grant->stamp = tenant->stamp;
 	grant->length = tenant->length;
 	grant->rights = (uint8_t)tenant->rights;
+	if (mci_shm_object_grantable(tenant, s)) {
+		grant->mode = MCI_SHM_MODULE;
+		grant->place = tenant->object_offset % (uint64_t)sysconf(_SC_PAGESIZE);
+		if (!fd || !mci_shm_object_grant(tenant, s, grant->key))
+			return;
+		mci_warn("cannot pass region %u to process %d: %s", ask->id, (int)s->pid, mc_errmsg());
+	}
 	if (mci_shm_file_grantable(&tenant->file, tenant->memfd, tenant->rights, s->same_user || s->probed)) {
 		grant->mode = MCI_SHM_MEMFD;
 		grant->place = tenant->memfd_offset;
@@ -233,6 +248,8 @@ static int on_prove(struct mci_shm_served *s, const struct mci_frame *frame)
 	if (memcmp(prove.nonce, s->nonce, MCI_SHM_NONCE))
 		return -EPROTO; /* it does not see our memory: not on this host */
 	s->probed = prove.probed && !memcmp(prove.probe, s->probe, MCI_SHM_NONCE);
+	s->attaches = prove.attaches;
+	memcpy(s->context_id.b, prove.context_id, sizeof(s->context_id.b));
 	s->proved = true;
 	ready.probed = s->probed;
 	memcpy(ready.nonce, s->use->initiator_nonce, MCI_SHM_NONCE);

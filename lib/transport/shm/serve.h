@@ -6,6 +6,11 @@
 #include "net/service.h"
 #include "transport/shm/shm.h"
 
+struct mci_shm_granted { /* a key that was made for a connection; the number is the module's */
+	struct mci_shm_served *served;
+	uint64_t number;
+};
+
 struct mci_shm_tenant { /* by region id, which is also the slot */
 	bool there;
 	bool going;    /* takes nobody new */
@@ -14,6 +19,11 @@ struct mci_shm_tenant { /* by region id, which is also the slot */
 	uint64_t address, length, stamp, memfd_offset;
 	int memfd;
 	struct mci_shm_file file;
+	struct mci_kdev *kdev; /* memory of the module, else NULL */
+	uint32_t object;
+	uint64_t object_offset, object_length;
+	struct mci_shm_granted *granted;
+	uint32_t granted_count, granted_room;
 };
 
 struct mci_shm_served { /* a connection */
@@ -29,7 +39,10 @@ struct mci_shm_served { /* a connection */
 	pid_t pid;
 	int pidfd; /* -1 = none */
 	bool proved, probed, same_user;
+	bool attaches; /* keys for @context_id */
+	struct mc_uuid context_id;
 	bool closing;
+	bool cut; /* it held on to a region for too long: to be closed */
 	bool gone_posted;
 	struct mci_task gone;
 	unsigned int refs; /* serve->lock */
@@ -53,6 +66,13 @@ struct mci_shm_serve {
 int mci_shm_share(const char *name, size_t size, int seals, int *fd, void **mapped);
 /* The region that a peer means, if it is alive; serve->lock held. */
 struct mci_shm_tenant *mci_shm_tenant_find(struct mci_shm_serve *serve, const struct mci_shm_ask *ask);
+/* grant.c: memory of the module; serve->lock held */
+bool mci_shm_object_grantable(const struct mci_shm_tenant *tenant, const struct mci_shm_served *served);
+/* A key for @served, in place of one that it may have had. */
+int mci_shm_object_grant(struct mci_shm_tenant *tenant, struct mci_shm_served *served, uint8_t key[MCI_SHM_KEY]);
+bool mci_shm_object_granted(const struct mci_shm_tenant *tenant, const struct mci_shm_served *served);
+/* What was attached by a key of @served (NULL: of anybody) is no more when this returns. */
+void mci_shm_object_revoke(struct mci_shm_tenant *tenant, const struct mci_shm_served *served);
 /* Have all initiators look at the table; serve->lock held. */
 void mci_shm_serve_tell_gone(struct mci_shm_serve *serve);
 

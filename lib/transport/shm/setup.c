@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * Initiator, the blocking part of opening a connection: take the control pages, prove in both directions
- * that the memory is the same, ask how each region can be reached. And the mapping of what comes back.
+ * that the memory is the same, ask how each region can be reached.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,8 +14,6 @@
 #include "core/errors.h"
 #include "core/uuid.h"
 #include "transport/shm/shm.h"
-
-#define HUGE_2M (2ul << 20)
 
 static int protocol(const char *what)
 {
@@ -47,17 +45,6 @@ static int receive(struct mci_sock *sock, uint16_t want, const char *what, void 
 	return protocol(what);
 }
 
-/* A peer of our user could as well kill us: only others must prove that the file cannot shrink under us. */
-static bool safe_to_map(const struct mci_shm_link *link, int fd)
-{
-	int seals;
-
-	if (mci_shm_same_user(link->uid))
-		return true;
-	seals = fcntl(fd, F_GET_SEALS);
-	return seals >= 0 && seals & F_SEAL_SHRINK;
-}
-
 static int map_control(const struct mci_shm_link *link, int fd, uint64_t size, int prot, void **out)
 {
 	struct stat st;
@@ -65,7 +52,7 @@ static int map_control(const struct mci_shm_link *link, int fd, uint64_t size, i
 
 	if (fd < 0)
 		return protocol("control");
-	if (fstat(fd, &st) || (uint64_t)st.st_size < size || !safe_to_map(link, fd))
+	if (fstat(fd, &st) || (uint64_t)st.st_size < size || !mci_shm_safe_to_map(link, fd))
 		return mci_fail(-EPROTO, "the peer's control page is too small, or could shrink");
 	p = mmap(NULL, size, prot, MAP_SHARED, fd, 0);
 	if (p == MAP_FAILED)
@@ -143,6 +130,8 @@ static int prove(struct mci_shm_link *link, struct mci_sock *sock, uint64_t prob
 	memcpy(link->use->initiator_nonce, mine, sizeof(mine));
 	memcpy(frame.nonce, link->use->target_nonce, sizeof(frame.nonce));
 	frame.probed = probe_vm(link, probe, frame.probe);
+	frame.attaches = link->peer->transport->kdev;
+	memcpy(frame.context_id, link->peer->transport->context_id.b, sizeof(frame.context_id));
 	ret = mci_frame_send(sock, MCI_SHM_PROVE, 0, out, mci_shm_prove_encode(&frame, out), deadline_ns);
 	if (!ret)
 		ret = receive(sock, MCI_SHM_READY, "READY", &body, &length, &fd, deadline_ns);
@@ -155,119 +144,9 @@ static int prove(struct mci_shm_link *link, struct mci_sock *sock, uint64_t prob
 	if (!ret && memcmp(ready.nonce, mine, sizeof(mine)))
 		ret = mci_fail(-EOPNOTSUPP,
 			       "the peer does not see this process's memory: it is not on this host");
-	if (!ret)
+	if (!ret) {
 		link->probed = frame.probed && ready.probed;
-	return ret;
-}
-
-static uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
-
-/* Map at an address that is congruent with the file modulo 2 MiB, so that huge pages of the file can be used.
- */
-static void *map_aligned(int fd, uint64_t at, size_t size, int prot)
-{
-	size_t want = (size_t)(at % HUGE_2M);
-	uint8_t *hole, *start;
-	void *p;
-
-	if (size < HUGE_2M)
-		return mmap(NULL, size, prot, MAP_SHARED, fd, (off_t)at);
-	hole = mmap(NULL, size + HUGE_2M, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (hole == MAP_FAILED)
-		return MAP_FAILED;
-	start = (uint8_t *)round_up((uintptr_t)hole, HUGE_2M) + want;
-	if (start - HUGE_2M >= hole)
-		start -= HUGE_2M;
-	p = mmap(start, size, prot, MAP_SHARED | MAP_FIXED, fd, (off_t)at);
-	if (p == MAP_FAILED) {
-		munmap(hole, size + HUGE_2M);
-		return MAP_FAILED;
-	}
-	/* Give back what lies around it; huge pages of hugetlbfs end on the boundaries used here. */
-	if (start > hole)
-		munmap(hole, (size_t)(start - hole));
-	munmap(start + size, (size_t)(hole + size + HUGE_2M - (start + size)));
-	return p;
-}
-
-int mci_shm_map_file(struct mci_shm_link *link, struct mci_shm_map *map, const struct mci_shm_grant *grant,
-		     int fd)
-{
-	bool both =
-		(grant->rights & (MC_REMOTE_READ | MC_REMOTE_WRITE)) == (MC_REMOTE_READ | MC_REMOTE_WRITE);
-	int prot = grant->rights & MC_REMOTE_WRITE ? PROT_READ | PROT_WRITE : PROT_READ;
-	uint64_t page, from, to;
-	struct stat st;
-
-	if (fstat(fd, &st) || (uint64_t)st.st_size < grant->place + grant->length || !safe_to_map(link, fd))
-		return -EPROTO;
-	page = mci_shm_file_page(fd, &st);
-	from = grant->place & ~(page - 1);
-	to = round_up(grant->place + grant->length, page);
-	map->mapped_length = (size_t)(to - from);
-	map->mapped[0] = map->mapped[1] = NULL;
-	for (int i = 0; i < (both ? 2 : 1); i++) {
-		void *p = page > HUGE_2M ? mmap(NULL, map->mapped_length, i ? PROT_READ : prot, MAP_SHARED,
-						fd, (off_t)from)
-					 : map_aligned(fd, from, map->mapped_length, i ? PROT_READ : prot);
-
-		if (p == MAP_FAILED) {
-			int ret = -errno;
-
-			if (i)
-				munmap(map->mapped[0], map->mapped_length);
-			map->mapped[0] = NULL;
-			return ret;
-		}
-		madvise(p, map->mapped_length, MADV_DONTFORK);
-		madvise(p, map->mapped_length, MADV_DONTDUMP);
-		madvise(p, map->mapped_length, MADV_HUGEPAGE);
-		map->mapped[i] = p;
-	}
-	map->base = (uint8_t *)map->mapped[0] + (grant->place - from);
-	map->view = both ? (uint8_t *)map->mapped[1] + (grant->place - from) : map->base;
-	if (grant->rights & MC_REMOTE_WRITE)
-		map->touched =
-			calloc(grant->length / MCI_SHM_UNIT + 1, 1); /* without it pages come one by one */
-	return 0;
-}
-
-/* An answer for region @index: peer->lock held, or nobody else there yet. */
-int mci_shm_map_take(struct mci_shm_link *link, unsigned int index, const struct mci_shm_grant *grant, int fd)
-{
-	const struct mci_remote_region *remote = &link->peer->regions[index];
-	struct mci_shm_map *map = &link->maps[index];
-	int ret = grant->status;
-
-	if (grant->id != remote->id || grant->generation != remote->generation)
-		ret = -ESTALE; /* asked before it changed its name */
-	else if (!ret && grant->length < remote->length)
-		ret = -EPROTO;
-	else if (!ret && grant->mode == MCI_SHM_VM && !link->probed)
-		ret = -EPROTO;
-	map->answers++;
-	map->error = ret;
-	map->state = MCI_SHM_MAP_IDLE;
-	if (ret) {
-		mci_shm_map_drop(map);
-		if (ret == -EOPNOTSUPP)
-			map->state = MCI_SHM_MAP_UNUSABLE;
-		return ret;
-	}
-	map->mode = grant->mode;
-	map->rights = grant->rights;
-	map->slot = grant->slot;
-	map->stamp = grant->stamp;
-	if (grant->mode == MCI_SHM_VM) {
-		map->address = grant->place;
-		map->state = MCI_SHM_MAP_READY;
-	} else if (map->mapped[0]) {
-		map->state = MCI_SHM_MAP_READY; /* the same region, alive again under another stamp */
-	} else if (fd >= 0) {
-		ret = mci_shm_map_file(link, map, grant, fd);
-		map->error = ret;
-		if (!ret)
-			map->state = MCI_SHM_MAP_READY;
+		link->attaches = frame.attaches;
 	}
 	return ret;
 }

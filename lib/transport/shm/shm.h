@@ -4,7 +4,7 @@
  *
  *   serve.c   target: connections; grant.c: what they may be given
  *   fence.c   target: table of regions, and the fence of region_remove()
- *   link.c    initiator: one connection; setup.c: its opening, and what it maps
+ *   link.c    initiator: one connection; setup.c: its opening; map.c: what it maps
  *   peer.c    initiator: ops on a peer: submit, cancel, help, close, loss
  *   work.c    initiator: claiming and finishing of requests; move.c: the copying
  *   pool.c    threads: workers for requests that nobody helps, the mender of lost peers
@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+#include "kdev/kdev.h"
 #include "net/conn.h"
 #include "transport/shm/control.h"
 #include "transport/transport.h"
@@ -40,6 +41,7 @@
 /* Ways to break a rule on purpose, for the tests that prove that it is needed. */
 struct mci_shm_hooks {
 	bool no_fence;		   /* target: region_remove() does not wait for those inside */
+	bool no_revoke;		   /* target: region_remove() leaves mappings of the module's memory alive */
 	bool no_liveness;	   /* initiator: nobody looks whether the target still lives */
 	bool no_helpers;	   /* initiator: workers and further threads are never woken early */
 	void (*inside)(void *arg); /* initiator: has entered a region, is about to copy */
@@ -55,6 +57,8 @@ struct mci_transport {
 	struct mci_shm_pool *pool;
 	struct mci_shm_hooks hooks;
 	char boot_id[40];
+	struct mci_kdev *kdev; /* initiator: our context, for which keys are made out; NULL: no module */
+	struct mc_uuid context_id;
 };
 
 /* serve.c */
@@ -94,8 +98,10 @@ struct mci_shm_map {
 	uint32_t slot;
 	uint64_t stamp;
 	uint64_t address;    /* VM: of the region in the owner */
-	uint8_t *base;	     /* MEMFD: the region here, writable if granted */
-	const uint8_t *view; /* MEMFD: the region here, read-only */
+	uint8_t *base;	     /* MEMFD, MODULE: the region here, writable if granted */
+	const uint8_t *view; /* MEMFD, MODULE: the region here, read-only */
+	bool revocable;	     /* MODULE: its owner can take it away at any time */
+	bool guarded;	     /* and is not trusted not to: only the kernel may touch it */
 	void *mapped[2];     /* what to unmap */
 	size_t mapped_length;
 	_Atomic uint8_t *touched;     /* by unit: its pages were made present for writing */
@@ -117,7 +123,8 @@ struct mci_shm_link {
 	int pidfd;
 	pid_t pid;
 	uid_t uid;
-	bool probed; /* process_vm_* works */
+	bool probed;   /* process_vm_* works */
+	bool attaches; /* the target knows our context of the module */
 	_Atomic bool dead;
 	bool ask_posted, started;
 	uint32_t refs;		  /* requests and views inside, the connection, peer->link */
@@ -199,14 +206,25 @@ int mci_shm_link_open(struct mci_peer *peer, const struct mci_peer_info *info, u
 void mci_shm_link_ask(struct mci_shm_link *link, unsigned int index);
 void mci_shm_link_close(struct mci_shm_link *link); /* soon, by the loop thread */
 void mci_shm_link_put(struct mci_shm_link *link);   /* frees it with the last reference */
-void mci_shm_map_drop(struct mci_shm_map *map);	    /* unmap, if nobody is inside */
 
 /* setup.c: the blocking part of opening */
 int mci_shm_setup(struct mci_shm_link *link, struct mci_sock *sock, uint64_t deadline_ns);
-int mci_shm_map_file(struct mci_shm_link *link, struct mci_shm_map *map, const struct mci_shm_grant *grant,
-		     int fd);
+/* map.c: peer->lock held, or nobody else there yet */
+void mci_shm_map_drop(struct mci_shm_map *map); /* unmap, if nobody is inside */
+/* A peer of our user could as well kill us: only others must prove that the file cannot shrink under us. */
+bool mci_shm_safe_to_map(const struct mci_shm_link *link, int fd);
+/* Copy within this process by the kernel: memory that is not there any more is -EFAULT instead of SIGBUS. */
+int mci_shm_copy_guarded(bool write, void *mapped, void *local, uint64_t length);
 int mci_shm_map_take(struct mci_shm_link *link, unsigned int index, const struct mci_shm_grant *grant,
 		     int fd);
+
+/* request->tag: slot and stamp that it entered. */
+static inline uint64_t mci_shm_tag(const struct mci_shm_map *map)
+{
+	return (uint64_t)map->slot << MCI_SHM_STAMP_BITS | map->stamp;
+}
+static inline uint32_t mci_shm_tag_slot(uint64_t t) { return (uint32_t)(t >> MCI_SHM_STAMP_BITS); }
+static inline uint64_t mci_shm_tag_stamp(uint64_t t) { return t & ((1ull << MCI_SHM_STAMP_BITS) - 1); }
 
 /* What one thread does at a time: several whole requests, or a part of one. */
 struct mci_shm_lot {

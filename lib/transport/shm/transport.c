@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Same-host transport without the kernel module: memory of mc_memory_alloc() is mapped, other memory is
- * reached by process_vm_readv() and process_vm_writev() where the system allows it.
+ * Same-host transport: memory of mc_memory_alloc() is mapped, attached by a key of the kernel module or passed as a
+ * descriptor; other memory is reached by process_vm_readv() and process_vm_writev() where the system allows it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +20,21 @@ static void read_boot_id(char text[40])
 	text[strcspn(text, "\n")] = 0;
 	if (fd >= 0)
 		close(fd);
+}
+
+/* A context of its own, apart from that of our memory: within one process, too, keys are made out to another. */
+static void open_context(struct mci_transport *transport)
+{
+	struct mci_kdev_info info;
+
+	if (transport->host->options.no_module || mci_kdev_open(&transport->kdev))
+		return;
+	if (mci_kdev_query(transport->kdev, &info)) {
+		mci_kdev_close(transport->kdev);
+		transport->kdev = NULL;
+		return;
+	}
+	transport->context_id = info.context_id;
 }
 
 static int shm_open_transport(struct mci_transport_host *host, struct mci_transport **out)
@@ -42,6 +57,7 @@ static int shm_open_transport(struct mci_transport_host *host, struct mci_transp
 	ret = mci_shm_serve_open(transport, &transport->serve);
 	if (ret)
 		goto err_close_pool;
+	open_context(transport);
 	*out = transport;
 	return 0;
 
@@ -56,6 +72,7 @@ static void shm_close(struct mci_transport *transport)
 {
 	mci_shm_serve_close(transport->serve);
 	mci_shm_pool_close(transport->pool);
+	mci_kdev_close(transport->kdev);
 	free(transport);
 }
 

@@ -83,6 +83,8 @@ int mci_shm_view_map(struct mci_peer *peer, struct mci_remote_region *region, ui
 			ret = -ENOSPC;
 		else if (map->mode == MCI_SHM_VM || map->state == MCI_SHM_MAP_UNUSABLE)
 			ret = -EOPNOTSUPP;
+		else if (map->state == MCI_SHM_MAP_READY && map->guarded)
+			ret = -EPERM;
 		else if (map->state == MCI_SHM_MAP_READY && !(map->rights & MC_REMOTE_READ))
 			ret = -EACCES;
 		else if (map->state == MCI_SHM_MAP_READY &&
@@ -119,6 +121,11 @@ err_free:
 		return mci_fail(ret,
 				"region %u is not memory of mc_memory_alloc(), so it cannot be mapped; read "
 				"it instead",
+				region->id);
+	if (ret == -EPERM)
+		return mci_fail(-EOPNOTSUPP,
+				"region %u belongs to another user, who could revoke it under a view (SIGBUS); read it "
+				"instead",
 				region->id);
 	if (ret == -EACCES)
 		return mci_fail(ret, "region %u may not be read", region->id);

@@ -15,14 +15,6 @@ static void set_verdict(struct mci_request *r, enum mc_state state, int error)
 		r->state |= (uint32_t)state << 8 | (uint32_t)-error << 16;
 }
 
-/* request->tag: slot and stamp that it entered. */
-static uint64_t tag(const struct mci_shm_map *map)
-{
-	return (uint64_t)map->slot << MCI_SHM_STAMP_BITS | map->stamp;
-}
-static uint32_t tag_slot(uint64_t t) { return (uint32_t)(t >> MCI_SHM_STAMP_BITS); }
-static uint64_t tag_stamp(uint64_t t) { return t & ((1ull << MCI_SHM_STAMP_BITS) - 1); }
-
 void mci_shm_finals_push(struct mci_shm_finals *finals, struct mci_request *r, enum mc_state state, int error)
 {
 	set_verdict(r, state, error);
@@ -91,7 +83,7 @@ static void leave(struct mci_peer *peer, struct mci_shm_link *link, struct mci_r
 {
 	struct mci_shm_map *map = mci_shm_map_of(link, r);
 
-	mci_shm_leave(&link->use->slot[tag_slot(r->tag)]);
+	mci_shm_leave(&link->use->slot[mci_shm_tag_slot(r->tag)]);
 	r->state &= ~MCI_SHM_INSIDE;
 	if (!--map->users && map->state != MCI_SHM_MAP_READY)
 		mci_shm_map_drop(map);
@@ -159,7 +151,7 @@ static int enter(struct mci_shm_link *link, struct mci_shm_map *map, struct mci_
 		map->state = MCI_SHM_MAP_IDLE;
 		return -EAGAIN;
 	}
-	r->tag = tag(map);
+	r->tag = mci_shm_tag(map);
 	r->state |= MCI_SHM_INSIDE;
 	map->users++;
 	link->refs++;
@@ -300,7 +292,7 @@ static void judge(struct mci_peer *peer, struct mci_shm_lot *lot, struct mci_req
 		mci_shm_peer_again(peer, r, finals);
 		return;
 	}
-	if (!mci_shm_alive(&link->table->word[tag_slot(r->tag)], tag_stamp(r->tag)))
+	if (!mci_shm_alive(&link->table->word[mci_shm_tag_slot(r->tag)], mci_shm_tag_stamp(r->tag)))
 		set_verdict(r, MC_FAILED, -ESTALE); /* the owner gave up on us */
 	leave(peer, link, r);
 	mci_shm_finals_push(finals, r, MC_DONE, 0);

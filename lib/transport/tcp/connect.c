@@ -160,6 +160,7 @@ static bool is_refusal(int err)
 	case -ENETUNREACH:
 	case -ECONNRESET:
 	case -EAGAIN:
+	case -EINPROGRESS:
 	case -EBUSY:
 	case -ENOMEM:
 	case -EMFILE:
@@ -215,14 +216,15 @@ static struct mci_tcp_handle *next_handle(struct mci_tcp_peer *peer)
 
 /*
  * Read the descriptor anew, for each handle by itself: they may have been opened at different times, and by
- * different names. -ESTALE: the memory is not there any more; requests to it end.
+ * different names. -ESTALE: the memory is not there any more; requests to it end. Returns -EINPROGRESS if one of
+ * them has to wait for a target that is just being restarted, else 0.
  */
-static void refresh_handles(struct mci_tcp_peer *peer, uint64_t deadline_ns)
+static int refresh_handles(struct mci_tcp_peer *peer, uint64_t deadline_ns)
 {
 	struct mci_transport_host *host = peer->tcp->host;
 	struct refresh refresh = {.peer = peer};
 	struct mci_request *chain;
-	int ret;
+	int ret, result = 0;
 
 	pthread_mutex_lock(&peer->lock);
 	peer->round++;
@@ -239,6 +241,8 @@ static void refresh_handles(struct mci_tcp_peer *peer, uint64_t deadline_ns)
 			continue;
 		}
 		pthread_mutex_lock(&peer->lock);
+		if (ret == -EINPROGRESS)
+			result = ret;
 		if (ret == -ESTALE)
 			mci_tcp_peer_fail(peer, ret, refresh.handle, &chain);
 		refresh.handle->refreshing = false;
@@ -250,6 +254,7 @@ static void refresh_handles(struct mci_tcp_peer *peer, uint64_t deadline_ns)
 		pthread_mutex_lock(&peer->lock);
 	}
 	pthread_mutex_unlock(&peer->lock);
+	return result;
 }
 
 /* Locked. Less if the peer is closed. */
@@ -305,7 +310,9 @@ static void *connector_main(void *arg)
 		ret = mci_tcp_peer_connect(peer, mci_now_ns() + patience);
 		if (ret) {
 			mci_info("cannot reach segment '%s': %s", peer->name, mc_errmsg());
-			refresh_handles(peer, mci_now_ns() + patience);
+			/* Restarted, and about to register its memory again: worth waiting for. */
+			if (refresh_handles(peer, mci_now_ns() + patience) == -EINPROGRESS)
+				ret = -EINPROGRESS;
 		}
 
 		pthread_mutex_lock(&peer->lock);

@@ -51,7 +51,8 @@ vm_gauges_settle() {
 	echo "$now"
 }
 
-# vm_leak_scan: with kmemleak, scan and put what it found into the kernel's log, where it is judged. A young object may
+# vm_leak_scan: if VM_LEAKS is set and there is kmemleak, scan (tens of seconds under emulation: after the last test, or
+# after each with VM_LEAKS=each) and put what it found into the kernel's log, where it is judged. A young object may
 # still be in a register or a queue; what is reported must be found by two scans.
 vm_leak_scan() {
 	local leaks=$DEBUGFS/kmemleak
@@ -111,7 +112,9 @@ vm_rxe_wire() {
 	local a=$((2 * $1)) b=$((2 * $1 + 1))
 	command -v rdma >/dev/null || skip "the rdma tool (iproute2) is not installed"
 	vm_wire "$1" || skip "no veth pair in this kernel"
-	[ ! -d "/sys/class/infiniband/rxe$a" ] || return 0
+	[ ! -d "/sys/class/infiniband/rxe$b" ] || return 0
+	# Another test may have made one of that name over another interface.
+	[ ! -d "/sys/class/infiniband/rxe$a" ] || rdma link delete "rxe$a"
 	modprobe -a ib_uverbs rdma_ucm 2>/dev/null
 	modprobe rdma_rxe || skip "kernel $KVER has no soft-RoCE"
 	rdma link add "rxe$a" type rxe netdev "v$a" || fail "rdma link add rxe$a"

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Events of a context: posting never allocates and never fails; reading takes them in order of arrival. */
+#include <linux/sched/signal.h>
+#include <linux/uaccess.h>
+#include "context.h"
+#include "event.h"
+#include "object.h"
+
+void mck_event_post(struct mck_handle *handle, u32 type, u64 value, u64 generation)
+{
+	struct mck_context *ctx = handle->ctx;
+	struct mck_pending *pending = &handle->pending[type - 1];
+
+	spin_lock(&ctx->event_lock);
+	if (!handle->id) {
+		spin_unlock(&ctx->event_lock);
+		return;
+	}
+	pending->value = value;
+	pending->generation = generation;
+	pending->count++;
+	if (list_empty(&pending->node))
+		list_add_tail(&pending->node, &ctx->events);
+	spin_unlock(&ctx->event_lock);
+	wake_up_interruptible(&ctx->wait);
+}
+
+void mck_event_drop(struct mck_handle *handle)
+{
+	int i;
+
+	spin_lock(&handle->ctx->event_lock);
+	WRITE_ONCE(handle->id, 0);
+	for (i = 0; i < MCK_EVENT_TYPES; i++)
+		list_del_init(&handle->pending[i].node);
+	spin_unlock(&handle->ctx->event_lock);
+}
+
+static bool mck_event_take(struct mck_context *ctx, struct mooncake_event *event)
+{
+	struct mck_pending *pending;
+	struct mck_handle *handle;
+	int i = 0;
+
+	spin_lock(&ctx->event_lock);
+	pending = list_first_entry_or_null(&ctx->events, struct mck_pending, node);
+	if (!pending) {
+		spin_unlock(&ctx->event_lock);
+		return false;
+	}
+	list_del_init(&pending->node);
+	/* The type is the place in the handle's array, which begins at pending - i. */
+	i = pending->type - 1;
+	handle = container_of(pending - i, struct mck_handle, pending[0]);
+	*event = (struct mooncake_event){
+		.type = pending->type,
+		.id = handle->id,
+		.value = pending->value,
+		.generation = pending->generation,
+		.count = pending->count,
+	};
+	pending->count = 0;
+	spin_unlock(&ctx->event_lock);
+	return true;
+}
+
+ssize_t mck_event_read(struct file *file, char __user *buf, size_t count, loff_t *pos)
+{
+	struct mck_context *ctx = file->private_data;
+	struct mooncake_event event;
+	ssize_t done = 0;
+	int ret;
+
+	if (count < sizeof(event))
+		return -EINVAL;
+	while (count - done >= sizeof(event)) {
+		if (mck_event_take(ctx, &event)) {
+			if (copy_to_user(buf + done, &event, sizeof(event)))
+				return done ?: -EFAULT;
+			done += sizeof(event);
+			continue;
+		}
+		if (done)
+			break;
+		if (file->f_flags & O_NONBLOCK)
+			return -EAGAIN;
+		ret = wait_event_interruptible(ctx->wait, !list_empty_careful(&ctx->events));
+		if (ret)
+			return ret;
+	}
+	return done;
+}
+
+__poll_t mck_event_poll(struct file *file, poll_table *wait)
+{
+	struct mck_context *ctx = file->private_data;
+	__poll_t mask = 0;
+
+	poll_wait(file, &ctx->wait, wait);
+	spin_lock(&ctx->event_lock);
+	if (!list_empty(&ctx->events))
+		mask = EPOLLIN | EPOLLRDNORM;
+	spin_unlock(&ctx->event_lock);
+	return mask;
+}

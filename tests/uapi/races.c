@@ -1,0 +1,524 @@
+// SPDX-License-Identifier: MIT
+/* vm: alone seconds=900 */
+/*
+ * Two threads, one object: every pair of calls at the same moment, many rounds each, while a third thread
+ * forks, moves, unmaps, duplicates, hands on, closes and kills. What must hold: only errors that the contract
+ * knows, never another's byte, and nothing left behind. races [ROUNDS [OPERATION [OPERATION]]]: 1000 rounds
+ * by default, all pairs.
+ */
+#define TEST_SECONDS 3600
+#include "uapi.h"
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#define LENGTH (8 * PAGE)
+
+/* The object of a round, and all the ways to it. */
+static struct {
+	int fd, guest;
+	uint32_t id, attached, mine; /* in fd, in guest, and a buffer of the guest's own to copy to */
+	struct mooncake_grant spare; /* a grant that nobody used yet */
+	uint64_t used;		     /* the number of the one behind `attached` */
+	uint64_t offset, guest_offset;
+	char *owner_map, *guest_map;
+	char *pinnable;
+	uint64_t tag; /* the first word of each page; 0 after REPLACE */
+	_Atomic(int) started;
+} w;
+
+static const char name[] = KEPT "-races", other_name[] = KEPT "-races-2";
+static const char *current = "";
+
+/* ---- operations: 0 or an errno ---- */
+
+static int result(long r) { return r < 0 ? errno : 0; }
+
+static int op_alloc(void)
+{
+	struct mooncake_buffer_alloc a;
+	int r = result(try_keep(w.fd, name, PAGE, 0, &a));
+
+	if (!r)
+		try_destroy(w.fd, a.id);
+	return r;
+}
+static int op_open(void)
+{
+	struct mooncake_buffer_open o;
+	int r = result(try_open(w.guest, name, MOONCAKE_UID_SELF, 0, &o));
+
+	if (!r)
+		try_destroy(w.guest, o.id);
+	return r;
+}
+static int op_open_exclusive(void)
+{
+	struct mooncake_buffer_open o;
+	int r = result(try_open(w.guest, name, MOONCAKE_UID_SELF, MOONCAKE_OPEN_EXCLUSIVE, &o));
+
+	if (!r)
+		try_destroy(w.guest, o.id);
+	return r;
+}
+static int op_unlink(void) { return result(try_unlink(w.fd, name)); }
+static int op_grant(void)
+{
+	struct mooncake_grant g = STRUCT(grant);
+
+	g.id = w.id;
+	g.uses = 1;
+	g.rights = RO;
+	memcpy(g.context_id, w.spare.context_id, sizeof(g.context_id));
+	return result(ioctl(w.fd, MOONCAKE_GRANT, &g));
+}
+static int op_attach(void)
+{
+	struct mooncake_attach a;
+	int r = result(try_attach(w.guest, w.spare.key, &a));
+	char *p;
+	uint8_t b;
+
+	if (r)
+		return r;
+	p = try_map(w.guest, a.mmap_offset, a.length, PROT_READ);
+	if (p != MAP_FAILED) {
+		peek(p, &b);
+		munmap(p, a.length);
+	}
+	try_destroy(w.guest, a.id);
+	return 0;
+}
+static int op_revoke(void)
+{
+	struct mooncake_revoke v;
+
+	return result(try_revoke(w.fd, w.id, 0, &v));
+}
+static int op_replace(void)
+{
+	struct mooncake_revoke v;
+
+	return result(try_revoke(w.fd, w.id, MOONCAKE_REVOKE_REPLACE, &v));
+}
+static int op_revoke_grant(void) { return result(try_revoke_grant(w.fd, w.used)); }
+static int op_revoke_named(void)
+{
+	struct mooncake_revoke v;
+
+	return result(try_revoke_named(w.fd, name, 0, &v));
+}
+static int op_stat(void)
+{
+	struct mooncake_stat s;
+	int r = result(try_stat(w.guest, w.attached, &s));
+
+	return r ? r : result(try_stat(w.fd, w.id, &s));
+}
+static int op_copy(void) { return result(try_copy(w.guest, w.mine, 8, w.attached, 0, LENGTH - 8)); }
+static int op_export(void)
+{
+	int fd = try_export(w.fd, w.id, MOONCAKE_EXPORT_WRITE), r = result(fd);
+	char *p;
+
+	if (!r) {
+		p = mmap(NULL, LENGTH, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		close(fd);
+		if (p != MAP_FAILED) {
+			peek(p, NULL);
+			munmap(p, LENGTH);
+		}
+	}
+	return r;
+}
+static int op_export_attached(void)
+{
+	int fd = try_export(w.guest, w.attached, 0), r = result(fd);
+
+	if (!r)
+		close(fd);
+	return r;
+}
+static int op_pin(void)
+{
+	uint32_t id = 0;
+	int r = result(try_pin(w.fd, w.pinnable, LENGTH, &id));
+
+	if (!r)
+		try_destroy(w.fd, id);
+	return r;
+}
+static int op_pin_the_mapping(void)
+{
+	uint32_t id = 0;
+	int r = result(try_pin(w.fd, w.owner_map, LENGTH, &id));
+
+	if (!r)
+		try_destroy(w.fd, id);
+	return r;
+}
+static int op_destroy(void) { return result(try_destroy(w.fd, w.id)); }
+static int op_destroy_attached(void) { return result(try_destroy(w.guest, w.attached)); }
+static int op_mmap(void)
+{
+	char *p = try_map(w.guest, w.guest_offset, LENGTH, PROT_READ | PROT_WRITE);
+	int r = p == MAP_FAILED ? errno : 0;
+
+	if (!r) {
+		for (uint64_t at = 0; at < LENGTH; at += PAGE)
+			if (peek(p + at, NULL) == 0)
+				w.started = 1;
+		munmap(p, LENGTH);
+	}
+	return r;
+}
+static int op_munmap(void)
+{
+	munmap(w.guest_map, LENGTH);
+	return 0;
+}
+
+static uint64_t word(const volatile char *p, int *sig)
+{
+	uint64_t value = 0;
+
+	*sig = sigsetjmp(bus_jump, 0);
+	if (!*sig) {
+		bus_armed = 1;
+		value = *(const volatile uint64_t *)p;
+	}
+	bus_armed = 0;
+	return value;
+}
+
+static int op_fault(void)
+{
+	for (int pass = 0; pass < 3; pass++)
+		for (uint64_t at = 0; at < LENGTH; at += PAGE) {
+			int sig;
+			uint64_t v = word(w.guest_map + at, &sig);
+
+			if (!sig && v != w.tag)
+				FAIL("%s: the guest read %#llx, not %#llx", current, (unsigned long long)v,
+				     (unsigned long long)w.tag);
+			v = word(w.owner_map + at, &sig);
+			if (!sig && v != w.tag && v)
+				FAIL("%s: the owner read %#llx, not %#llx or 0", current,
+				     (unsigned long long)v, (unsigned long long)w.tag);
+		}
+	return 0;
+}
+static int op_vmsplice(void)
+{
+	int p[2];
+	char page[PAGE];
+	struct iovec v = {.iov_base = w.guest_map, .iov_len = PAGE};
+	ssize_t n;
+	int r;
+
+	if (pipe(p))
+		return 0;
+	n = vmsplice(p[1], &v, 1, SPLICE_F_NONBLOCK);
+	r = n < 0 && errno != EFAULT ? errno : 0;
+	if (n == (ssize_t)PAGE) {
+		sched_yield(); /* held while the other one does its worst */
+		CHECK_EQ(read(p[0], page, PAGE), PAGE);
+		if (*(uint64_t *)page != w.tag)
+			FAIL("%s: a held page has %#llx, not %#llx", current, *(unsigned long long *)page,
+			     (unsigned long long)w.tag);
+	}
+	close(p[0]);
+	close(p[1]);
+	return r;
+}
+static int op_read_events(void)
+{
+	struct mooncake_event e[3];
+	int r = result(read(w.guest, e, sizeof(e)));
+
+	return r == EAGAIN ? 0 : r;
+}
+
+struct op {
+	const char *name;
+	int (*run)(void);
+	uint64_t feature;
+	int errors[5]; /* that may come of a race, besides ENOENT, ESTALE and EBADF of a context closed
+			  meanwhile */
+};
+
+static const struct op ops[] = {
+	{"alloc", op_alloc, 0, {EEXIST}},
+	{"open", op_open, 0, {EBUSY}},
+	{"open-exclusive", op_open_exclusive, 0, {EBUSY}},
+	{"unlink", op_unlink, 0, {0}},
+	{"grant", op_grant, 0, {0}},
+	{"attach", op_attach, 0, {0}},
+	{"revoke", op_revoke, 0, {0}},
+	{"replace", op_replace, 0, {0}},
+	{"revoke-grant", op_revoke_grant, 0, {0}},
+	{"revoke-named", op_revoke_named, 0, {0}},
+	{"stat", op_stat, 0, {0}},
+	{"copy", op_copy, 0, {0}},
+	{"export", op_export, MOONCAKE_FEATURE_EXPORT, {0}},
+	{"export-attached", op_export_attached, MOONCAKE_FEATURE_EXPORT, {0}},
+	{"pin", op_pin, MOONCAKE_FEATURE_PIN, {EFAULT}},
+	{"pin-mapping", op_pin_the_mapping, MOONCAKE_FEATURE_PIN, {EFAULT, EOPNOTSUPP}},
+	{"destroy", op_destroy, 0, {0}},
+	{"destroy-attached", op_destroy_attached, 0, {0}},
+	{"mmap", op_mmap, 0, {EINVAL, EACCES}}, /* an offset that names nothing (any more) */
+	{"munmap", op_munmap, 0, {0}},
+	{"fault", op_fault, 0, {0}},
+	{"vmsplice", op_vmsplice, 0, {EAGAIN}},
+	{"read-events", op_read_events, 0, {0}},
+};
+
+/* ---- what happens in between ---- */
+
+static void disturb(unsigned n)
+{
+	char *anon;
+	int fd, s[2];
+	pid_t pid;
+
+	switch (n % 10) {
+	case 0: /* a child that leaves at once, and one that is killed at work */
+		pid = fork();
+		if (!pid)
+			_exit(0);
+		reap_status(pid);
+		break;
+	case 1:
+		pid = fork();
+		if (!pid) {
+			alarm(20);
+			for (;;) {
+				op_stat();
+				op_copy();
+				op_mmap();
+			}
+		}
+		poll(NULL, 0, 0);
+		kill(pid, SIGKILL);
+		reap_status(pid);
+		break;
+	case 2:
+		anon = mmap(NULL, LENGTH, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (mremap(w.guest_map, LENGTH, LENGTH, MREMAP_MAYMOVE | MREMAP_FIXED, anon) == anon)
+			munmap(anon, LENGTH);
+		break;
+	case 3:
+		madvise(w.guest_map, LENGTH, MADV_DONTNEED);
+		madvise(w.owner_map, LENGTH, MADV_DONTNEED);
+		break;
+	case 4:
+		fd = dup(w.guest);
+		close(fd);
+		break;
+	case 5: { /* in flight in a socket while it happens */
+		char control[CMSG_SPACE(sizeof(int))] = {0}, byte = 0;
+		struct iovec v = {&byte, 1};
+		struct msghdr h = {.msg_iov = &v,
+				   .msg_iovlen = 1,
+				   .msg_control = control,
+				   .msg_controllen = sizeof(control)};
+		struct cmsghdr *c = CMSG_FIRSTHDR(&h);
+
+		if (socketpair(AF_UNIX, SOCK_STREAM, 0, s))
+			break;
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(c), &w.guest, sizeof(int));
+		sendmsg(s[1], &h, MSG_DONTWAIT);
+		close(s[0]);
+		close(s[1]);
+		break;
+	}
+	case 6: /* the guest's descriptor goes; dup2 keeps the number from being another file's */
+		fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+		dup2(fd, w.guest);
+		close(fd);
+		break;
+	case 7:
+		munmap(w.guest_map + PAGE, LENGTH - 3 * PAGE);
+		break;
+	case 8:
+		mprotect(w.guest_map + PAGE, PAGE, PROT_READ);
+		munmap(w.pinnable, 2 * PAGE);
+		break;
+	case 9: /* many threads' worth of system calls into the mapping */
+		fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+		if (read(fd, w.guest_map + LENGTH - PAGE + 64, 128) < 0)
+			errno = 0;
+		close(fd);
+		break;
+	}
+}
+
+/* ---- rounds ---- */
+
+struct worker {
+	const struct op *op;
+	int delay, error;
+	pthread_t thread;
+};
+
+static struct worker workers[3]; /* the third disturbs */
+static pthread_barrier_t start, finish;
+static _Atomic(int) arrived, quit;
+
+static void *work(void *arg)
+{
+	struct worker *me = arg;
+
+	for (int round = 0;; round++) {
+		pthread_barrier_wait(&start);
+		if (atomic_load(&quit))
+			return NULL;
+		if (me == &workers[2]) {
+			if (me->op)
+				me->op->run();
+			else
+				disturb(me->delay + round);
+		} else {
+			/* Waking takes longer than a call: the two meet once more, awake. */
+			atomic_fetch_add(&arrived, 1);
+			for (int spins = 0; atomic_load(&arrived) < 2; spins++)
+				if (spins > 1000)
+					sched_yield();
+			for (volatile int i = 0; i < me->delay; i++)
+				;
+			me->error = me->op->run();
+		}
+		pthread_barrier_wait(&finish);
+	}
+}
+
+static void begin(uint64_t tag)
+{
+	struct mooncake_buffer_alloc a;
+	struct mooncake_attach at;
+
+	w.fd = open(DEVICE, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	w.guest = open(DEVICE, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	CHECK(w.fd >= 0 && w.guest >= 0);
+	try_unlink(w.fd, name);
+	a = keep_buffer(w.fd, name, LENGTH, 0);
+	w.tag = tag;
+	w.id = a.id;
+	w.offset = a.mmap_offset;
+	w.owner_map = map(w.fd, a.mmap_offset, LENGTH, PROT_READ | PROT_WRITE);
+	for (uint64_t at_ = 0; at_ < LENGTH; at_ += PAGE)
+		*(uint64_t *)(w.owner_map + at_) = tag;
+	w.spare = grant(w.fd, w.id, w.guest, RW);
+	w.used = w.spare.grant;
+	at = attach(w.guest, w.spare.key);
+	w.attached = at.id;
+	w.guest_offset = at.mmap_offset;
+	w.guest_map = map(w.guest, at.mmap_offset, LENGTH, PROT_READ | PROT_WRITE);
+	w.spare = grant(w.fd, w.id, w.guest, RO);
+	w.mine = alloc_buffer(w.guest, LENGTH).id;
+	w.pinnable = map_anon(LENGTH);
+	memset(w.pinnable, 1, LENGTH);
+}
+
+static void end(void)
+{
+	munmap(w.guest_map, LENGTH);
+	munmap(w.owner_map, LENGTH);
+	munmap(w.pinnable, LENGTH);
+	try_unlink(w.fd, name);
+	close(w.fd);
+	close(w.guest);
+}
+
+static void check_result(const struct worker *me)
+{
+	int e = me->error;
+
+	if (!e || e == ENOENT || e == ESTALE || e == EBADF || e == ENOTTY || e == ENODEV)
+		return; /* the last three: the descriptor is /dev/null's meanwhile */
+	for (size_t i = 0; i < ARRAY_SIZE(me->op->errors); i++)
+		if (e == me->op->errors[i])
+			return;
+	FAIL("%s: %s gave %s", current, me->op->name, strerror(e));
+}
+
+static int rounds = 1000, limit_s = 240;
+static const char *only[2];
+
+static int wanted(const struct op *a, const struct op *b)
+{
+	if (!only[0])
+		return 1;
+	if (!only[1])
+		return !strcmp(a->name, only[0]) || !strcmp(b->name, only[0]);
+	return (!strcmp(a->name, only[0]) && !strcmp(b->name, only[1])) ||
+	       (!strcmp(a->name, only[1]) && !strcmp(b->name, only[0]));
+}
+
+static void test_pairs_of_calls_on_one_object(void)
+{
+	static char text[64];
+	unsigned seed = 1;
+	int fd = device(), pairs = 0, done, step = rounds < 4 ? rounds : 4;
+	double began = seconds();
+	catch_bus();
+	current = text;
+	try_unlink(fd, other_name);
+	pthread_barrier_init(&start, NULL, 4);
+	pthread_barrier_init(&finish, NULL, 4);
+	for (int i = 0; i < 3; i++)
+		CHECK(pthread_create(&workers[i].thread, NULL, work, &workers[i]) == 0);
+	for (done = 0; done < rounds && (!done || seconds() < began + limit_s); done += step)
+		for (size_t a = 0; a < ARRAY_SIZE(ops); a++) {
+			for (size_t b = a; b < ARRAY_SIZE(ops); b++) {
+				if (!wanted(&ops[a], &ops[b]) ||
+				    (ops[a].feature && !has_feature(fd, ops[a].feature)) ||
+				    (ops[b].feature && !has_feature(fd, ops[b].feature)))
+					continue;
+				snprintf(text, sizeof(text), "%s against %s", ops[a].name, ops[b].name);
+				pairs += !done;
+				for (int n = done; n < done + step; n++) {
+					int third = n % 4 == 3;
+
+					begin(0x1000000000000000ull + ((uint64_t)a << 40) +
+					      ((uint64_t)b << 32) + n + 1);
+					atomic_store(&arrived, 0);
+					workers[0].op = &ops[a];
+					workers[1].op = &ops[b];
+					workers[0].delay = rand_r(&seed) % 400;
+					workers[1].delay = rand_r(&seed) % 400;
+					workers[2].op =
+						third ? NULL : &(const struct op){"stat", op_stat, 0, {0}};
+					workers[2].delay = rand_r(&seed) % 64;
+					pthread_barrier_wait(&start);
+					pthread_barrier_wait(&finish);
+					check_result(&workers[0]);
+					check_result(&workers[1]);
+					end();
+				}
+			}
+		}
+	atomic_store(&quit, 1);
+	pthread_barrier_wait(&start);
+	for (int i = 0; i < 3; i++)
+		pthread_join(workers[i].thread, NULL);
+	CHECK(pairs > 0);
+	printf("  %d pairs, %d rounds each, %.1f s\n", pairs, done, seconds() - began);
+}
+
+static const struct test tests[] = {TEST(test_pairs_of_calls_on_one_object)};
+
+int main(int argc, char **argv)
+{
+	if (argc > 1)
+		rounds = atoi(argv[1]);
+	if (argc > 2)
+		limit_s = atoi(argv[2]);
+	for (int i = 0; i < 2 && argc > 3 + i; i++)
+		only[i] = argv[3 + i];
+	return run_tests(tests, ARRAY_SIZE(tests), 1, argv);
+}
