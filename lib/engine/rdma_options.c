@@ -18,8 +18,8 @@ static int number_or_auto(const struct mci_settings *settings, const char *key, 
 		return 0;
 	value = strtol(text, &end, 10);
 	if (*end || value < 0 || value > max)
-		return mci_fail(-EINVAL, "%s is \"%s\" (from %s); it must be auto, or a number from 0 to %ld", key, text,
-				mci_settings_origin(settings, key), max);
+		return mci_fail(-EINVAL, "%s is \"%s\" (from %s); it must be auto, or a number from 0 to %ld",
+				key, text, mci_settings_origin(settings, key), max);
 	*out = (int)value;
 	return 0;
 }
@@ -33,15 +33,15 @@ static bool is_matrix(const json_t *json)
 
 	if (!json_is_object(json) || !json_object_size(json))
 		return false;
-	json_object_foreach((json_t *)(uintptr_t)json, location, pair) {
+	json_object_foreach((json_t *)(uintptr_t)json, location, pair)
+	{
 		if (!json_is_array(pair) || !json_array_size(pair) || json_array_size(pair) > 2)
 			return false;
 		for (i = 0; i < json_array_size(pair); i++) {
 			if (!json_is_array(json_array_get(pair, i)))
 				return false;
-			json_array_foreach(json_array_get(pair, i), j, name)
-				if (!json_is_string(name))
-					return false;
+			json_array_foreach(json_array_get(pair, i), j,
+					   name) if (!json_is_string(name)) return false;
 		}
 	}
 	return true;
@@ -56,11 +56,13 @@ static int load_matrix(const char *given, char **text)
 
 	json = inline_text ? json_loads(given, 0, &error) : json_load_file(given, 0, &error);
 	if (!json)
-		ret = mci_fail(-EINVAL, "the NIC priority matrix %s cannot be read: %s (line %d); `mooncake topology "
+		ret = mci_fail(-EINVAL,
+			       "the NIC priority matrix %s cannot be read: %s (line %d); `mooncake topology "
 			       "--matrix` prints one",
 			       inline_text ? "that was given" : given, error.text, error.line);
 	else if (!is_matrix(json))
-		ret = mci_fail(-EINVAL, "the NIC priority matrix %s is not of the form {\"cpu:0\": [[\"near\"], "
+		ret = mci_fail(-EINVAL,
+			       "the NIC priority matrix %s is not of the form {\"cpu:0\": [[\"near\"], "
 			       "[\"other\"]], ...}; `mooncake topology --matrix` prints one",
 			       inline_text ? "that was given" : given);
 	else
@@ -69,7 +71,8 @@ static int load_matrix(const char *given, char **text)
 	return ret ? ret : *text ? 0 : mci_fail(-ENOMEM, "no memory for the NIC priority matrix");
 }
 
-int mci_rdma_options(struct mc_engine *engine, const struct mc_engine_attr *attr, struct mci_rdma_options *options)
+int mci_rdma_options(struct mc_engine *engine, const struct mc_engine_attr *attr,
+		     struct mci_rdma_options *options)
 {
 	const struct mci_settings *s = engine->settings;
 	const char *devices = attr->devices ? attr->devices : mci_settings_text(s, "rdma.devices");
@@ -83,6 +86,7 @@ int mci_rdma_options(struct mc_engine *engine, const struct mc_engine_attr *attr
 		.service_level = (uint32_t)mci_settings_number(s, "rdma.service_level"),
 		.endpoints_max = (uint32_t)mci_settings_number(s, "rdma.endpoints_max"),
 		.qps = (uint32_t)mci_settings_number(s, "rdma.qps"),
+		.timeout = (uint32_t)mci_settings_number(s, "rdma.timeout"),
 	};
 	ret = number_or_auto(s, "rdma.gid_index", 255, &options->gid_index);
 	if (!ret)

@@ -89,6 +89,7 @@ struct mci_rdma_options {
 	int traffic_class;		/* -1 = the NIC's default */
 	uint32_t service_level;
 	uint32_t endpoints_max, qps;
+	uint32_t timeout; /* 4.096 us * 2^timeout until a packet is sent again */
 };
 
 struct mci_transport_options {

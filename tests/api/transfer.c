@@ -607,7 +607,7 @@ int main(int argc, char **argv)
 	if (!only || !strcmp(only, "shm-vm"))
 		failed += run("shm, process_vm", &shm_vm);
 	if (!has_nic()) {
-		printf("[  SKIPPED ] rdma: this machine has no RDMA device; the same tests run in a guest (tests/vm)\n");
+		printf("[  SKIPPED ] rdma: no RDMA device here; the same tests run in a guest (tests/vm)\n");
 		return failed ? 1 : 0;
 	}
 	if (!only || !strcmp(only, "rdma"))

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Initiator: the control connection to a peer. Each opening is an incarnation of the session, so that the peer
- * ends all queue pairs of the ones before; then the keys of all regions are asked for. A thread does that after a
- * loss, one at a time per peer, gone when done.
+ * Initiator: the control connection to a peer. Each opening is an incarnation of the session, so that the
+ * peer ends all queue pairs of the ones before; then the keys of all regions are asked for. A thread does
+ * that after a loss, one at a time per peer, gone when done.
  */
 #include <errno.h>
 #include <signal.h>
@@ -93,14 +93,16 @@ static int take_keys(struct mci_rdma_peer *peer, const void *body, size_t length
 	return 0;
 }
 
-static int take_gone(struct mci_rdma_peer *peer, const uint8_t *body, size_t length, struct mci_request **finals)
+static int take_gone(struct mci_rdma_peer *peer, const uint8_t *body, size_t length,
+		     struct mci_request **finals)
 {
 	unsigned int i;
 
 	if (length != 8)
 		return -EPROTO;
 	for (i = 0; i < peer->count; i++)
-		if (peer->regions[i].id == mci_get32(body) && peer->regions[i].generation == mci_get32(body + 4)) {
+		if (peer->regions[i].id == mci_get32(body) &&
+		    peer->regions[i].generation == mci_get32(body + 4)) {
 			peer->remote[i].state = MCI_RDMA_KEYS_REFUSED; /* for as long as this session lives */
 			peer->remote[i].error = -ESTALE;
 		}
@@ -220,10 +222,12 @@ static int next_frame(struct mci_rdma_peer *peer, struct mci_sock *sock, uint16_
 	ret = take(peer, *type, body, length, &finals);
 	pthread_mutex_unlock(&peer->lock);
 	if (ret)
-		mci_debug("segment '%s' sent frame type %u of %u bytes: malformed", peer->name, *type, length);
+		mci_debug("segment '%s' sent frame type %u of %u bytes: malformed", peer->name, *type,
+			  length);
 	mci_rdma_finals_tell(peer, finals);
 	free(body);
-	return ret ? mci_fail(ret, "segment '%s' sent a malformed rdma frame; run the same release on both sides",
+	return ret ? mci_fail(ret,
+			      "segment '%s' sent a malformed rdma frame; run the same release on both sides",
 			      peer->name)
 		   : 0;
 }
@@ -242,10 +246,11 @@ static int ask_all(struct mci_rdma_peer *peer, struct mci_sock *sock, uint64_t d
 	for (i = 0; i < peer->count && !ret; i += n) {
 		pthread_mutex_lock(&peer->lock);
 		for (n = 0; n < MCI_RDMA_ASK_MAX && i + n < peer->count; n++)
-			ask[n] = (struct mci_rdma_ask){peer->regions[i + n].id, peer->regions[i + n].generation};
+			ask[n] = (struct mci_rdma_ask){peer->regions[i + n].id,
+						       peer->regions[i + n].generation};
 		pthread_mutex_unlock(&peer->lock);
-		ret = mci_frame_send(sock, MCI_RDMA_KEYS_ASK, 0, out, mci_rdma_asks_encode(ask, (uint16_t)n, out),
-				     deadline_ns);
+		ret = mci_frame_send(sock, MCI_RDMA_KEYS_ASK, 0, out,
+				     mci_rdma_asks_encode(ask, (uint16_t)n, out), deadline_ns);
 		for (answers = 0; answers < n && !ret;) {
 			ret = next_frame(peer, sock, &type, deadline_ns);
 			answers += type == MCI_RDMA_KEYS;
@@ -346,8 +351,10 @@ void mci_rdma_control_frames(struct mci_rdma_peer *peer)
 		mci_conn_close(peer->conn);
 	for (e = peer->endpoints; e && peer->conn && peer->conn_there && !ret; e = e->next) {
 		if (e->send_connect && e->state == MCI_RDMA_ASKED) {
-			struct mci_rdma_end end = {
-				.number = e->number, .from = e->device->index, .to = e->to, .count = e->count};
+			struct mci_rdma_end end = {.number = e->number,
+						   .from = e->device->index,
+						   .to = e->to,
+						   .count = e->count};
 
 			mci_rdma_device_port(e->device, &port);
 			end.mtu = port.mtu;
@@ -358,7 +365,8 @@ void mci_rdma_control_frames(struct mci_rdma_peer *peer)
 				end.psn[i] = e->queue[i]->psn;
 			}
 			e->send_connect = false;
-			ret = mci_conn_send(peer->conn, MCI_RDMA_CONNECT, 0, out, mci_rdma_end_encode(&end, out), -1);
+			ret = mci_conn_send(peer->conn, MCI_RDMA_CONNECT, 0, out,
+					    mci_rdma_end_encode(&end, out), -1);
 		} else if (e->send_drop && e->state == MCI_RDMA_FENCING) {
 			mci_put32(out, e->number);
 			e->send_drop = false;
@@ -371,7 +379,8 @@ void mci_rdma_control_frames(struct mci_rdma_peer *peer)
 		if (peer->remote[i].state != MCI_RDMA_KEYS_NONE)
 			continue;
 		peer->remote[i].state = MCI_RDMA_KEYS_ASKED;
-		ret = mci_conn_send(peer->conn, MCI_RDMA_KEYS_ASK, 0, out, mci_rdma_asks_encode(&ask, 1, out), -1);
+		ret = mci_conn_send(peer->conn, MCI_RDMA_KEYS_ASK, 0, out, mci_rdma_asks_encode(&ask, 1, out),
+				    -1);
 	}
 	peer->ask_keys = false;
 	if (ret && peer->conn)
@@ -405,7 +414,8 @@ static bool is_refusal(int err)
 /* Locked. All requests that wait end with @err (@stale_only: those to stale regions). */
 static void fail_waiting(struct mci_rdma_peer *peer, int err, bool stale_only, struct mci_request **finals)
 {
-	struct mci_request *r, *next, *first[3] = {peer->queue[0].first, peer->queue[1].first, peer->flight.first};
+	struct mci_request *r, *next,
+		*first[3] = {peer->queue[0].first, peer->queue[1].first, peer->flight.first};
 	unsigned int i;
 
 	for (i = 0; i < 3; i++)
@@ -438,7 +448,8 @@ static int refresh(struct mci_rdma_peer *peer, uint64_t deadline_ns)
 static void pause_for(struct mci_rdma_peer *peer, uint64_t ns)
 {
 	uint64_t until = mci_now_ns() + ns;
-	struct timespec at = {.tv_sec = (time_t)(until / MCI_NS_PER_S), .tv_nsec = (long)(until % MCI_NS_PER_S)};
+	struct timespec at = {.tv_sec = (time_t)(until / MCI_NS_PER_S),
+			      .tv_nsec = (long)(until % MCI_NS_PER_S)};
 
 	while (!peer->closing && mci_now_ns() < until)
 		pthread_cond_timedwait(&peer->changed, &peer->lock, &at);

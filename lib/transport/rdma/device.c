@@ -48,8 +48,8 @@ static int look_at_port(struct mci_nic *device)
 		ret = mci_fail(ret, "%s has no port %u: %s; set MC_IB_PORT", device->name, device->port,
 			       strerror(-ret));
 	else if (attr.state != IBV_PORT_ACTIVE)
-		ret = mci_fail(-ENETDOWN, "port %u of %s is down; check its cable and `ip link`", device->port,
-			       device->name);
+		ret = mci_fail(-ENETDOWN, "port %u of %s is down; check its cable and `ip link`",
+			       device->port, device->name);
 	else
 		ret = mci_rdma_gid_choose(device, wanted, &index, &gid, why, sizeof(why));
 	pthread_mutex_lock(&device->state_lock);
@@ -141,7 +141,8 @@ static int probe(struct mci_nic *device)
 	madvise(page, 4096, MADV_DONTFORK);
 	errno = 0;
 	mr = (verbs->ibv_reg_mr_iova)(device->pd, page, 4096, iova,
-				      IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE);
+				      IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ |
+					      IBV_ACCESS_REMOTE_WRITE);
 	err = errno ? -errno : -EIO;
 	if (mr)
 		verbs->ibv_dereg_mr(mr);
@@ -173,15 +174,18 @@ static int open_queues(struct mci_nic *device, const struct ibv_device_attr *att
 		return mci_fail(-ENOMEM, "%s gives no completion channel: %s", device->name, strerror(errno));
 	device->cq = verbs->ibv_create_cq(device->context, entries, device, device->channel, 0);
 	if (!device->cq)
-		return mci_fail(-ENOMEM, "%s gives no completion queue of %d entries: %s; raise the limit on locked "
+		return mci_fail(-ENOMEM,
+				"%s gives no completion queue of %d entries: %s; raise the limit on locked "
 				"memory (ulimit -l)",
 				device->name, entries, strerror(errno));
-	device->flush_mr = (verbs->ibv_reg_mr_iova)(device->pd, device->flush_word, sizeof(device->flush_word),
-						    (uintptr_t)device->flush_word,
+	device->flush_mr = (verbs->ibv_reg_mr_iova)(device->pd, device->flush_word,
+						    sizeof(device->flush_word), (uintptr_t)device->flush_word,
 						    IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ);
 	if (!device->flush_mr)
-		return mci_fail(-ENOMEM, "%s does not register memory: %s; raise the limit on locked memory (ulimit -l)",
-				device->name, strerror(errno));
+		return mci_fail(
+			-ENOMEM,
+			"%s does not register memory: %s; raise the limit on locked memory (ulimit -l)",
+			device->name, strerror(errno));
 	if (set_nonblocking(device->channel->fd) || set_nonblocking(device->context->async_fd))
 		return mci_fail(-errno, "cannot poll the channels of %s: %s", device->name, strerror(errno));
 	return 0;
@@ -233,8 +237,8 @@ static int open_device(struct mci_rdma *rdma, struct ibv_device *from, struct mc
 	snprintf(device->name, sizeof(device->name), "%s", rdma->verbs->ibv_get_device_name(from));
 	device->context = rdma->verbs->ibv_open_device(from);
 	if (!device->context) {
-		ret = mci_fail(-errno, "cannot open %s: %s; may this user open /dev/infiniband/uverbs*?", device->name,
-			       strerror(errno));
+		ret = mci_fail(-errno, "cannot open %s: %s; may this user open /dev/infiniband/uverbs*?",
+			       device->name, strerror(errno));
 		free(device);
 		return ret;
 	}
@@ -248,7 +252,8 @@ static int open_device(struct mci_rdma *rdma, struct ibv_device *from, struct mc
 	}
 	device->max_qp_wr = (uint32_t)attr.max_qp_wr;
 	device->max_mr = attr.max_mr_size;
-	device->max_rd = attr.max_qp_rd_atom < DEFAULT_RD_ATOMIC ? (uint32_t)attr.max_qp_rd_atom : DEFAULT_RD_ATOMIC;
+	device->max_rd =
+		attr.max_qp_rd_atom < DEFAULT_RD_ATOMIC ? (uint32_t)attr.max_qp_rd_atom : DEFAULT_RD_ATOMIC;
 	if (!device->max_rd)
 		device->max_rd = 1;
 	ret = open_queues(device, &attr);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
  * Initiator: an endpoint is what leads from one NIC of ours to one NIC of a peer. Its end takes three steps,
- * so that nothing of it lands after what is sent next (contracts B2): our queue pairs go to error and all their
- * work requests come back; ours are destroyed and the peer is asked to destroy his; he confirms. Only then is
- * what was in flight final, or sent anew. peer->lock is held throughout.
+ * so that nothing of it lands after what is sent next (contracts B2): our queue pairs go to error and all
+ * their work requests come back; ours are destroyed and the peer is asked to destroy his; he confirms. Only
+ * then is what was in flight final, or sent anew. peer->lock is held throughout.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -155,7 +155,8 @@ static void fence(struct mci_rdma_endpoint *e, struct mci_request **finals)
 		mci_rdma_endpoint_end(e, finals);
 }
 
-void mci_rdma_endpoint_break(struct mci_rdma_endpoint *e, int err, bool path_failed, struct mci_request **finals)
+void mci_rdma_endpoint_break(struct mci_rdma_endpoint *e, int err, bool path_failed,
+			     struct mci_request **finals)
 {
 	bool idle = e->state == MCI_RDMA_ASKED;
 	unsigned int i;
@@ -166,8 +167,8 @@ void mci_rdma_endpoint_break(struct mci_rdma_endpoint *e, int err, bool path_fai
 	e->path_failed = path_failed;
 	e->peer->breaking++;
 	if (path_failed)
-		mci_info("endpoint over %s to NIC %u of segment '%s' failed: %s", e->device->name, e->to, e->peer->name,
-			 strerror(-err));
+		mci_info("endpoint over %s to NIC %u of segment '%s' failed: %s", e->device->name, e->to,
+			 e->peer->name, strerror(-err));
 	e->state = MCI_RDMA_BREAKING;
 	e->step_at = mci_now_ns() + MCI_RDMA_STEP_NS;
 	mci_rdma_peer_post(e->peer); /* the timer has to know */

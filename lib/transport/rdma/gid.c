@@ -78,7 +78,8 @@ int mci_rdma_gid_choose(struct mci_nic *device, int wanted, int *index, union ib
 
 	n = device->rdma->verbs->_ibv_query_gid_table(device->context, table, GIDS_MAX, 0, sizeof(table[0]));
 	if (n < 0)
-		return mci_fail((int)n, "cannot read the GID table of %s: %s", device->name, strerror((int)-n));
+		return mci_fail((int)n, "cannot read the GID table of %s: %s", device->name,
+				strerror((int)-n));
 	for (i = 0; i < n; i++) {
 		int r = rank(&table[i]);
 
@@ -93,16 +94,16 @@ int mci_rdma_gid_choose(struct mci_nic *device, int wanted, int *index, union ib
 	}
 	if (wanted >= 0) {
 		if (i == n)
-			return mci_fail(-ENOENT,
-					"%s has no GID at index %d of port %u; `mooncake topology` lists those it "
-					"has; unset MC_GID_INDEX to choose by itself",
-					device->name, wanted, device->port);
+			return mci_fail(
+				-ENOENT,
+				"%s has no GID at index %d of port %u; `mooncake topology` lists those it "
+				"has; unset MC_GID_INDEX to choose by itself",
+				device->name, wanted, device->port);
 		best = &table[i];
 	}
 	if (!best)
-		return mci_fail(-ENOENT,
-				"port %u of %s has no GID; give its network interface an address", device->port,
-				device->name);
+		return mci_fail(-ENOENT, "port %u of %s has no GID; give its network interface an address",
+				device->port, device->name);
 	*index = (int)best->gid_index;
 	*gid = best->gid;
 	describe(best, wanted >= 0 ? "as configured" : "chosen: lowest index of the best kind", why, size);

@@ -13,7 +13,8 @@ void mci_rdma_request_end(struct mci_rdma_peer *peer, struct mci_request *r, enu
 /* A slice is not in flight any more; @bytes of it are done. */
 void mci_rdma_request_slice(struct mci_rdma_peer *peer, struct mci_request *r, uint64_t bytes,
 			    struct mci_request **finals);
-void mci_rdma_request_handed(struct mci_rdma_peer *peer, struct mci_request *r); /* all of it: off the queue */
+void mci_rdma_request_handed(struct mci_rdma_peer *peer,
+			     struct mci_request *r); /* all of it: off the queue */
 bool mci_rdma_request_ended(const struct mci_request *r);
 int mci_rdma_again_push(struct mci_rdma_peer *peer, const struct mci_rdma_slot *slot);
 void mci_rdma_finals_tell(struct mci_rdma_peer *peer, struct mci_request *finals); /* without locks */
@@ -31,7 +32,8 @@ void mci_rdma_peer_submit(struct mci_peer *peer, struct mci_request *first);
 void mci_rdma_peer_cancel(struct mci_peer *peer, struct mci_request *r);
 bool mci_rdma_peer_help(struct mci_peer *peer);
 int mci_rdma_peer_usable(struct mci_peer *peer, struct mci_remote_region *region);
-void mci_rdma_peer_detail(struct mci_peer *peer, const struct mci_remote_region *region, char *text, size_t size);
+void mci_rdma_peer_detail(struct mci_peer *peer, const struct mci_remote_region *region, char *text,
+			  size_t size);
 int mci_rdma_peer_fence(struct mci_peer *peer, uint64_t deadline_ns);
 
 /* probe.c: does any rail work? A read through one tells; -EOPNOTSUPP with a sentence. No lock held. */
@@ -40,7 +42,8 @@ bool mci_rdma_probe_told(struct mci_request *r, enum mc_state state, int error);
 
 /* connect.c */
 int mci_rdma_peer_set_info(struct mci_rdma_peer *peer, const struct mci_peer_info *info); /* takes the lock */
-int mci_rdma_peer_connect(struct mci_rdma_peer *peer, uint64_t deadline_ns); /* no lock; state is CONNECTING */
+int mci_rdma_peer_connect(struct mci_rdma_peer *peer,
+			  uint64_t deadline_ns); /* no lock; state is CONNECTING */
 void mci_rdma_connector_start(struct mci_rdma_peer *peer, struct mci_request **finals);
 void mci_rdma_control_frames(struct mci_rdma_peer *peer); /* loop thread, no lock: send what is owed */
 
@@ -48,19 +51,23 @@ void mci_rdma_control_frames(struct mci_rdma_peer *peer); /* loop thread, no loc
 int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, uint8_t to);
 void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rdma_end *end,
 				 struct mci_request **finals);
-void mci_rdma_endpoint_break(struct mci_rdma_endpoint *e, int err, bool path_failed, struct mci_request **finals);
+void mci_rdma_endpoint_break(struct mci_rdma_endpoint *e, int err, bool path_failed,
+			     struct mci_request **finals);
 void mci_rdma_endpoint_drained(struct mci_rdma_endpoint *e, struct mci_request **finals); /* a marker came */
-/* The peer confirmed, or the session ended: what was in flight ends, or waits to be sent anew. @e is freed. */
+/* The peer confirmed, or the session ended: what was in flight ends, or waits to be sent anew. @e is freed.
+ */
 void mci_rdma_endpoint_end(struct mci_rdma_endpoint *e, struct mci_request **finals);
 void mci_rdma_endpoint_steps(struct mci_rdma_peer *peer, uint64_t now, struct mci_request **finals);
 struct mci_rdma_rail *mci_rdma_rail_of(struct mci_rdma_peer *peer, const struct mci_nic *device, uint8_t to);
 void mci_rdma_endpoint_ports(struct mci_rdma_peer *peer, struct mci_request **finals);
-void mci_rdma_endpoint_idle(struct mci_rdma_endpoint *e, struct mci_request **finals); /* nothing is in flight */
+void mci_rdma_endpoint_idle(struct mci_rdma_endpoint *e,
+			    struct mci_request **finals); /* nothing is in flight */
 
 /* pool.c: no lock needed; takes pool_lock */
 int mci_rdma_pool_open(struct mci_rdma *rdma);
 void mci_rdma_pool_close(struct mci_rdma *rdma);
-bool mci_rdma_pool_take(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e); /* false: @peer will be woken */
+bool mci_rdma_pool_take(struct mci_rdma_peer *peer,
+			struct mci_rdma_endpoint *e); /* false: @peer will be woken */
 void mci_rdma_pool_give(struct mci_rdma *rdma, struct mci_rdma_endpoint *e);
 struct mci_rdma_endpoint *mci_rdma_pool_find(struct mci_rdma *rdma, uint32_t number, uint32_t stamp);
 void mci_rdma_pool_leave(struct mci_rdma_peer *peer); /* wants none any more */
@@ -89,7 +96,8 @@ void mci_rdma_poll_arm(struct mci_nic *device);
 /* A port of ours went up or down (loop thread, no lock). */
 void mci_rdma_initiator_port(struct mci_nic *device, bool up);
 
-static inline uint64_t mci_rdma_wr_id(const struct mci_rdma_endpoint *e, unsigned int queue, uint32_t position)
+static inline uint64_t mci_rdma_wr_id(const struct mci_rdma_endpoint *e, unsigned int queue,
+				      uint32_t position)
 {
 	return (uint64_t)e->stamp << 32 | (uint64_t)e->number << 20 | queue << 16 | (position & 0xffff);
 }

@@ -40,8 +40,9 @@ static void *register_on(void *arg)
 		struct ibv_mr *mr;
 
 		errno = 0;
-		mr = (rdma->verbs->ibv_reg_mr_iova)(device->pd, m->addr + at, length, m->iova + at, /* no macro */
-						  (unsigned int)job->access);
+		mr = (rdma->verbs->ibv_reg_mr_iova)(device->pd, m->addr + at, length,
+						    m->iova + at, /* no macro */
+						    (unsigned int)job->access);
 		if (!mr) {
 			job->error = errno ? -errno : -EIO;
 			return NULL;
@@ -61,7 +62,8 @@ static int release(struct mci_rdma *rdma, struct mci_rdma_memory *m)
 			continue;
 		ret = rdma->verbs->ibv_dereg_mr(m->mr[i]);
 		if (ret)
-			return mci_fail(-EBUSY, "a NIC does not let go of registered memory: %s", strerror(ret));
+			return mci_fail(-EBUSY, "a NIC does not let go of registered memory: %s",
+					strerror(ret));
 		m->mr[i] = NULL;
 	}
 	return 0;
@@ -72,7 +74,8 @@ static int explain(const struct mci_nic *device, const struct mci_region *region
 	const char *hint = "";
 
 	if (err == -ENOMEM)
-		hint = "; raise the limit on locked memory (ulimit -l unlimited, or LimitMEMLOCK=infinity of the unit)";
+		hint = "; raise the limit on locked memory (ulimit -l unlimited, or LimitMEMLOCK=infinity of "
+		       "the unit)";
 	else if (err == -EFAULT)
 		hint = "; this kind of memory cannot be pinned by the NIC's driver";
 	return mci_fail(err, "cannot register %llu bytes with %s: %s%s", (unsigned long long)region->length,
@@ -125,7 +128,8 @@ int mci_rdma_memory_add(struct mci_rdma *rdma, struct mci_region *region)
 		limit = limit > ALIGN ? limit / ALIGN * ALIGN : limit / 4096 * 4096;
 	chunks = limit ? (region->length - 1) / limit + 1 : UINT64_MAX;
 	if (chunks > MCI_RDMA_CHUNKS_MAX)
-		return mci_fail(-EFBIG, "a region of %llu bytes is more than the NICs can register (%llu at a time)",
+		return mci_fail(-EFBIG,
+				"a region of %llu bytes is more than the NICs can register (%llu at a time)",
 				(unsigned long long)region->length, (unsigned long long)limit);
 	m = calloc(1, sizeof(*m) + chunks * rdma->device_count * sizeof(m->mr[0]));
 	if (!m)

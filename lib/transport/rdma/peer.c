@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * Initiator: requests of one peer, from submit to their verdict. They wait in a queue until all their slices
- * are handed out, then in flight until the last one is back. peer->lock guards them; verdicts are told outside.
+ * are handed out, then in flight until the last one is back. peer->lock guards them; verdicts are told
+ * outside.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -16,7 +17,8 @@
 #include "core/uuid.h"
 #include "transport/rdma/initiator.h"
 
-#define SPIN_NS 30000u /* of a waiting thread, before it sleeps */
+#define SPIN_NS 30000u /* of a waiting thread without success, before it sleeps */
+#define HELP_NS 200000u
 
 unsigned int mci_rdma_region_index(const struct mci_rdma_peer *peer, const struct mci_request *r)
 {
@@ -25,26 +27,26 @@ unsigned int mci_rdma_region_index(const struct mci_rdma_peer *peer, const struc
 
 /* ---- lists ---- */
 
-#define LIST_ADD(list, r)                          \
-	do {                                       \
-		(r)->next = NULL;                  \
-		(r)->prev = (list)->last;          \
-		if ((list)->last)                  \
-			(list)->last->next = (r);  \
-		else                               \
-			(list)->first = (r);       \
-		(list)->last = (r);                \
+#define LIST_ADD(list, r)                         \
+	do {                                      \
+		(r)->next = NULL;                 \
+		(r)->prev = (list)->last;         \
+		if ((list)->last)                 \
+			(list)->last->next = (r); \
+		else                              \
+			(list)->first = (r);      \
+		(list)->last = (r);               \
 	} while (0)
-#define LIST_DEL(list, r)                               \
-	do {                                            \
-		if ((r)->prev)                          \
-			(r)->prev->next = (r)->next;    \
-		else                                    \
-			(list)->first = (r)->next;      \
-		if ((r)->next)                          \
-			(r)->next->prev = (r)->prev;    \
-		else                                    \
-			(list)->last = (r)->prev;       \
+#define LIST_DEL(list, r)                            \
+	do {                                         \
+		if ((r)->prev)                       \
+			(r)->prev->next = (r)->next; \
+		else                                 \
+			(list)->first = (r)->next;   \
+		if ((r)->next)                       \
+			(r)->next->prev = (r)->prev; \
+		else                                 \
+			(list)->last = (r)->prev;    \
 	} while (0)
 
 static void unlink_request(struct mci_rdma_peer *peer, struct mci_request *r)
@@ -64,6 +66,7 @@ static void finish(struct mci_rdma_peer *peer, struct mci_request *r, struct mci
 {
 	unlink_request(peer, r);
 	atomic_fetch_sub(&peer->pending, 1);
+	atomic_fetch_sub(&peer->rdma->in_flight, 1);
 	if (!mci_rdma_request_ended(r))
 		r->state |= (uint32_t)MC_DONE << 8;
 	r->next = *finals;
@@ -145,8 +148,8 @@ void mci_rdma_finals_tell(struct mci_rdma_peer *peer, struct mci_request *finals
 
 /* ---- time ---- */
 
-static void expire_list(struct mci_rdma_peer *peer, struct mci_request *first, uint64_t now, uint64_t *next_at,
-			struct mci_request **finals)
+static void expire_list(struct mci_rdma_peer *peer, struct mci_request *first, uint64_t now,
+			uint64_t *next_at, struct mci_request **finals)
 {
 	struct mci_request *r, *next;
 
@@ -191,7 +194,8 @@ static void drop_again(struct mci_rdma_peer *peer, struct mci_request **finals)
 
 	for (; n; n--) {
 		struct mci_rdma_again slice = peer->again[peer->again_first];
-		const struct mci_rdma_slot slot = {.request = slice.request, .at = slice.at, .length = slice.length};
+		const struct mci_rdma_slot slot = {
+			.request = slice.request, .at = slice.at, .length = slice.length};
 
 		peer->again_first = (peer->again_first + 1) % peer->again_size;
 		peer->again_count--;
@@ -202,7 +206,8 @@ static void drop_again(struct mci_rdma_peer *peer, struct mci_request **finals)
 	}
 }
 
-/* What timed out or was cancelled in flight had its grace: its endpoints are broken, so that it can be final. */
+/* What timed out or was cancelled in flight had its grace: its endpoints are broken, so that it can be final.
+ */
 static void cut_off(struct mci_rdma_peer *peer, uint64_t now, struct mci_request **finals)
 {
 	struct mci_rdma_endpoint *e, *next;
@@ -274,7 +279,8 @@ static void on_timer(struct mci_timer *timer)
 
 static void on_task(struct mci_task *task)
 {
-	struct mci_rdma_peer *peer = (struct mci_rdma_peer *)((char *)task - offsetof(struct mci_rdma_peer, task));
+	struct mci_rdma_peer *peer =
+		(struct mci_rdma_peer *)((char *)task - offsetof(struct mci_rdma_peer, task));
 
 	atomic_store(&peer->posted, false);
 	mci_rdma_control_frames(peer);
@@ -339,6 +345,7 @@ void mci_rdma_peer_submit(struct mci_peer *opaque, struct mci_request *first)
 	for (r = first; r; r = next) {
 		next = r->next;
 		atomic_fetch_add(&peer->pending, 1);
+		atomic_fetch_add(&peer->rdma->in_flight, 1);
 		r->state = MCI_RDMA_QUEUED;
 		LIST_ADD(&peer->queue[r->priority <= 0], r);
 		if (r->op == MCI_OP_NOTIFY)
@@ -372,29 +379,37 @@ void mci_rdma_peer_cancel(struct mci_peer *opaque, struct mci_request *r)
 	mci_rdma_finals_tell(peer, finals);
 }
 
+/*
+ * Polls as long as something comes (bounded: it may be others' completions), and a moment longer. Events are
+ * off meanwhile, so who leaves while anything is in flight has to turn them on again, and to look once more.
+ */
 bool mci_rdma_peer_help(struct mci_peer *opaque)
 {
-	struct mci_rdma_peer *peer = of(opaque);
-	struct mci_rdma *rdma = peer->rdma;
-	uint64_t until = 0;
-	bool did = false;
+	struct mci_rdma *rdma = of(opaque)->rdma;
+	uint64_t now, until, end;
+	bool did = false, now_did;
 	uint8_t i;
 
-	if (!atomic_load(&peer->pending))
+	if (!atomic_load(&of(opaque)->pending))
 		return false;
 	for (i = 0; i < rdma->device_count; i++)
 		atomic_fetch_add(&rdma->device[i]->pollers, 1);
+	now = mci_now_ns();
+	until = now + SPIN_NS;
+	end = now + HELP_NS;
 	do {
-		for (i = 0; i < rdma->device_count; i++)
-			did |= mci_rdma_poll(rdma->device[i], false);
-		if (!until)
-			until = mci_now_ns() + SPIN_NS;
-	} while (!did && mci_now_ns() < until);
+		for (i = 0, now_did = false; i < rdma->device_count; i++)
+			now_did |= mci_rdma_poll(rdma->device[i], false);
+		did |= now_did;
+		now = mci_now_ns();
+		if (now_did)
+			until = now + SPIN_NS;
+	} while (atomic_load(&rdma->in_flight) && now < until && now < end);
 	for (i = 0; i < rdma->device_count; i++) {
 		struct mci_nic *device = rdma->device[i];
 
 		atomic_fetch_sub(&device->pollers, 1);
-		if (did || atomic_load(&device->armed))
+		if (!atomic_load(&rdma->in_flight) || atomic_load(&device->armed))
 			continue;
 		mci_rdma_poll_arm(device);
 		did |= mci_rdma_poll(device, true);
@@ -412,11 +427,13 @@ int mci_rdma_peer_usable(struct mci_peer *opaque, struct mci_remote_region *regi
 	if (remote->state == MCI_RDMA_KEYS_REFUSED && remote->error != -ESTALE)
 		ret = -EOPNOTSUPP;
 	pthread_mutex_unlock(&peer->lock);
-	return ret ? mci_fail(ret, "region %u of segment '%s' is not registered with its NICs", region->id, peer->name)
+	return ret ? mci_fail(ret, "region %u of segment '%s' is not registered with its NICs", region->id,
+			      peer->name)
 		   : 0;
 }
 
-void mci_rdma_peer_detail(struct mci_peer *opaque, const struct mci_remote_region *region, char *text, size_t size)
+void mci_rdma_peer_detail(struct mci_peer *opaque, const struct mci_remote_region *region, char *text,
+			  size_t size)
 {
 	struct mci_rdma_peer *peer = of(opaque);
 	struct mci_rdma_endpoint *e;
@@ -428,17 +445,19 @@ void mci_rdma_peer_detail(struct mci_peer *opaque, const struct mci_remote_regio
 	for (e = peer->endpoints; e && used + 1 < size; e = e->next) {
 		if (e->state != MCI_RDMA_UP)
 			continue;
-		used += (size_t)snprintf(text + used, size - used, "%s%s to %s", used ? ", " : "", e->device->name,
-					 peer->port_name[e->to]);
+		used += (size_t)snprintf(text + used, size - used, "%s%s to %s", used ? ", " : "",
+					 e->device->name, peer->port_name[e->to]);
 	}
 	pthread_mutex_unlock(&peer->lock);
 	if (!text[0])
-		snprintf(text, size, "%u NICs to %u, connected on demand", peer->rdma->device_count, peer->ports);
+		snprintf(text, size, "%u NICs to %u, connected on demand", peer->rdma->device_count,
+			 peer->ports);
 }
 
 static void wait_changed(struct mci_rdma_peer *peer, uint64_t deadline)
 {
-	struct timespec at = {.tv_sec = (time_t)(deadline / MCI_NS_PER_S), .tv_nsec = (long)(deadline % MCI_NS_PER_S)};
+	struct timespec at = {.tv_sec = (time_t)(deadline / MCI_NS_PER_S),
+			      .tv_nsec = (long)(deadline % MCI_NS_PER_S)};
 
 	pthread_cond_timedwait(&peer->changed, &peer->lock, &at);
 }
@@ -455,7 +474,9 @@ int mci_rdma_peer_fence(struct mci_peer *opaque, uint64_t deadline_ns)
 	if (peer->breaking)
 		ret = -ETIMEDOUT;
 	pthread_mutex_unlock(&peer->lock);
-	return ret ? mci_fail(ret, "segment '%s' did not confirm in time that nothing old is under way", peer->name) : 0;
+	return ret ? mci_fail(ret, "segment '%s' did not confirm in time that nothing old is under way",
+			      peer->name)
+		   : 0;
 }
 
 void mci_rdma_peer_put(struct mci_rdma_peer *peer)
@@ -536,8 +557,8 @@ static bool place_is_taken(const struct mci_rdma *rdma, const struct mc_uuid *ta
 }
 
 /*
- * The session of this engine with that target: whoever opens it after this handle was closed comes as the same
- * one, so that the target lets go of the old queue pairs first (contracts B1, B2).
+ * The session of this engine with that target: whoever opens it after this handle was closed comes as the
+ * same one, so that the target lets go of the old queue pairs first (contracts B1, B2).
  */
 static void join(struct mci_rdma_peer *peer, const struct mc_uuid *target)
 {
@@ -553,7 +574,8 @@ static void join(struct mci_rdma_peer *peer, const struct mc_uuid *target)
 	pthread_mutex_unlock(&rdma->pool_lock);
 	memcpy(text, target->b, 16);
 	mci_put32(text + 16, peer->place);
-	if (!HMAC(EVP_sha256(), peer->rdma->secret.b, sizeof(peer->rdma->secret.b), text, sizeof(text), mac, NULL))
+	if (!HMAC(EVP_sha256(), peer->rdma->secret.b, sizeof(peer->rdma->secret.b), text, sizeof(text), mac,
+		  NULL))
 		mci_random(mac, sizeof(mac));
 	memcpy(peer->session.b, mac, 16);
 }
@@ -565,7 +587,8 @@ static int take_ports(struct mci_rdma_peer *peer, const struct mci_peer_info *in
 
 	if (!json_is_array(list) || !json_array_size(list) || json_array_size(list) > MCI_RDMA_DEVICES_MAX)
 		return mci_fail(-EOPNOTSUPP, "segment '%s' does not offer RDMA", info->name);
-	json_array_foreach(list, i, device) {
+	json_array_foreach(list, i, device)
+	{
 		const char *name = json_string_value(json_object_get(device, "name"));
 
 		snprintf(peer->port_name[i], sizeof(peer->port_name[i]), "%s", name ? name : "?");
@@ -582,10 +605,10 @@ static uint32_t prefer_far(const struct mci_rdma_peer *peer, const json_t *matri
 	uint8_t p;
 	size_t i;
 
-	json_array_foreach(list, i, name)
-		for (p = 0; p < peer->ports; p++)
-			if (json_is_string(name) && !strcmp(json_string_value(name), peer->port_name[p]))
-				mask |= 1u << p;
+	json_array_foreach(list, i, name) for (p = 0; p < peer->ports;
+					       p++) if (json_is_string(name) &&
+							!strcmp(json_string_value(name), peer->port_name[p]))
+		mask |= 1u << p;
 	return mask ? mask : UINT32_MAX;
 }
 
@@ -619,8 +642,9 @@ int mci_rdma_peer_open(struct mci_transport *transport, const struct mci_peer_in
 	pthread_cond_init(&peer->changed, &attr);
 	pthread_condattr_destroy(&attr);
 	join(peer, &info->uuid);
-	ret = peer->remote && peer->rail ? take_ports(peer, info)
-					 : mci_fail(-ENOMEM, "no memory for a way to segment '%s'", info->name);
+	ret = peer->remote && peer->rail
+		      ? take_ports(peer, info)
+		      : mci_fail(-ENOMEM, "no memory for a way to segment '%s'", info->name);
 	for (i = 0; i < count && !ret; i++)
 		peer->remote[i].prefer = prefer_far(peer, matrix, regions[i].location);
 	if (!ret)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * Completions. Whoever waits for a batch polls himself; when nobody does, the channel of the completion queue
- * wakes a loop. One thread at a time takes completions off a queue and works on them, so that they are seen in
- * their order.
+ * wakes a loop. One thread at a time takes completions off a queue and works on them, so that they are seen
+ * in their order.
  */
 #include <errno.h>
 #include <string.h>
@@ -179,7 +179,8 @@ bool mci_rdma_poll(struct mci_nic *device, bool wait)
 	bool did = false;
 
 	for (round = 0; round < ROUNDS && n == MCI_RDMA_POLL; round++) {
-		/* Who leaves it to another thread must not be the one who was woken for what that has missed. */
+		/* Who leaves it to another thread must not be the one who was woken for what that has missed.
+		 */
 		if (wait)
 			pthread_mutex_lock(&device->cq_lock);
 		else if (pthread_mutex_trylock(&device->cq_lock))
@@ -201,8 +202,7 @@ bool mci_rdma_poll(struct mci_nic *device, bool wait)
 
 void mci_rdma_poll_event(struct mci_watch *watch, uint32_t events)
 {
-	struct mci_nic *device =
-		(struct mci_nic *)((char *)watch - offsetof(struct mci_nic, completions));
+	struct mci_nic *device = (struct mci_nic *)((char *)watch - offsetof(struct mci_nic, completions));
 	const struct mci_verbs *verbs = device->rdma->verbs;
 	unsigned int n = 0;
 	struct ibv_cq *cq;
@@ -214,7 +214,8 @@ void mci_rdma_poll_event(struct mci_watch *watch, uint32_t events)
 	if (n)
 		verbs->ibv_ack_cq_events(device->cq, n);
 	atomic_store(&device->armed, false);
-	/* Armed first, then polled: what comes in between raises the next event. A thread that polls does both. */
+	/* Armed first, then polled: what comes in between raises the next event. A thread that polls does
+	 * both. */
 	if (!atomic_load(&device->pollers))
 		mci_rdma_poll_arm(device);
 	mci_rdma_poll(device, true);

@@ -192,7 +192,8 @@ static void pool_task(struct mci_task *task)
 	spare = rdma->endpoints_max - rdma->slots_used;
 	for (peer = rdma->starving_first; peer && spare; peer = peer->starving_next, spare--)
 		mci_rdma_peer_post(peer);
-	for (going = leaving(rdma); going < atomic_load(&rdma->starving) && going < rdma->slots_used; going++) {
+	for (going = leaving(rdma); going < atomic_load(&rdma->starving) && going < rdma->slots_used;
+	     going++) {
 		e = victim(rdma);
 		if (!e)
 			break;

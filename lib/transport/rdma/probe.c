@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * A way is only offered if something gets through: GIDs, MTUs, firewalls and cables are wrong more often than not
- * at first. One rail is opened and a few bytes are read through it; else the engine takes another transport.
+ * A way is only offered if something gets through: GIDs, MTUs, firewalls and cables are wrong more often than
+ * not at first. One rail is opened and a few bytes are read through it; else the engine takes another
+ * transport.
  */
 #include <errno.h>
 #include <string.h>
@@ -37,7 +38,8 @@ bool mci_rdma_probe_told(struct mci_request *r, enum mc_state state, int error)
 
 static void wait_changed(struct mci_rdma_peer *peer, uint64_t until)
 {
-	struct timespec at = {.tv_sec = (time_t)(until / MCI_NS_PER_S), .tv_nsec = (long)(until % MCI_NS_PER_S)};
+	struct timespec at = {.tv_sec = (time_t)(until / MCI_NS_PER_S),
+			      .tv_nsec = (long)(until % MCI_NS_PER_S)};
 
 	pthread_cond_timedwait(&peer->changed, &peer->lock, &at);
 }
@@ -86,7 +88,8 @@ int mci_rdma_peer_probe(struct mci_rdma_peer *peer, uint64_t deadline_ns)
 	if (!probe.error)
 		return 0;
 	return mci_fail(-EOPNOTSUPP,
-			"RDMA to segment '%s' does not get through (%s); `mooncake doctor` tells which pair of NICs and "
+			"RDMA to segment '%s' does not get through (%s); `mooncake doctor` tells which pair "
+			"of NICs and "
 			"why (own GID: %s)",
 			peer->name, strerror(-probe.error), peer->rdma->device[0]->gid_why);
 }

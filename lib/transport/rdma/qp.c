@@ -10,8 +10,6 @@
 
 #define HOP_LIMIT 64
 #define MIN_RNR_TIMER 12
-/* 4.096 us * 2^12 = 17 ms to the first repetition; with 7 of them a dead path shows within half a second. */
-#define ACK_TIMEOUT 12
 #define RETRIES 7
 
 uint32_t mci_rdma_psn(void)
@@ -47,9 +45,8 @@ int mci_rdma_qp_create(struct mci_nic *device, uint32_t depth, struct ibv_qp **o
 						 "MC_MAX_EP_PER_CTX"
 					       : "");
 	}
-	ret = device->rdma->verbs->ibv_modify_qp(qp, &attr,
-						 IBV_QP_STATE | IBV_QP_PORT | IBV_QP_PKEY_INDEX |
-							 IBV_QP_ACCESS_FLAGS);
+	ret = device->rdma->verbs->ibv_modify_qp(
+		qp, &attr, IBV_QP_STATE | IBV_QP_PORT | IBV_QP_PKEY_INDEX | IBV_QP_ACCESS_FLAGS);
 	if (ret) {
 		device->rdma->verbs->ibv_destroy_qp(qp);
 		return mci_fail(-ret, "%s does not initialise a queue pair: %s", device->name, strerror(ret));
@@ -74,7 +71,9 @@ static int to_receive(struct mci_nic *device, struct ibv_qp *qp, const struct mc
 			    .port_num = device->port,
 			    .is_global = 1,
 			    .grh = {.hop_limit = HOP_LIMIT,
-				    .traffic_class = (uint8_t)(options->traffic_class < 0 ? 0 : options->traffic_class)}},
+				    .traffic_class =
+					    (uint8_t)(options->traffic_class < 0 ? 0
+										 : options->traffic_class)}},
 	};
 
 	pthread_mutex_lock(&device->state_lock);
@@ -88,9 +87,9 @@ static int to_receive(struct mci_nic *device, struct ibv_qp *qp, const struct mc
 	attr.path_mtu = (enum ibv_mtu)peer->mtu < mtu ? (enum ibv_mtu)peer->mtu : mtu;
 	memcpy(attr.ah_attr.grh.dgid.raw, peer->gid, 16);
 	return device->rdma->verbs->ibv_modify_qp(qp, &attr,
-						  IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN |
-							  IBV_QP_RQ_PSN | IBV_QP_MAX_DEST_RD_ATOMIC |
-							  IBV_QP_MIN_RNR_TIMER);
+						  IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU |
+							  IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
+							  IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
 }
 
 static int to_send(struct mci_nic *device, struct ibv_qp *qp, uint32_t psn)
@@ -98,7 +97,7 @@ static int to_send(struct mci_nic *device, struct ibv_qp *qp, uint32_t psn)
 	struct ibv_qp_attr attr = {
 		.qp_state = IBV_QPS_RTS,
 		.sq_psn = psn,
-		.timeout = ACK_TIMEOUT,
+		.timeout = (uint8_t)device->rdma->host->options.rdma.timeout,
 		.retry_cnt = RETRIES,
 		.rnr_retry = RETRIES,
 		.max_rd_atomic = (uint8_t)device->max_rd,
@@ -118,10 +117,11 @@ int mci_rdma_qp_ready(struct mci_nic *device, struct ibv_qp *qp, const struct mc
 	if (!ret && send)
 		ret = to_send(device, qp, psn);
 	if (ret)
-		return mci_fail(-ret,
-				"%s does not connect a queue pair to the peer: %s; `mooncake doctor` compares GIDs "
-				"and MTUs (own GID index %d)",
-				device->name, strerror(ret), device->gid_index);
+		return mci_fail(
+			-ret,
+			"%s does not connect a queue pair to the peer: %s; `mooncake doctor` compares GIDs "
+			"and MTUs (own GID index %d)",
+			device->name, strerror(ret), device->gid_index);
 	return 0;
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
  * Which pair of NICs the next slice takes. Near ones first: near our memory and near the peer's. Among those
- * that are up the least loaded wins; a pair that failed rests, longer each time, and is tried again. Each NIC of
- * ours has one pair of first choice (and each of the peer's), so that n NICs need n endpoints and not n times n.
+ * that are up the least loaded wins; a pair that failed rests, longer each time, and is tried again. Each NIC
+ * of ours has one pair of first choice (and each of the peer's), so that n NICs need n endpoints and not n
+ * times n.
  */
 #include <jansson.h>
 #include <stdlib.h>
@@ -88,7 +89,8 @@ static void consider_all(struct pick *pick, uint32_t near, uint32_t far, bool al
 		for (j = 0; j < pick->peer->ports; j++) {
 			const struct mci_rdma_port *port = &pick->peer->port[j];
 
-			if (far & 1u << j && port->up && port->link == link && (all || first_choice(pick->peer, i, j)))
+			if (far & 1u << j && port->up && port->link == link &&
+			    (all || first_choice(pick->peer, i, j)))
 				consider(pick, rdma->device[i], j);
 		}
 	}
@@ -137,10 +139,10 @@ static uint32_t bits(const struct mci_rdma *rdma, const json_t *list)
 	uint8_t d;
 	size_t i;
 
-	json_array_foreach(list, i, name)
-		for (d = 0; d < rdma->device_count; d++)
-			if (json_is_string(name) && !strcmp(json_string_value(name), rdma->device[d]->name))
-				mask |= 1u << d;
+	json_array_foreach(list, i, name) for (d = 0; d < rdma->device_count;
+					       d++) if (json_is_string(name) &&
+							!strcmp(json_string_value(name),
+								rdma->device[d]->name)) mask |= 1u << d;
 	return mask;
 }
 

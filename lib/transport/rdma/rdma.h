@@ -26,9 +26,9 @@
 #include "transport/rdma/wire.h"
 #include "transport/transport.h"
 
-#define MCI_RDMA_DEPTH 256u	 /* work requests of one queue pair; a power of two */
-#define MCI_RDMA_SIGNAL 32u	 /* every so many ask for a completion */
-#define MCI_RDMA_CHAIN 16u	 /* work requests of one doorbell */
+#define MCI_RDMA_DEPTH 256u /* work requests of one queue pair; a power of two */
+#define MCI_RDMA_SIGNAL 32u /* every so many ask for a completion */
+#define MCI_RDMA_CHAIN 16u  /* work requests of one doorbell */
 #define MCI_RDMA_SLICE (64u << 10)
 #define MCI_RDMA_SLICE_MAX (4u << 20)
 #define MCI_RDMA_POLL 32
@@ -38,8 +38,8 @@
 
 /* Ways to break a rule on purpose, for the tests that prove that it is needed. */
 struct mci_rdma_hooks {
-	bool no_fence;		/* what broke is not confirmed by the peer before it is sent anew */
-	uint64_t max_mr;	/* as if the NICs registered no more in one piece; 0 = theirs */
+	bool no_fence;	 /* what broke is not confirmed by the peer before it is sent anew */
+	uint64_t max_mr; /* as if the NICs registered no more in one piece; 0 = theirs */
 };
 
 struct mci_rdma;
@@ -69,7 +69,8 @@ struct mci_nic {
 	pthread_mutex_t cq_lock;
 	_Atomic bool armed;
 	_Atomic int pollers;
-	uint64_t flush_word[8]; /* peers read it to flush what they wrote; our own flushes land in its second half */
+	uint64_t flush_word[8]; /* peers read it to flush what they wrote; our own flushes land in its second
+				   half */
 	struct ibv_mr *flush_mr;
 };
 
@@ -92,6 +93,7 @@ struct mci_rdma {
 	struct mci_rdma_serve *serve;
 	struct mc_uuid secret; /* names of sessions */
 	_Atomic uint64_t incarnations;
+	_Atomic uint32_t in_flight; /* requests of all peers that are not final */
 
 	pthread_mutex_t pool_lock;
 	struct mci_rdma_endpoint **slot; /* by number: endpoints_max */
@@ -137,7 +139,7 @@ void mci_rdma_serve_ports(struct mci_rdma *rdma); /* a port changed: tell the in
 
 /* ---- initiator ---- */
 
-struct mci_rdma_slot { /* a work request in flight */
+struct mci_rdma_slot {		     /* a work request in flight */
 	struct mci_request *request; /* NULL: a flush or a marker */
 	uint64_t at;
 	uint32_t length;
@@ -160,7 +162,7 @@ struct mci_rdma_queue {
 };
 
 enum mci_rdma_endpoint_state {
-	MCI_RDMA_ASKED,	   /* CONNECT is on its way */
+	MCI_RDMA_ASKED, /* CONNECT is on its way */
 	MCI_RDMA_UP,
 	MCI_RDMA_BREAKING, /* queue pairs are in error, their work requests are being flushed */
 	MCI_RDMA_FENCING,  /* ours are gone, the peer was asked to destroy his */
@@ -169,26 +171,26 @@ enum mci_rdma_endpoint_state {
 struct mci_rdma_endpoint {
 	struct mci_rdma_peer *peer;
 	struct mci_nic *device;
-	uint8_t to;		/* NIC of the peer */
+	uint8_t to; /* NIC of the peer */
 	uint8_t state;
 	uint8_t count;
 	bool send_connect, send_drop; /* frames that the loop thread owes the peer */
 	bool path_failed;	      /* leaves because the path does not work */
 	_Atomic bool evict;	      /* leave when idle */
-	uint32_t number, stamp; /* its slot in the pool */
-	uint32_t in_flight;	/* work requests */
-	uint64_t bytes;		/* in flight */
-	uint64_t step_at;	/* when the present step takes too long */
-	uint64_t flush_iova;	/* what a flush reads in the peer */
+	uint32_t number, stamp;	      /* its slot in the pool */
+	uint32_t in_flight;	      /* work requests */
+	uint64_t bytes;		      /* in flight */
+	uint64_t step_at;	      /* when the present step takes too long */
+	uint64_t flush_iova;	      /* what a flush reads in the peer */
 	uint32_t flush_key;
-	int error;		/* why it breaks */
+	int error; /* why it breaks */
 	_Atomic bool visited;
-	struct mci_rdma_endpoint *next;		    /* of the peer */
-	struct mci_rdma_endpoint *older, *newer;    /* pool */
+	struct mci_rdma_endpoint *next;		 /* of the peer */
+	struct mci_rdma_endpoint *older, *newer; /* pool */
 	struct mci_rdma_queue *queue[MCI_RDMA_QPS_MAX];
 };
 
-struct mci_rdma_rail { /* a pair of NICs */
+struct mci_rdma_rail {	     /* a pair of NICs */
 	uint64_t rest_until; /* it failed: not before */
 	uint64_t rest_ns;
 	struct mci_rdma_endpoint *endpoint;
@@ -200,9 +202,9 @@ enum { MCI_RDMA_DOWN, MCI_RDMA_CONNECTING, MCI_RDMA_LIVE };
 struct mci_rdma_remote {
 	uint64_t iova, chunk;
 	uint16_t chunks, devices;
-	uint8_t state;	/* below */
-	uint8_t faults; /* accesses in a row that the peer's NIC refused */
-	int error;	/* REFUSED: why */
+	uint8_t state;	 /* below */
+	uint8_t faults;	 /* accesses in a row that the peer's NIC refused */
+	int error;	 /* REFUSED: why */
 	uint32_t prefer; /* NICs of the peer that are near it, a bit each */
 	uint32_t *key;
 };
@@ -228,31 +230,33 @@ struct mci_rdma_peer {
 	pthread_cond_t changed;
 	uint8_t state;
 	bool closing;
-	int error; /* of the last attempt to connect */
+	int error;	       /* of the last attempt to connect */
 	struct mci_conn *conn; /* loop thread */
 	bool conn_there;       /* under the lock: conn is live, or will be */
 	bool dropping;
 	struct mci_rdma_remote *remote; /* by index in regions */
 	struct mci_rdma_port port[MCI_RDMA_DEVICES_MAX];
 	char port_name[MCI_RDMA_DEVICES_MAX][64];
-	uint8_t ports; /* NICs of the peer */
+	uint8_t ports;		    /* NICs of the peer */
 	struct mci_rdma_rail *rail; /* [own device * MCI_RDMA_DEVICES_MAX + peer's] */
 	struct mci_rdma_endpoint *endpoints;
-	unsigned int breaking;	      /* endpoints that leave */
-	struct { struct mci_request *first, *last; } queue[2], flight; /* queue[0]: priority > 0 */
+	unsigned int breaking; /* endpoints that leave */
+	struct {
+		struct mci_request *first, *last;
+	} queue[2], flight;	      /* queue[0]: priority > 0 */
 	struct mci_rdma_again *again; /* ring of slices to be sent anew */
 	uint32_t again_first, again_count, again_size;
 	_Atomic uint32_t pending; /* requests */
-	uint64_t grace_at; /* 0, or when what ended in flight is cut off */
+	uint64_t grace_at;	  /* 0, or when what ended in flight is cut off */
 
 	/* loop thread: frames to be sent are found by flags */
 	struct mci_task task;
 	_Atomic bool posted;
 	_Atomic bool port_lost; /* a NIC of ours went down */
-	bool proven;   /* something came back from the peer's NIC */
-	bool ask_keys; /* some region's keys are wanted anew */
+	bool proven;		/* something came back from the peer's NIC */
+	bool ask_keys;		/* some region's keys are wanted anew */
 	struct mci_timer timer;
-	uint64_t timer_at; /* 0 = not armed */
+	uint64_t timer_at;	 /* 0 = not armed */
 	unsigned int connectors; /* threads that are not done yet */
 	uint64_t backoff_ns, refused_since, refused_last;
 

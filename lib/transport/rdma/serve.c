@@ -168,8 +168,8 @@ static int on_keys_ask(struct served *s, const struct mci_frame *frame)
 		uint8_t *out;
 		uint32_t k;
 
-		keys.status = mci_region_get_remote(rdma->host->regions, ask[i].id, ask[i].generation, 0, 0, 0,
-						    &region);
+		keys.status = mci_region_get_remote(rdma->host->regions, ask[i].id, ask[i].generation, 0, 0,
+						    0, &region);
 		if (!keys.status) {
 			m = mci_rdma_memory_of(region);
 			if (!m)
@@ -193,7 +193,8 @@ static int on_keys_ask(struct served *s, const struct mci_frame *frame)
 		}
 		if (region)
 			mci_region_put(region);
-		ret = out ? mci_conn_send(s->conn, MCI_RDMA_KEYS, frame->id, out, mci_rdma_keys_size(&keys), -1)
+		ret = out ? mci_conn_send(s->conn, MCI_RDMA_KEYS, frame->id, out, mci_rdma_keys_size(&keys),
+					  -1)
 			  : -ENOMEM;
 		free(out);
 	}
@@ -211,11 +212,12 @@ static int build(struct served *s, const struct mci_rdma_end *peer, struct mci_r
 	int ret = 0;
 
 	if (peer->to >= rdma->device_count)
-		return mci_fail(-ENODEV, "segment '%s' has no RDMA device number %u", rdma->host->self->name, peer->to);
+		return mci_fail(-ENODEV, "segment '%s' has no RDMA device number %u", rdma->host->self->name,
+				peer->to);
 	if (atomic_fetch_add(&serve->responders, 1) >= ENDPOINTS_MAX) {
 		atomic_fetch_sub(&serve->responders, 1);
-		return mci_fail(-EBUSY, "segment '%s' answers as many endpoints as it can (%u)", rdma->host->self->name,
-				ENDPOINTS_MAX);
+		return mci_fail(-EBUSY, "segment '%s' answers as many endpoints as it can (%u)",
+				rdma->host->self->name, ENDPOINTS_MAX);
 	}
 	r = calloc(1, sizeof(*r));
 	if (!r) {
@@ -389,8 +391,8 @@ static void on_ready(void *arg, struct mci_sock sock, const struct mci_hello *he
 }
 
 /* Serve->lock held. Ends older incarnations of the session; -ESTALE: there is a newer one. */
-static int supersede(struct mci_rdma_serve *serve, const struct served *now, bool *wait, struct served **replaced,
-		     struct mci_incoming **in)
+static int supersede(struct mci_rdma_serve *serve, const struct served *now, bool *wait,
+		     struct served **replaced, struct mci_incoming **in)
 {
 	struct served *s;
 
@@ -440,8 +442,9 @@ void mci_rdma_serve_incoming(struct mci_rdma *rdma, struct mci_incoming *in)
 
 	if (mci_rdma_params_decode(hello->params, hello->params_length, &params) ||
 	    params.version != MCI_RDMA_VERSION) {
-		mci_incoming_reject(in, -EPROTO,
-				    "another version of the rdma protocol; run the same release on both sides");
+		mci_incoming_reject(
+			in, -EPROTO,
+			"another version of the rdma protocol; run the same release on both sides");
 		return;
 	}
 	s = calloc(1, sizeof(*s));
@@ -458,7 +461,9 @@ void mci_rdma_serve_incoming(struct mci_rdma *rdma, struct mci_incoming *in)
 	s->incarnation = params.incarnation;
 	snprintf(s->name, sizeof(s->name), "%s", hello->peer.name);
 	pthread_mutex_lock(&serve->lock);
-	ret = serve->closing ? -ESHUTDOWN : serve->count >= CONNECTIONS_MAX ? -EUSERS : supersede(serve, s, &wait, &replaced, &old);
+	ret = serve->closing			? -ESHUTDOWN
+	      : serve->count >= CONNECTIONS_MAX ? -EUSERS
+						: supersede(serve, s, &wait, &replaced, &old);
 	if (!ret) {
 		s->in = wait ? in : NULL;
 		take_in(serve, s);

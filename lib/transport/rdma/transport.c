@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* The rdma transport as the engine sees it: one-sided reads and writes over reliable connections, many NICs. */
+/* The rdma transport as the engine sees it: one-sided reads and writes over reliable connections, many NICs.
+ */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -90,7 +91,8 @@ static int rdma_region_add(struct mci_transport *transport, struct mci_region *r
 	return mci_rdma_memory_add(of(transport), region);
 }
 
-static int rdma_region_remove(struct mci_transport *transport, struct mci_region *region, uint64_t deadline_ns)
+static int rdma_region_remove(struct mci_transport *transport, struct mci_region *region,
+			      uint64_t deadline_ns)
 {
 	(void)deadline_ns;
 	/* Local transfers in flight hold the region: the engine waits for them before it calls again. */

@@ -22,11 +22,12 @@ static void load(void)
 			 dlerror());
 		return;
 	}
-#define MCI_VERB(name)                                                                                       \
-	table.name = (__typeof__(table.name))dlsym(library, #name);                                          \
-	if (!table.name && !problem[0])                                                                      \
-		snprintf(problem, sizeof(problem), "libibverbs.so.1 has no %s(); install rdma-core 34 or "   \
-						   "later",                                                  \
+#define MCI_VERB(name)                                                           \
+	table.name = (__typeof__(table.name))dlsym(library, #name);              \
+	if (!table.name && !problem[0])                                          \
+		snprintf(problem, sizeof(problem),                               \
+			 "libibverbs.so.1 has no %s(); install rdma-core 34 or " \
+			 "later",                                                \
 			 #name);
 	MCI_VERBS(MCI_VERB)
 #undef MCI_VERB

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* Codec of the control frames; little-endian. Every decoder refuses what is too short, too long or out of range. */
+/* Codec of the control frames; little-endian. Every decoder refuses what is too short, too long or out of
+ * range. */
 #include "transport/rdma/wire.h"
 
 #include <errno.h>
@@ -187,7 +188,8 @@ int mci_rdma_ports_decode(const void *p, size_t n, struct mci_rdma_port port[MCI
 	const uint8_t *in = p;
 	uint8_t i;
 
-	if (n < 2 || !in[0] || in[0] > MCI_RDMA_DEVICES_MAX || in[1] || n != 2 + (size_t)MCI_RDMA_PORT_SIZE * in[0])
+	if (n < 2 || !in[0] || in[0] > MCI_RDMA_DEVICES_MAX || in[1] ||
+	    n != 2 + (size_t)MCI_RDMA_PORT_SIZE * in[0])
 		return -EPROTO;
 	*count = in[0];
 	for (i = 0, in += 2; i < *count; i++, in += MCI_RDMA_PORT_SIZE) {

@@ -68,10 +68,10 @@ uint32_t mci_rdma_keys_size(const struct mci_rdma_keys *keys);
 void mci_rdma_keys_encode(const struct mci_rdma_keys *keys, uint8_t *out); /* the head; keys follow */
 int mci_rdma_keys_decode(const void *p, size_t n, struct mci_rdma_keys *keys, const uint8_t **key);
 
-struct mci_rdma_end { /* one side's queue pairs of an endpoint */
-	uint32_t number; /* the initiator's, unique on its connection */
-	int32_t status;	 /* CONNECTED: 0 or a negative errno */
-	uint8_t from, to; /* device of the initiator, of the target */
+struct mci_rdma_end {	    /* one side's queue pairs of an endpoint */
+	uint32_t number;    /* the initiator's, unique on its connection */
+	int32_t status;	    /* CONNECTED: 0 or a negative errno */
+	uint8_t from, to;   /* device of the initiator, of the target */
 	uint8_t count, mtu; /* queue pairs; enum ibv_mtu of the port */
 	uint16_t lid;
 	uint8_t gid[16];

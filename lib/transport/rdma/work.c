@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * From requests to work requests: each request is cut into slices, each slice takes a rail, and what goes to
- * one queue pair is posted as one chain with one doorbell. Only the last of a chain (and every 32nd) asks for a
- * completion. peer->lock is held.
+ * one queue pair is posted as one chain with one doorbell. Only the last of a chain (and every 32nd) asks for
+ * a completion. peer->lock is held.
  */
 #include <errno.h>
 #include <string.h>
@@ -111,8 +111,8 @@ static void chain(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, const s
 		q->unsignalled = 0;
 		atomic_fetch_add_explicit(&e->peer->rdma->signalled, 1, memory_order_relaxed);
 	}
-	q->slot[q->head++ % MCI_RDMA_DEPTH] =
-		(struct mci_rdma_slot){.request = r, .at = slice->at, .length = slice->length, .kind = MCI_RDMA_DATA};
+	q->slot[q->head++ % MCI_RDMA_DEPTH] = (struct mci_rdma_slot){
+		.request = r, .at = slice->at, .length = slice->length, .kind = MCI_RDMA_DATA};
 	if (r->op == MCI_OP_WRITE)
 		q->dirty = true;
 	e->in_flight++;
@@ -156,8 +156,8 @@ static uint32_t slice_length(const struct mci_rdma_peer *peer, const struct mci_
 enum verdict { GO, LATER, DONE };
 
 /* Can this request be worked on now? */
-static enum verdict judge(struct mci_rdma_peer *peer, struct mci_request *r, const struct mci_rdma_remote *remote,
-			  struct mci_request **finals)
+static enum verdict judge(struct mci_rdma_peer *peer, struct mci_request *r,
+			  const struct mci_rdma_remote *remote, struct mci_request **finals)
 {
 	int err = 0;
 
@@ -190,8 +190,8 @@ static bool pump_again(struct mci_rdma_peer *peer, struct mci_request **finals)
 		enum verdict verdict = judge(peer, slice.request, remote, finals);
 
 		if (verdict == GO) {
-			e = mci_rdma_rail_pick(peer, mci_rdma_memory_of(slice.request->region)->prefer, remote->prefer,
-					       &q);
+			e = mci_rdma_rail_pick(peer, mci_rdma_memory_of(slice.request->region)->prefer,
+					       remote->prefer, &q);
 			if (!e)
 				return false;
 		}
@@ -227,7 +227,8 @@ static void flush(struct mci_rdma_peer *peer, struct mci_request *r, struct mci_
 			struct ibv_sge *sge;
 			struct ibv_send_wr *wr;
 
-			/* Without room: those in flight are followed by others of ours, which flush as well. */
+			/* Without room: those in flight are followed by others of ours, which flush as well.
+			 */
 			if (!q->dirty || !mci_rdma_room(q))
 				continue;
 			sge = &q->sge[q->chained];
