@@ -39,4 +39,8 @@ struct mc_batch {
 	struct mci_entry entry[];
 };
 
+/* batch_notify.c */
+int mci_batch_notify_prepare(struct mc_batch *batch, const struct mc_submit_attr *attr, struct mc_segment *only);
+void mci_batch_notify_free(struct mc_batch *batch);
+
 #endif

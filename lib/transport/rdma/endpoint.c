@@ -107,7 +107,7 @@ void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rd
 				 struct mci_request **finals)
 {
 	struct mci_rdma_endpoint *e = find(peer, end->number);
-	unsigned int i;
+	unsigned int i, count;
 	int ret = 0;
 
 	if (!e || e->state != MCI_RDMA_ASKED || e->send_connect)
@@ -131,9 +131,19 @@ void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rd
 	}
 	e->flush_iova = end->flush_iova;
 	e->flush_key = end->flush_key;
+	e->state = MCI_RDMA_PROVING;
+	e->step_at = mci_now_ns() + ASK_NS;
+	for (i = 0, count = e->count; i < count && mci_rdma_post_proof(e, i, finals); i++)
+		;
+}
+
+void mci_rdma_endpoint_proven(struct mci_rdma_endpoint *e)
+{
+	if (e->state != MCI_RDMA_PROVING || e->in_flight)
+		return;
 	e->state = MCI_RDMA_UP;
 	atomic_store(&e->visited, true);
-	pthread_cond_broadcast(&peer->changed);
+	pthread_cond_broadcast(&e->peer->changed);
 }
 
 /* Ours are gone: ask the peer to end his, if there is one to be asked. */
@@ -161,7 +171,7 @@ void mci_rdma_endpoint_break(struct mci_rdma_endpoint *e, int err, bool path_fai
 	bool idle = e->state == MCI_RDMA_ASKED;
 	unsigned int i;
 
-	if (e->state != MCI_RDMA_ASKED && e->state != MCI_RDMA_UP)
+	if (e->state != MCI_RDMA_ASKED && e->state != MCI_RDMA_PROVING && e->state != MCI_RDMA_UP)
 		return;
 	e->error = err;
 	e->path_failed = path_failed;
@@ -269,6 +279,8 @@ void mci_rdma_endpoint_steps(struct mci_rdma_peer *peer, uint64_t now, struct mc
 			for (i = 0; i < e->count; i++)
 				e->queue[i]->drained = true;
 			fence(e, finals);
+		} else if (e->state == MCI_RDMA_PROVING) {
+			mci_rdma_endpoint_break(e, -ETIMEDOUT, true, finals);
 		} else {
 			silent = true;
 		}

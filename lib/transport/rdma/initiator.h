@@ -36,10 +36,6 @@ void mci_rdma_peer_detail(struct mci_peer *peer, const struct mci_remote_region 
 			  size_t size);
 int mci_rdma_peer_fence(struct mci_peer *peer, uint64_t deadline_ns);
 
-/* probe.c: does any rail work? A read through one tells; -EOPNOTSUPP with a sentence. No lock held. */
-int mci_rdma_peer_probe(struct mci_rdma_peer *peer, uint64_t deadline_ns);
-bool mci_rdma_probe_told(struct mci_request *r, enum mc_state state, int error); /* true: it was a probe's */
-
 /* connect.c */
 int mci_rdma_peer_set_info(struct mci_rdma_peer *peer, const struct mci_peer_info *info); /* takes the lock */
 int mci_rdma_peer_connect(struct mci_rdma_peer *peer,
@@ -51,6 +47,7 @@ void mci_rdma_control_frames(struct mci_rdma_peer *peer); /* loop thread, no loc
 int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, uint8_t to);
 void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rdma_end *end,
 				 struct mci_request **finals);
+void mci_rdma_endpoint_proven(struct mci_rdma_endpoint *e); /* a queue pair of it works */
 void mci_rdma_endpoint_break(struct mci_rdma_endpoint *e, int err, bool path_failed,
 			     struct mci_request **finals);
 void mci_rdma_endpoint_drained(struct mci_rdma_endpoint *e, struct mci_request **finals); /* a marker came */
@@ -82,6 +79,7 @@ uint64_t mci_rdma_rail_wake(const struct mci_rdma_peer *peer, uint64_t now); /* 
 
 /* work.c */
 void mci_rdma_pump(struct mci_rdma_peer *peer, struct mci_request **finals);
+bool mci_rdma_post_proof(struct mci_rdma_endpoint *e, unsigned int queue, struct mci_request **finals);
 int mci_rdma_post_marker(struct mci_rdma_endpoint *e, unsigned int queue);
 static inline uint32_t mci_rdma_room(const struct mci_rdma_queue *q)
 {

@@ -139,8 +139,6 @@ void mci_rdma_finals_tell(struct mci_rdma_peer *peer, struct mci_request *finals
 		enum mc_state state = end_of(r);
 
 		next = r->next;
-		if (mci_rdma_probe_told(r, state, (int)(int64_t)r->tag))
-			continue;
 		peer->rdma->host->complete(r, state, state == MC_DONE ? 0 : (int)(int64_t)r->tag,
 					   state == MC_DONE ? r->length : r->done_bytes, 0);
 	}
@@ -307,7 +305,7 @@ void mci_rdma_peer_lost(struct mci_rdma_peer *peer, struct mci_request **finals)
 	peer->conn_there = false;
 	for (e = peer->endpoints; e; e = next) {
 		next = e->next;
-		if (e->state == MCI_RDMA_UP)
+		if (e->state == MCI_RDMA_UP || e->state == MCI_RDMA_PROVING)
 			mci_rdma_endpoint_break(e, -ECONNRESET, false, finals);
 		else if (e->state == MCI_RDMA_ASKED || e->state == MCI_RDMA_FENCING)
 			mci_rdma_endpoint_end(e, finals);
@@ -612,6 +610,36 @@ static uint32_t prefer_far(const struct mci_rdma_peer *peer, const json_t *matri
 	return mask ? mask : UINT32_MAX;
 }
 
+#define PROBE_NS (3 * MCI_NS_PER_S)
+
+/*
+ * A way is only offered if something gets through: GIDs, MTUs, firewalls and cables are wrong more often than
+ * not at first. Waits for the first endpoint, which is up once a few bytes came through it.
+ */
+static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
+{
+	struct mci_rdma_endpoint *e = NULL;
+	struct mci_rdma_queue *queue;
+	uint64_t now = mci_now_ns();
+
+	if (now + PROBE_NS < deadline)
+		deadline = now + PROBE_NS;
+	pthread_mutex_lock(&peer->lock);
+	for (; now < deadline && !e; now = mci_now_ns()) {
+		e = mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, &queue);
+		if (!e)
+			wait_changed(peer, now + 20 * MCI_NS_PER_MS);
+	}
+	pthread_mutex_unlock(&peer->lock);
+	return e ? 0
+		 : mci_fail(
+			   -EOPNOTSUPP,
+			   "RDMA to segment '%s' does not get through; its address is reached by TCP, so "
+			   "compare GIDs and "
+			   "MTUs (`mooncake topology`) and look for firewalls on UDP port 4791 (own GID: %s)",
+			   peer->name, peer->rdma->device[0]->gid_why);
+}
+
 int mci_rdma_peer_open(struct mci_transport *transport, const struct mci_peer_info *info, void *cookie,
 		       struct mci_remote_region *regions, unsigned int count, uint64_t deadline_ns,
 		       struct mci_peer **out)
@@ -652,7 +680,7 @@ int mci_rdma_peer_open(struct mci_transport *transport, const struct mci_peer_in
 	if (!ret)
 		ret = mci_rdma_peer_connect(peer, deadline_ns);
 	if (!ret)
-		ret = mci_rdma_peer_probe(peer, deadline_ns);
+		ret = probe(peer, deadline_ns);
 	if (ret) {
 		mci_rdma_peer_close((struct mci_peer *)peer);
 		return ret;

@@ -27,6 +27,12 @@ static void retire(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, uint32
 		struct mci_rdma_slot *slot = &q->slot[q->tail++ % MCI_RDMA_DEPTH];
 		struct mci_request *r = slot->request;
 
+		if (slot->kind == MCI_RDMA_PROOF) {
+			e->bytes -= slot->length;
+			e->in_flight--;
+			mci_rdma_endpoint_proven(e);
+			continue;
+		}
 		if (!r)
 			continue;
 		slot->request = NULL;
@@ -36,7 +42,6 @@ static void retire(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, uint32
 			e->peer->remote[mci_rdma_region_index(e->peer, r)].faults = 0;
 		mci_rdma_request_slice(e->peer, r, slot->length, finals);
 	}
-	e->peer->proven = true;
 	mci_rdma_rail_of(e->peer, e->device, e->to)->rest_ns = 0;
 }
 

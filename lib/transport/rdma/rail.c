@@ -63,7 +63,7 @@ static void consider(struct pick *pick, struct mci_nic *device, uint8_t to)
 			pick->usable = true;
 		return;
 	}
-	if (e->state == MCI_RDMA_ASKED) {
+	if (e->state == MCI_RDMA_ASKED || e->state == MCI_RDMA_PROVING) {
 		pick->usable = true;
 		return;
 	}

@@ -145,7 +145,7 @@ struct mci_rdma_slot {		     /* a work request in flight */
 	uint32_t length;
 	uint8_t kind;
 };
-enum { MCI_RDMA_DATA, MCI_RDMA_FLUSH, MCI_RDMA_MARKER };
+enum { MCI_RDMA_DATA, MCI_RDMA_FLUSH, MCI_RDMA_PROOF, MCI_RDMA_MARKER };
 
 struct mci_rdma_queue {
 	struct ibv_qp *qp;
@@ -162,7 +162,8 @@ struct mci_rdma_queue {
 };
 
 enum mci_rdma_endpoint_state {
-	MCI_RDMA_ASKED, /* CONNECT is on its way */
+	MCI_RDMA_ASKED,	  /* CONNECT is on its way */
+	MCI_RDMA_PROVING, /* a few bytes are being read through each queue pair */
 	MCI_RDMA_UP,
 	MCI_RDMA_BREAKING, /* queue pairs are in error, their work requests are being flushed */
 	MCI_RDMA_FENCING,  /* ours are gone, the peer was asked to destroy his */
@@ -253,7 +254,6 @@ struct mci_rdma_peer {
 	struct mci_task task;
 	_Atomic bool posted;
 	_Atomic bool port_lost; /* a NIC of ours went down */
-	bool proven;		/* something came back from the peer's NIC */
 	bool ask_keys;		/* some region's keys are wanted anew */
 	struct mci_timer timer;
 	uint64_t timer_at;	 /* 0 = not armed */

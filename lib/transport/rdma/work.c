@@ -212,9 +212,52 @@ static bool pump_again(struct mci_rdma_peer *peer, struct mci_request **finals)
 	return true;
 }
 
+/* Eight bytes of the peer's NIC, read into ours: chained on a queue, for a flush or as a proof. */
+static void chain_read(struct mci_rdma_endpoint *e, unsigned int index, const struct mci_rdma_slot *slot)
+{
+	struct mci_rdma_queue *q = e->queue[index];
+	struct ibv_sge *sge = &q->sge[q->chained];
+	struct ibv_send_wr *wr = &q->wr[q->chained++];
+
+	*sge = (struct ibv_sge){
+		.addr = (uintptr_t)&e->device->flush_word[4], .length = 8, .lkey = e->device->flush_mr->lkey};
+	memset(wr, 0, sizeof(*wr));
+	wr->wr_id = mci_rdma_wr_id(e, index, q->head);
+	wr->sg_list = sge;
+	wr->num_sge = 1;
+	wr->opcode = IBV_WR_RDMA_READ;
+	wr->wr.rdma.remote_addr = e->flush_iova;
+	wr->wr.rdma.rkey = e->flush_key;
+	q->slot[q->head++ % MCI_RDMA_DEPTH] = *slot;
+	e->in_flight++;
+}
+
+/* Something has to come back through a new queue pair before it is used. False: it broke. */
+bool mci_rdma_post_proof(struct mci_rdma_endpoint *e, unsigned int index, struct mci_request **finals)
+{
+	const struct mci_rdma_slot slot = {.kind = MCI_RDMA_PROOF, .length = 8};
+
+	e->bytes += slot.length;
+	chain_read(e, index, &slot);
+	return post(e, index, finals);
+}
+
+static bool has_room_to_flush(const struct mci_rdma_peer *peer)
+{
+	const struct mci_rdma_endpoint *e;
+	unsigned int i;
+
+	for (e = peer->endpoints; e; e = e->next)
+		for (i = 0; i < e->count && e->state == MCI_RDMA_UP; i++)
+			if (e->queue[i]->dirty && !mci_rdma_room(e->queue[i]))
+				return false;
+	return true;
+}
+
 /* A small read behind the writes of each queue pair: what it overtakes is in memory (contracts I4). */
 static void flush(struct mci_rdma_peer *peer, struct mci_request *r, struct mci_request **finals)
 {
+	const struct mci_rdma_slot slot = {.request = r, .kind = MCI_RDMA_FLUSH};
 	struct mci_rdma_endpoint *e, *next;
 	unsigned int i, n;
 	bool ok;
@@ -223,31 +266,11 @@ static void flush(struct mci_rdma_peer *peer, struct mci_request *r, struct mci_
 		next = e->next;
 		n = e->state == MCI_RDMA_UP ? e->count : 0;
 		for (i = 0, ok = true; i < n && ok; i++) {
-			struct mci_rdma_queue *q = e->queue[i];
-			struct ibv_sge *sge;
-			struct ibv_send_wr *wr;
-
-			/* Without room: those in flight are followed by others of ours, which flush as well.
-			 */
-			if (!q->dirty || !mci_rdma_room(q))
+			if (!e->queue[i]->dirty)
 				continue;
-			sge = &q->sge[q->chained];
-			wr = &q->wr[q->chained++];
-			*sge = (struct ibv_sge){.addr = (uintptr_t)&e->device->flush_word[4],
-						.length = 8,
-						.lkey = e->device->flush_mr->lkey};
-			memset(wr, 0, sizeof(*wr));
-			wr->wr_id = mci_rdma_wr_id(e, i, q->head);
-			wr->sg_list = sge;
-			wr->num_sge = 1;
-			wr->opcode = IBV_WR_RDMA_READ;
-			wr->wr.rdma.remote_addr = e->flush_iova;
-			wr->wr.rdma.rkey = e->flush_key;
-			q->slot[q->head++ % MCI_RDMA_DEPTH] =
-				(struct mci_rdma_slot){.request = r, .kind = MCI_RDMA_FLUSH};
-			q->dirty = false;
+			chain_read(e, i, &slot);
+			e->queue[i]->dirty = false;
 			r->outstanding++;
-			e->in_flight++;
 			ok = post(e, i, finals);
 		}
 	}
@@ -265,8 +288,8 @@ static bool pump_request(struct mci_rdma_peer *peer, struct mci_request *r, stru
 	enum verdict verdict;
 
 	if (r->op == MCI_OP_FLUSH) {
-		if (peer->breaking)
-			return true; /* what breaks may hold writes that go anew */
+		if (peer->breaking || !has_room_to_flush(peer))
+			return true; /* what breaks may hold writes that go anew: later */
 		flush(peer, r, finals);
 		return true;
 	}
