@@ -48,7 +48,15 @@ LIB_CFLAGS = $(ALL_CFLAGS) -fPIC -Ilib -Ilib/include -I$(B) $(shell pkg-config -
 TOOL_CFLAGS = $(ALL_CFLAGS) -Ilib/include -Itools -I$(B) $(shell pkg-config --cflags jansson)
 LIBS = $(shell pkg-config --libs $(PKGS)) -lpthread
 
-SKIP := $(if $(filter 0,$(USE_REDIS)),lib/metadata/redis.c) $(if $(filter 0,$(USE_ETCD)),lib/metadata/etcd%.c) \
+# The headers of libibverbs are enough: the library itself is opened at run time.
+ifeq ($(USE_RDMA),1)
+ifneq ($(shell pkg-config --exists libibverbs && echo y),y)
+override USE_RDMA := 0
+$(info libibverbs-dev is not installed: building without the rdma transport)
+endif
+endif
+SKIP := $(if $(filter 0,$(USE_RDMA)),lib/transport/rdma/%.c) \
+	$(if $(filter 0,$(USE_REDIS)),lib/metadata/redis.c) $(if $(filter 0,$(USE_ETCD)),lib/metadata/etcd%.c) \
 	$(if $(filter 0,$(USE_HTTP)),lib/metadata/http.c lib/metadata/server%.c) \
 	$(if $(filter 0,$(USE_KMOD)),lib/kdev/kdev.c lib/kdev/buffer.c lib/kdev/listing.c,lib/kdev/none.c)
 LIB_SRC := $(filter-out $(SKIP),$(wildcard lib/*/*.c lib/*/*/*.c))

@@ -88,10 +88,9 @@ static const struct opt table[] = {
 	{"gpu_id", OPT_INT, &o.gpu_id, "0", -1, 1024, .help = "for --use_vram"},
 
 	{"protocol", OPT_TEXT, &o.protocol, "auto",
-	 .help = "auto (the best that both sides have), tcp, shm (same host), tcp-classic (the classic protocol, from "
-		  "a target that serves it), or a classic name, refused "
-		 "where this machine or build lacks it: rdma, barex, efa, nvlink, nvlink_intra, musa, "
-		 "hip, sunrise_link, ub, ubshmem",
+	 .help = "auto (the best that both sides have), rdma, tcp, shm (same host), tcp-classic (the classic protocol, "
+		 "from a target that serves it), or a classic name, refused where this machine or build lacks it: "
+		 "barex, efa, nvlink, nvlink_intra, musa, hip, sunrise_link, ub, ubshmem",
 	 .group = "Path",
 	 .given = &o.protocol_given},
 	{"streams", OPT_UINT, &o.streams, "0", 0, 64, .help = "TCP connections to the target; 0 = automatic",
@@ -111,11 +110,11 @@ static const struct opt table[] = {
 	 .help = "refuse classic v1 peers, whose writes cannot be confirmed",
 	 .given = &o.require_ack_given},
 	{"device_name", OPT_TEXT, &o.device_name, "mlx5_2",
-	 .help = "RDMA devices, comma-separated; tcp and shm use none"},
+	 .help = "RDMA devices, comma-separated; not given: all with an active port", .given = &o.device_given},
 	{"nic_priority_matrix", OPT_TEXT, &o.nic_priority_matrix, "",
-	 .help = "JSON file {\"cpu:0\": [[preferred], [others]]}; checked, used by RDMA only"},
+	 .help = "JSON file {\"cpu:0\": [[preferred], [others]]}: which NICs are near which memory"},
 	{"auto_discovery", OPT_BOOL, &o.auto_discovery, "false",
-	 .help = "accepted: the machine's topology is always discovered, and RDMA alone would use it"},
+	 .help = "all RDMA devices, near ones first, whatever --device_name says"},
 	{"backend", OPT_CHOICE, &o.backend, "classic", .choices = "classic|tent",
 	 .help = "accepted: there is one engine here, and it does what both were made for"},
 
@@ -136,7 +135,8 @@ static const struct opt_set set = {
 		"2 wrong usage.\n",
 };
 
-static int rdma_refused(void)
+/* Whether the library can use what is there, its engine says when it opens. */
+static int rdma_there(void)
 {
 	DIR *dir = opendir("/sys/class/infiniband");
 	struct dirent *entry;
@@ -147,8 +147,7 @@ static int rdma_refused(void)
 	if (dir)
 		closedir(dir);
 	if (found)
-		return out_error("--protocol=rdma: this build has no RDMA transport, though there is an RDMA "
-				 "device: use --protocol=tcp or auto");
+		return 0;
 	return out_error(
 		"--protocol=rdma: this machine has no RDMA device (/sys/class/infiniband is empty): use "
 		"--protocol=tcp or auto");
@@ -164,7 +163,7 @@ static int protocol_ok(void)
 	size_t i;
 
 	if (!strcmp(o.protocol, "rdma"))
-		return rdma_refused();
+		return rdma_there();
 	for (i = 0; i < sizeof(known) / sizeof(known[0]); i++)
 		if (!strcmp(o.protocol, known[i]))
 			return 0;

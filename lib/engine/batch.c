@@ -12,7 +12,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "core/bytes.h"
 
 #define DEFAULT_TIMEOUT_MS 30000
 #define MAX_CAPACITY (1u << 20)
@@ -120,10 +119,17 @@ static void batch_final(struct mc_batch *batch)
 	futex_wake(phase);
 }
 
-/* All requests are final: send the notifies, or end the batch. */
+/* The last of their completions may end the batch: nothing of it is touched behind the last submit. */
+static void launch_all(struct mci_entry *entry, unsigned int n)
+{
+	for (; n; n--, entry++)
+		entry->way->ops->submit(entry->way->peer, &entry->request);
+}
+
+/* All requests are final: flush what they wrote, then send the notifies; or end the batch. */
 static void requests_final(struct mc_batch *batch)
 {
-	unsigned int i, n = batch->notify_count;
+	unsigned int n = batch->notify_count;
 
 	if (n && atomic_load(&batch->failures)) {
 		atomic_store(&batch->notify_error, -ECANCELED);
@@ -133,12 +139,10 @@ static void requests_final(struct mc_batch *batch)
 		batch_final(batch);
 		return;
 	}
-	/* The last of these completions ends the batch: nothing of it may be touched behind the loop. */
-	for (i = 0; i < n; i++) {
-		struct mci_entry *entry = &batch->notify[i];
-
-		entry->way->ops->submit(entry->way->peer, &entry->request);
-	}
+	if (batch->flush_count)
+		launch_all(batch->flush, batch->flush_count);
+	else
+		launch_all(batch->notify, n);
 }
 
 static void unpend(struct mc_batch *batch, uint32_t n)
@@ -206,6 +210,20 @@ static void notify_complete(struct mci_entry *entry, enum mc_state state, int er
 		batch_final(batch);
 }
 
+static void flush_complete(struct mci_entry *entry, enum mc_state state, int error)
+{
+	struct mc_batch *batch = entry->batch;
+
+	if (state != MC_DONE)
+		atomic_store(&batch->notify_error, error ? error : -EIO);
+	if (atomic_fetch_sub(&batch->flush_pending, 1) != 1)
+		return;
+	if (atomic_load(&batch->notify_error))
+		batch_final(batch);
+	else
+		launch_all(batch->notify, batch->notify_count);
+}
+
 void mci_batch_complete(struct mci_request *request, enum mc_state state, int error, uint64_t bytes,
 			uint32_t flags)
 {
@@ -216,6 +234,10 @@ void mci_batch_complete(struct mci_request *request, enum mc_state state, int er
 
 	if (request->op == MCI_OP_NOTIFY) {
 		notify_complete(entry, state, error);
+		return;
+	}
+	if (request->op == MCI_OP_FLUSH) {
+		flush_complete(entry, state, error);
 		return;
 	}
 	mci_region_put(entry->local_region);
@@ -350,78 +372,6 @@ static int wait_for_room(struct mc_batch *batch, uint64_t deadline)
 	return ret;
 }
 
-static void free_notify(struct mc_batch *batch)
-{
-	unsigned int i;
-
-	for (i = 0; i < batch->notify_count; i++)
-		mci_segment_unref(batch->notify[i].segment);
-	free(batch->notify);
-	free(batch->notify_body);
-	batch->notify = NULL;
-	batch->notify_body = NULL;
-	batch->notify_count = 0;
-}
-
-static int add_notify(struct mc_batch *batch, struct mc_segment *segment, uint32_t body_length)
-{
-	struct mci_entry *entry = &batch->notify[batch->notify_count];
-	struct mci_way *way;
-	int ret;
-
-	ret = mci_segment_notify_way(segment, &way);
-	if (ret)
-		return ret;
-	mci_segment_ref(segment);
-	*entry = (struct mci_entry){.batch = batch, .segment = segment, .way = way};
-	entry->request.op = MCI_OP_NOTIFY;
-	entry->request.local = batch->notify_body;
-	entry->request.length = body_length;
-	batch->notify_count++;
-	return 0;
-}
-
-/* Encode the body and find the way of each distinct segment, before anything flies. */
-static int prepare_notify(struct mc_batch *batch, const struct mc_submit_attr *attr, struct mc_segment *only)
-{
-	size_t name_length = strlen(attr->notify_name);
-	size_t length = 2 + name_length + 4 + attr->notify_length;
-	struct mci_writer w;
-	unsigned int i, j;
-	int ret;
-
-	if (name_length > MC_NOTIFY_NAME_MAX || attr->notify_length > MC_NOTIFY_MESSAGE_MAX)
-		return mci_fail(-EMSGSIZE,
-				"a notify has a name of at most %u and a message of at most %u bytes; these "
-				"are %zu and %u",
-				MC_NOTIFY_NAME_MAX, MC_NOTIFY_MESSAGE_MAX, name_length, attr->notify_length);
-	batch->notify_body = malloc(length);
-	batch->notify = calloc(only ? 1 : batch->count, sizeof(*batch->notify));
-	if (!batch->notify_body || !batch->notify) {
-		free_notify(batch);
-		return mci_fail(-ENOMEM, "no memory for a notify");
-	}
-	mci_writer_init(&w, batch->notify_body, length);
-	mci_write16(&w, (uint16_t)name_length);
-	mci_write_bytes(&w, attr->notify_name, name_length);
-	mci_write32(&w, attr->notify_length);
-	mci_write_bytes(&w, attr->notify_message, attr->notify_length);
-	for (i = 0; i < (only ? 1 : batch->count); i++) {
-		struct mc_segment *segment = only ? only : batch->entry[i].segment;
-
-		for (j = 0; j < batch->notify_count && batch->notify[j].segment != segment; j++)
-			;
-		if (j < batch->notify_count)
-			continue;
-		ret = add_notify(batch, segment, (uint32_t)length);
-		if (ret) {
-			free_notify(batch);
-			return ret;
-		}
-	}
-	return 0;
-}
-
 /* Hand the requests to their transports, consecutive ones of one way as one chain. */
 static void launch(struct mc_batch *batch, int8_t priority)
 {
@@ -447,7 +397,7 @@ static void launch(struct mc_batch *batch, int8_t priority)
 			ended++;
 			continue;
 		}
-		region = entry->local_region;
+		region = request->region = entry->local_region;
 		request->deadline_ns = batch->deadline_ns;
 		request->priority = priority;
 		atomic_store_explicit(&request->cancelled, false, memory_order_relaxed);
@@ -482,7 +432,7 @@ static int submit(struct mc_batch *batch, const struct mc_submit_attr *attr, str
 
 	batch->deadline_ns = mci_now_ns() + timeout * MCI_NS_PER_MS;
 	if (attr->notify_name) {
-		ret = prepare_notify(batch, attr, notify_only);
+		ret = mci_batch_notify_prepare(batch, attr, notify_only);
 		if (ret)
 			return ret;
 	}
@@ -493,7 +443,7 @@ static int submit(struct mc_batch *batch, const struct mc_submit_attr *attr, str
 		ret = take_room(batch);
 	}
 	if (ret) {
-		free_notify(batch);
+		mci_batch_notify_free(batch);
 		return mci_fail(
 			ret,
 			"%u requests more do not fit: %u per segment may wait or be in flight; wait for "
@@ -502,6 +452,9 @@ static int submit(struct mc_batch *batch, const struct mc_submit_attr *attr, str
 	}
 	for (i = 0; i < batch->notify_count; i++)
 		batch->notify[i].request.deadline_ns = batch->deadline_ns;
+	for (i = 0; i < batch->flush_count; i++)
+		batch->flush[i].request.deadline_ns = batch->deadline_ns;
+	atomic_store(&batch->flush_pending, batch->flush_count);
 	atomic_store(&batch->notify_pending, batch->notify_count);
 	atomic_store(&batch->notify_error, 0);
 	atomic_store(&batch->failures, 0);
@@ -706,7 +659,7 @@ int mc_batch_reset(mc_batch *batch)
 		return in_flight(batch, "reset");
 	mci_completion_unlink(batch);
 	if (batch->notify)
-		free_notify(batch);
+		mci_batch_notify_free(batch);
 	batch->count = 0;
 	atomic_store(&batch->phase, MCI_BATCH_FILLING);
 	return 0;
@@ -729,7 +682,7 @@ int mc_batch_free(mc_batch *batch)
 	if (atomic_load_explicit(&batch->phase, memory_order_acquire) == MCI_BATCH_FLYING)
 		return in_flight(batch, "free");
 	mci_completion_unlink(batch);
-	free_notify(batch);
+	mci_batch_notify_free(batch);
 	pthread_mutex_lock(&engine->lock);
 	engine->batches--;
 	pthread_mutex_unlock(&engine->lock);

@@ -29,11 +29,18 @@ struct mc_batch {
 	/* Notifies to send once all is done: one request per segment, sharing one body. */
 	struct mci_entry *notify;
 	unsigned int notify_count;
+	struct mci_entry *flush; /* what has to be final before the notifies go */
+	unsigned int flush_count;
+	_Atomic uint32_t flush_pending;
 	void *notify_body;
 	uint64_t deadline_ns;
 	bool in_done_list; /* engine->done_lock */
 	struct mc_batch *done_next, *done_prev;
 	struct mci_entry entry[];
 };
+
+/* batch_notify.c */
+int mci_batch_notify_prepare(struct mc_batch *batch, const struct mc_submit_attr *attr, struct mc_segment *only);
+void mci_batch_notify_free(struct mc_batch *batch);
 
 #endif

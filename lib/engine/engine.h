@@ -60,6 +60,7 @@ struct mc_engine {
 	uint32_t timeout_ms;
 	struct mci_settings *settings;
 	char *metadata_uri, *cluster_id, *bind, *transports_wanted;
+	char *rdma_devices, *rdma_matrix;
 	bool bind_chosen; /* @bind is our choice, nobody asked for it */
 	enum mci_metadata_kind kind;
 	struct mci_metadata *metadata; /* NULL with P2PHANDSHAKE */
@@ -156,6 +157,12 @@ int mci_fork_fail(void);
 /* address.c */
 bool mci_bind_is_any(const struct mc_engine *engine); /* asked to listen on all addresses, by naming "any" */
 int mci_addresses_choose(struct mc_engine *engine, const char *advertise, const char *name_host);
+
+/* transports.c: by id; NULL = not in this build */
+extern const struct mci_transport_ops *const mci_transports[MCI_TRANSPORT_COUNT];
+
+/* rdma_options.c: -EINVAL with a sentence. What it points to is the engine's. */
+int mci_rdma_options(struct mc_engine *engine, const struct mc_engine_attr *attr, struct mci_rdma_options *options);
 
 /* resolve.c */
 int mci_segment_resolve(struct mc_engine *engine, const char *name, uint64_t deadline_ns,

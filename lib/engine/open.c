@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "config.h"
 #include "core/bytes.h"
 #include "core/uuid.h"
 #include "engine/classic.h"
@@ -17,9 +18,6 @@
 	(MC_ENGINE_CLASSIC | MC_ENGINE_INSECURE | MC_ENGINE_REQUIRE_ACK | MC_ENGINE_INTEGRITY | \
 	 MC_ENGINE_CHECKSUM | MC_ENGINE_PUBLISH_LATER)
 #define P2P_PORT_TRIES 500
-
-static const struct mci_transport_ops *const transports[] = {&mci_transport_tcp, &mci_transport_shm,
-							     &mci_transport_classic};
 
 static int keep(char **out, const char *given, const struct mci_settings *settings, const char *key)
 {
@@ -158,13 +156,15 @@ static void on_connection(void *arg, struct mci_incoming *in)
 	case MCI_ROLE_SHM:
 		id = MCI_TRANSPORT_SHM;
 		break;
+	case MCI_ROLE_RDMA:
+		id = MCI_TRANSPORT_RDMA;
+		break;
 	default:
 		mci_incoming_reject(in, -EPROTO, "unknown role");
 		return;
 	}
 	if (engine->transport[id])
-		(id == MCI_TRANSPORT_TCP ? &mci_transport_tcp : &mci_transport_shm)
-			->incoming(engine->transport[id], in);
+		mci_transports[id]->incoming(engine->transport[id], in);
 	else
 		mci_incoming_reject(in, -EOPNOTSUPP, "this process does not serve that transport");
 }
@@ -306,6 +306,17 @@ static void finish_name(struct mc_engine *engine, struct mci_hostport *host)
 		mci_service_identity(engine->local_service, &engine->self);
 }
 
+/* Asked for by name it must be there; else the others do. A NIC that cannot be used is no reason to stop. */
+static bool may_do_without(const struct mc_engine *engine, const struct mci_transport_ops *ops, int err)
+{
+	const char *list = engine->transports_wanted;
+	const char *devices = engine->host.options.rdma.devices;
+
+	if (ops->id != MCI_TRANSPORT_RDMA)
+		return err == -EOPNOTSUPP;
+	return !(list && strstr(list, ops->name)) && !(devices && *devices);
+}
+
 static int open_transports(struct mc_engine *engine, const struct mc_engine_attr *attr)
 {
 	struct mci_transport_host *host = &engine->host;
@@ -333,14 +344,19 @@ static int open_transports(struct mc_engine *engine, const struct mc_engine_attr
 		.port_high = (uint16_t)mci_settings_number(s, "engine.port_high"),
 		.bind = engine->bind,
 	};
+	ret = mci_rdma_options(engine, attr, &host->options.rdma);
+	if (ret)
+		return ret;
 	/* Bound to "any", or to what nobody asked for, connections leave by route. */
 	if (mci_bind_is_any(engine) || engine->bind_chosen)
 		host->options.source = NULL;
-	for (i = 0; i < sizeof(transports) / sizeof(transports[0]); i++) {
-		const struct mci_transport_ops *ops = transports[i];
+	for (i = 0; i < MCI_TRANSPORT_COUNT; i++) {
+		const struct mci_transport_ops *ops = mci_transports[i];
 
+		if (!ops)
+			continue;
 		ret = ops->open(host, &engine->transport[ops->id]);
-		if (ret == -EOPNOTSUPP) {
+		if (ret && may_do_without(engine, ops, ret)) {
 			mci_info("transport %s is off: %s", ops->name, mc_errmsg());
 			continue;
 		}
@@ -362,7 +378,7 @@ static int check_transports(const char *list)
 		return mci_fail(-ENOMEM, "no memory for the settings");
 	for (word = strtok_r(copy, ",", &save); word && !ret; word = strtok_r(NULL, ",", &save))
 		if (strcmp(word, "tcp") && strcmp(word, "shm") && strcmp(word, "auto") &&
-		    strcmp(word, "tcp-classic"))
+		    strcmp(word, "tcp-classic") && !(USE_RDMA && !strcmp(word, "rdma")))
 			ret = mci_fail(-EOPNOTSUPP,
 				       "transport '%s' is not in this build; use tcp, shm or auto", word);
 	free(copy);
@@ -404,9 +420,9 @@ static void destroy(struct mc_engine *engine)
 	if (engine->local_service)
 		mci_service_stop(engine->local_service);
 	mci_control_stop(engine);
-	for (i = sizeof(transports) / sizeof(transports[0]); i--;)
-		if (engine->transport[transports[i]->id])
-			transports[i]->close(engine->transport[transports[i]->id]);
+	for (i = MCI_TRANSPORT_COUNT; i--;)
+		if (engine->transport[i])
+			mci_transports[i]->close(engine->transport[i]);
 	if (engine->loops.count)
 		mci_loops_stop(&engine->loops);
 	mci_publish_stop(engine);
@@ -422,6 +438,8 @@ static void destroy(struct mc_engine *engine)
 	free(engine->cluster_id);
 	free(engine->bind);
 	free(engine->transports_wanted);
+	free(engine->rdma_devices);
+	free(engine->rdma_matrix);
 	pthread_mutex_destroy(&engine->publish_lock);
 	pthread_mutex_destroy(&engine->lock);
 	pthread_mutex_destroy(&engine->done_lock);

@@ -59,31 +59,29 @@ static int collect_regions(struct mc_engine *engine, struct mci_descriptor *desc
 
 static int collect_transports(struct mc_engine *engine, struct mci_descriptor *descriptor)
 {
-	static const struct mci_transport_ops *const all[] = {&mci_transport_tcp, &mci_transport_shm,
-							      &mci_transport_classic};
 	unsigned int i;
 
 	descriptor->transports = json_object();
 	if (!descriptor->transports)
 		return mci_fail(-ENOMEM, "no memory for the descriptor");
-	for (i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+	for (i = 0; i < MCI_TRANSPORT_COUNT; i++) {
 		json_t *mine;
 		int ret;
 
-		if (!engine->transport[all[i]->id] || !all[i]->describe)
+		if (!engine->transport[i] || !mci_transports[i]->describe)
 			continue;
 		mine = json_object();
-		ret = all[i]->describe(engine->transport[all[i]->id], mine);
+		ret = mci_transports[i]->describe(engine->transport[i], mine);
 		if (ret) {
 			json_decref(mine);
 			if (ret == -EOPNOTSUPP)
 				continue;
 			return ret;
 		}
-		if (all[i]->id == MCI_TRANSPORT_CLASSIC)
+		if (mci_transports[i]->id == MCI_TRANSPORT_CLASSIC)
 			descriptor->tcp_data_port =
 				(uint16_t)json_integer_value(json_object_get(mine, "port"));
-		json_object_set_new(descriptor->transports, all[i]->name, mine);
+		json_object_set_new(descriptor->transports, mci_transports[i]->name, mine);
 	}
 	return 0;
 }

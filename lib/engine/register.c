@@ -16,12 +16,6 @@
 /* Past that, transports have cut whoever still held the region: their threads let go within this. */
 #define UNREGISTER_GRACE_MS 1000
 
-static const struct mci_transport_ops *const transports[MCI_TRANSPORT_COUNT] = {
-	[MCI_TRANSPORT_TCP] = &mci_transport_tcp,
-	[MCI_TRANSPORT_SHM] = &mci_transport_shm,
-	[MCI_TRANSPORT_CLASSIC] = &mci_transport_classic,
-};
-
 static int check(mc_engine *engine, const void *addr, uint64_t length, const struct mc_region_attr *attr)
 {
 	if (attr->size != sizeof(*attr) || (attr->rights & ~(MC_REMOTE_READ | MC_REMOTE_WRITE)) ||
@@ -144,9 +138,9 @@ int mc_engine_register(mc_engine *engine, void *addr, uint64_t length, const str
 	if (ret)
 		goto err_free;
 	for (; added < MCI_TRANSPORT_COUNT; added++) {
-		if (!engine->transport[added] || !transports[added]->region_add)
+		if (!engine->transport[added] || !mci_transports[added]->region_add)
 			continue;
-		ret = transports[added]->region_add(engine->transport[added], &region->base, region->json);
+		ret = mci_transports[added]->region_add(engine->transport[added], &region->base, region->json);
 		if (ret)
 			goto err_remove;
 	}
@@ -168,8 +162,8 @@ int mc_engine_register(mc_engine *engine, void *addr, uint64_t length, const str
 err_remove:
 	mci_regions_retire(engine->host.regions, &region->base, true);
 	while (added--)
-		if (engine->transport[added] && transports[added]->region_remove)
-			transports[added]->region_remove(engine->transport[added], &region->base,
+		if (engine->transport[added] && mci_transports[added]->region_remove)
+			mci_transports[added]->region_remove(engine->transport[added], &region->base,
 							 mci_now_ns() + UNREGISTER_GRACE_MS * MCI_NS_PER_MS);
 	if (mci_regions_remove(engine->host.regions, &region->base,
 			       mci_now_ns() + UNREGISTER_GRACE_MS * MCI_NS_PER_MS)) {
@@ -189,9 +183,9 @@ static int leave_transports(struct mc_region *region, uint64_t deadline)
 	int ret;
 
 	for (i = 0; i < MCI_TRANSPORT_COUNT; i++) {
-		if (!engine->transport[i] || !transports[i]->region_remove)
+		if (!engine->transport[i] || !mci_transports[i]->region_remove)
 			continue;
-		ret = transports[i]->region_remove(engine->transport[i], &region->base, deadline);
+		ret = mci_transports[i]->region_remove(engine->transport[i], &region->base, deadline);
 		if (ret)
 			return ret;
 	}

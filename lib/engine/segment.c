@@ -15,7 +15,7 @@
 #define SETTLE_MS 5000
 
 /* Preference when several ways lead to a peer. */
-static const enum mci_transport_id preference[] = {MCI_TRANSPORT_SHM, MCI_TRANSPORT_TCP,
+static const enum mci_transport_id preference[] = {MCI_TRANSPORT_SHM, MCI_TRANSPORT_RDMA, MCI_TRANSPORT_TCP,
 						   MCI_TRANSPORT_CLASSIC};
 
 static bool listed(const char *list, const char *word)
@@ -59,24 +59,12 @@ static void peer_info(const struct mc_segment *segment, const struct mci_transpo
 	};
 }
 
-static const struct mci_transport_ops *transport_ops(enum mci_transport_id id)
-{
-	switch (id) {
-	case MCI_TRANSPORT_SHM:
-		return &mci_transport_shm;
-	case MCI_TRANSPORT_CLASSIC:
-		return &mci_transport_classic;
-	default:
-		return &mci_transport_tcp;
-	}
-}
-
 static int open_way(struct mc_segment *segment, enum mci_transport_id id, uint64_t deadline,
 		    struct mci_way *way)
 {
 	struct mc_engine *engine = segment->engine;
 	struct mci_transport *transport = engine->transport[id];
-	const struct mci_transport_ops *ops = transport_ops(id);
+	const struct mci_transport_ops *ops = mci_transports[id];
 	char *hosts[MCI_MAX_ADDRESSES];
 	struct mci_peer_info info;
 	json_t *root;
@@ -208,7 +196,9 @@ static int open_ways(struct mc_segment *segment, const char *transports, uint64_
 	int ret = -EOPNOTSUPP;
 
 	for (i = 0; i < sizeof(preference) / sizeof(preference[0]); i++) {
-		const char *word = preference[i] == MCI_TRANSPORT_SHM ? "shm" : "tcp";
+		const char *word = preference[i] == MCI_TRANSPORT_SHM    ? "shm"
+				   : preference[i] == MCI_TRANSPORT_RDMA ? "rdma"
+									  : "tcp";
 		int err;
 
 		if (!segment->classic &&
@@ -387,7 +377,8 @@ int mci_segment_notify_way(struct mc_segment *segment, struct mci_way **way)
 	int ret = 0;
 
 	for (i = 0; i < segment->way_count; i++) {
-		if (segment->way[i].ops->id != MCI_TRANSPORT_SHM) {
+		if (segment->way[i].ops->id == MCI_TRANSPORT_TCP ||
+		    segment->way[i].ops->id == MCI_TRANSPORT_CLASSIC) {
 			*way = &segment->way[i];
 			return 0;
 		}

@@ -42,7 +42,9 @@ struct mci_remote_region {
 	json_t *json; /* this region's object in the descriptor, for transport members */
 };
 
-enum mci_op { MCI_OP_READ = 0, MCI_OP_WRITE = 1, MCI_OP_NOTIFY = 2 };
+/* MCI_OP_FLUSH: final once all that was written before is in the destination memory for every reader; only for
+ * transports with ops->flushes. No memory, no region. */
+enum mci_op { MCI_OP_READ = 0, MCI_OP_WRITE = 1, MCI_OP_NOTIFY = 2, MCI_OP_FLUSH = 4 };
 
 /* MCI_OP_NOTIFY: @local/@length hold an encoded notify (mci_notify_encode), @remote is NULL. */
 struct mci_request {
@@ -52,6 +54,7 @@ struct mci_request {
 	struct mci_remote_region *remote;
 	uint64_t offset; /* in the remote region; already checked against its length */
 	uint8_t *local;	 /* inside a registered region, kept alive by the engine */
+	struct mci_region *region; /* that one */
 	uint64_t length; /* > 0 */
 	uint64_t deadline_ns;
 	_Atomic bool cancelled; /* set before ops->cancel() */
@@ -78,6 +81,17 @@ struct mci_peer_info { /* how to reach a remote segment; valid during the call o
 	const json_t *transport;  /* mooncake_c.transports.<name> of it, or NULL */
 };
 
+struct mci_rdma_options {
+	const char *devices; /* comma list of NICs; NULL or "" = all with an active port */
+	const char *matrix;  /* JSON text of a priority matrix, or NULL: by topology */
+	int gid_index;	     /* -1 = automatic */
+	uint32_t port, pkey_index, mtu; /* mtu: bytes, 0 = the port's */
+	int traffic_class;		/* -1 = the NIC's default */
+	uint32_t service_level;
+	uint32_t endpoints_max, qps;
+	uint32_t timeout; /* 4.096 us * 2^timeout until a packet is sent again */
+};
+
 struct mci_transport_options {
 	uint32_t streams;    /* TCP connections per peer, 0 = automatic */
 	uint32_t slice_size; /* 0 = automatic */
@@ -87,6 +101,7 @@ struct mci_transport_options {
 	uint32_t connect_timeout_ms;  /* 3000 */
 	uint16_t port_low, port_high; /* for further listeners */
 	const char *bind;
+	struct mci_rdma_options rdma;
 };
 
 struct mci_transport_stats {
@@ -127,7 +142,8 @@ struct mci_transport_host {
 
 struct mci_transport_ops {
 	enum mci_transport_id id;
-	const char *name; /* "tcp", "shm", "tcp-classic" */
+	const char *name; /* "tcp", "shm", "tcp-classic", "rdma" */
+	bool flushes;	  /* a notify needs a MCI_OP_FLUSH before it */
 	/* -EOPNOTSUPP with a sentence: this machine cannot. */
 	int (*open)(struct mci_transport_host *host, struct mci_transport **transport);
 	/* All peers are closed before. */
@@ -175,7 +191,8 @@ struct mci_transport_ops {
 	void (*unmap)(void *view);
 };
 
-extern const struct mci_transport_ops mci_transport_tcp, mci_transport_shm, mci_transport_classic;
+extern const struct mci_transport_ops mci_transport_tcp, mci_transport_shm, mci_transport_classic,
+	mci_transport_rdma;
 
 /* Notify body: u16 name length, name, u32 message length, message. -EINVAL for a malformed one. */
 struct mci_notify_body {

@@ -33,7 +33,7 @@ struct bench_options {
 	bool insecure, classic, require_ack, integrity, checksum, follow_restart;
 	uint64_t streams, io_threads, timeout_ms, depth, page_size, working_set, seed;
 	const char *memory;
-	bool name_given, buffer_size_given, duration_given, metadata_given, timeout_given, protocol_given;
+	bool name_given, buffer_size_given, duration_given, metadata_given, timeout_given, protocol_given, device_given;
 	bool classic_given, insecure_given, require_ack_given, integrity_given, checksum_given;
 	bool streams_given, io_threads_given;
 };

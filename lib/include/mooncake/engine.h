@@ -25,7 +25,7 @@ extern "C" {
  * @metadata: "etcd://h1:2379,h2:2379" (or bare "host:port"), "redis://h:6379",
  *            "http://h:8080/metadata", or "P2PHANDSHAKE"
  * @name: segment name, unique in the cluster; "host:port" also fixes the port; NULL = host name
- * @transports: comma list of "tcp", "shm"; NULL or "auto" = all that this machine has
+ * @transports: comma list of "tcp", "shm", "rdma"; NULL or "auto" = all that this machine has
  * @bind: address to listen on; NULL = all, both families
  * @advertise: comma list of addresses to publish; NULL = by route to the metadata service
  * @key_file: cluster key; NULL = $MOONCAKE_KEY_FILE, else none
@@ -36,6 +36,8 @@ extern "C" {
  * @streams: TCP connections per peer; 0 = automatic
  * @lease_ms: life of our metadata keys without renewal; 0 = 10000
  * @queue_depth: requests that may wait or be in flight per segment; 0 = 65536
+ * @devices: comma list of RDMA NICs to use; NULL = all with an active port
+ * @nic_matrix: NIC priority matrix, as JSON text or the name of a file that holds it; NULL = by topology
  */
 struct mc_engine_attr {
 	size_t size;
@@ -54,7 +56,9 @@ struct mc_engine_attr {
 	uint32_t streams;
 	uint32_t lease_ms;
 	uint32_t queue_depth;
-	uint64_t reserved[8];
+	const char *devices;
+	const char *nic_matrix;
+	uint64_t reserved[6];
 };
 
 #define MC_ENGINE_ATTR_INIT { .size = sizeof(struct mc_engine_attr) }

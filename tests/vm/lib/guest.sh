@@ -70,46 +70,58 @@ vm_leak_scan() {
 
 # ---- soft-RoCE ----
 
-# vm_veth_pair: v0 10.9.0.1 and v1 10.9.0.2, two ends of one wire in one network name space. Traffic between the two
-# addresses crosses the wire (soft-RoCE of 6.1 and 6.12 knows no name spaces): it would stay inside by default.
-vm_veth_pair() {
-	local d
-	[ ! -d /sys/class/net/v0 ] || return 0
+# vm_wire N: v<2N> and v<2N+1>, two ends of one wire in one network name space, with the addresses 10.9.N.1 and 10.9.N.2.
+# Traffic between the two crosses the wire (soft-RoCE of 6.1 and 6.12 knows no name spaces): it would stay inside by default.
+vm_wire() {
+	local n=$1 a=v$((2 * $1)) b=v$((2 * $1 + 1)) d table=$((100 + 2 * $1))
+	local from=10.9.$1.1 to=10.9.$1.2
+	[ ! -d "/sys/class/net/$a" ] || return 0
 	modprobe veth 2>/dev/null
-	ip link add v0 type veth peer name v1 || return 1
-	ip addr add 10.9.0.1/32 dev v0
-	ip addr add 10.9.0.2/32 dev v1
-	ip link set v0 up
-	ip link set v1 up
-	for d in all v0 v1; do
-		echo 1 >/proc/sys/net/ipv4/conf/$d/accept_local
-		echo 0 >/proc/sys/net/ipv4/conf/$d/rp_filter
+	ip link add "$a" type veth peer name "$b" || return 1
+	ip addr add "$from/32" dev "$a"
+	ip addr add "$to/32" dev "$b"
+	ip link set "$a" up
+	ip link set "$b" up
+	for d in all "$a" "$b"; do
+		echo 1 >"/proc/sys/net/ipv4/conf/$d/accept_local"
+		echo 0 >"/proc/sys/net/ipv4/conf/$d/rp_filter"
 	done
-	ip neigh replace 10.9.0.2 lladdr "$(cat /sys/class/net/v1/address)" dev v0
-	ip neigh replace 10.9.0.1 lladdr "$(cat /sys/class/net/v0/address)" dev v1
-	ip rule add pref 10 iif v0 lookup local
-	ip rule add pref 11 iif v1 lookup local
-	ip route add 10.9.0.2/32 dev v0 src 10.9.0.1 table 100
-	ip route add 10.9.0.1/32 dev v1 src 10.9.0.2 table 101
-	ip rule add pref 20 oif v0 lookup 100
-	ip rule add pref 21 oif v1 lookup 101
-	ip rule add pref 22 from 10.9.0.1 to 10.9.0.2 lookup 100
-	ip rule add pref 23 from 10.9.0.2 to 10.9.0.1 lookup 101
-	ip rule add pref 30 lookup local
-	ip rule del pref 0
+	ip rule add pref $((10 + n)) iif "$a" lookup local
+	ip rule add pref $((15 + n)) iif "$b" lookup local
+	ip rule add pref $((20 + n)) oif "$a" lookup $table
+	ip rule add pref $((25 + n)) oif "$b" lookup $((table + 1))
+	ip rule add pref $((30 + n)) from "$from" to "$to" lookup $table
+	ip rule add pref $((35 + n)) from "$to" to "$from" lookup $((table + 1))
+	vm_wire_routes "$n"
+	ip rule show pref 50 | grep -q . || ip rule add pref 50 lookup local
+	ip rule del pref 0 2>/dev/null
+	return 0
+}
+# vm_wire_routes N: what a link that was taken down has lost.
+vm_wire_routes() {
+	local a=v$((2 * $1)) b=v$((2 * $1 + 1)) table=$((100 + 2 * $1))
+	ip neigh replace "10.9.$1.2" lladdr "$(cat /sys/class/net/$b/address)" dev "$a"
+	ip neigh replace "10.9.$1.1" lladdr "$(cat /sys/class/net/$a/address)" dev "$b"
+	ip route replace "10.9.$1.2/32" dev "$a" src "10.9.$1.1" table $table
+	ip route replace "10.9.$1.1/32" dev "$b" src "10.9.$1.2" table $((table + 1))
 }
 
-# vm_rxe_pair: rxe0 on v0 and rxe1 on v1, both ACTIVE. GID index 1 is the IPv4 one. Skips the test where rxe cannot be.
-vm_rxe_pair() {
+# vm_rxe_wire N: rxe<2N> and rxe<2N+1> on the ends of wire N, both ACTIVE. GID index 1 is the IPv4 one. Skips the test
+# where soft-RoCE cannot be.
+vm_rxe_wire() {
+	local a=$((2 * $1)) b=$((2 * $1 + 1))
 	command -v rdma >/dev/null || skip "the rdma tool (iproute2) is not installed"
-	vm_veth_pair || skip "no veth pair in this kernel"
-	[ ! -d /sys/class/infiniband/rxe0 ] || return 0
+	vm_wire "$1" || skip "no veth pair in this kernel"
+	[ ! -d "/sys/class/infiniband/rxe$b" ] || return 0
+	# Another test may have made one of that name over another interface.
+	[ ! -d "/sys/class/infiniband/rxe$a" ] || rdma link delete "rxe$a"
 	modprobe -a ib_uverbs rdma_ucm 2>/dev/null
 	modprobe rdma_rxe || skip "kernel $KVER has no soft-RoCE"
-	rdma link add rxe0 type rxe netdev v0 || fail "rdma link add rxe0"
-	rdma link add rxe1 type rxe netdev v1 || fail "rdma link add rxe1"
-	wait_for 10 grep -q ACTIVE /sys/class/infiniband/rxe1/ports/1/state || fail "rxe1 does not become active"
+	rdma link add "rxe$a" type rxe netdev "v$a" || fail "rdma link add rxe$a"
+	rdma link add "rxe$b" type rxe netdev "v$b" || fail "rdma link add rxe$b"
+	wait_for 10 grep -q ACTIVE "/sys/class/infiniband/rxe$b/ports/1/state" || fail "rxe$b does not become active"
 }
+vm_rxe_pair() { vm_rxe_wire 0; }
 
 # ---- CXL, DAX, PCI devices (see vm_devices in host.sh) ----
 

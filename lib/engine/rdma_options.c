@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+/* What the rdma transport is to be like: attributes first, then the configuration. */
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine.h"
+
+static int number_or_auto(const struct mci_settings *settings, const char *key, long max, int *out)
+{
+	const char *text = mci_settings_text(settings, key);
+	char *end;
+	long value;
+
+	*out = -1;
+	if (!text || !*text || !strcmp(text, "auto") || !strcmp(text, "-1"))
+		return 0;
+	value = strtol(text, &end, 10);
+	if (*end || value < 0 || value > max)
+		return mci_fail(-EINVAL, "%s is \"%s\" (from %s); it must be auto, or a number from 0 to %ld",
+				key, text, mci_settings_origin(settings, key), max);
+	*out = (int)value;
+	return 0;
+}
+
+/* {location: [[near], [other]]}, each a list of names. */
+static bool is_matrix(const json_t *json)
+{
+	const char *location;
+	const json_t *pair, *name;
+	size_t i, j;
+
+	if (!json_is_object(json) || !json_object_size(json))
+		return false;
+	json_object_foreach((json_t *)(uintptr_t)json, location, pair)
+	{
+		if (!json_is_array(pair) || !json_array_size(pair) || json_array_size(pair) > 2)
+			return false;
+		for (i = 0; i < json_array_size(pair); i++) {
+			if (!json_is_array(json_array_get(pair, i)))
+				return false;
+			json_array_foreach(json_array_get(pair, i), j,
+					   name) if (!json_is_string(name)) return false;
+		}
+	}
+	return true;
+}
+
+static int load_matrix(const char *given, char **text)
+{
+	bool inline_text = given[strspn(given, " \t\n")] == '{';
+	json_error_t error;
+	json_t *json;
+	int ret = 0;
+
+	json = inline_text ? json_loads(given, 0, &error) : json_load_file(given, 0, &error);
+	if (!json)
+		ret = mci_fail(-EINVAL,
+			       "the NIC priority matrix %s cannot be read: %s (line %d); `mooncake topology "
+			       "--matrix` prints one",
+			       inline_text ? "that was given" : given, error.text, error.line);
+	else if (!is_matrix(json))
+		ret = mci_fail(-EINVAL,
+			       "the NIC priority matrix %s is not of the form {\"cpu:0\": [[\"near\"], "
+			       "[\"other\"]], ...}; `mooncake topology --matrix` prints one",
+			       inline_text ? "that was given" : given);
+	else
+		*text = json_dumps(json, JSON_COMPACT);
+	json_decref(json);
+	return ret ? ret : *text ? 0 : mci_fail(-ENOMEM, "no memory for the NIC priority matrix");
+}
+
+int mci_rdma_options(struct mc_engine *engine, const struct mc_engine_attr *attr,
+		     struct mci_rdma_options *options)
+{
+	const struct mci_settings *s = engine->settings;
+	const char *devices = attr->devices ? attr->devices : mci_settings_text(s, "rdma.devices");
+	const char *matrix = attr->nic_matrix ? attr->nic_matrix : mci_settings_text(s, "rdma.matrix");
+	int ret;
+
+	*options = (struct mci_rdma_options){
+		.port = (uint32_t)mci_settings_number(s, "rdma.port"),
+		.pkey_index = (uint32_t)mci_settings_number(s, "rdma.pkey_index"),
+		.mtu = (uint32_t)mci_settings_number(s, "rdma.mtu"),
+		.service_level = (uint32_t)mci_settings_number(s, "rdma.service_level"),
+		.endpoints_max = (uint32_t)mci_settings_number(s, "rdma.endpoints_max"),
+		.qps = (uint32_t)mci_settings_number(s, "rdma.qps"),
+		.timeout = (uint32_t)mci_settings_number(s, "rdma.timeout"),
+	};
+	ret = number_or_auto(s, "rdma.gid_index", 255, &options->gid_index);
+	if (!ret)
+		ret = number_or_auto(s, "rdma.traffic_class", 255, &options->traffic_class);
+	if (!ret && matrix && *matrix)
+		ret = load_matrix(matrix, &engine->rdma_matrix);
+	if (!ret && devices && *devices) {
+		engine->rdma_devices = strdup(devices);
+		if (!engine->rdma_devices)
+			ret = mci_fail(-ENOMEM, "no memory for the names of NICs");
+	}
+	options->devices = engine->rdma_devices;
+	options->matrix = engine->rdma_matrix;
+	return ret;
+}

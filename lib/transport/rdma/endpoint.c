@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Initiator: an endpoint is what leads from one NIC of ours to one NIC of a peer. Its end takes three steps,
+ * so that nothing of it lands after what is sent next (contracts B2): our queue pairs go to error and all
+ * their work requests come back; ours are destroyed and the peer is asked to destroy his; he confirms. Only
+ * then is what was in flight final, or sent anew. peer->lock is held throughout.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/errors.h"
+#include "core/log.h"
+#include "transport/rdma/initiator.h"
+
+#define REST_FIRST_NS (100 * MCI_NS_PER_MS)
+#define REST_LAST_NS (5 * MCI_NS_PER_S)
+#define ASK_NS (3 * MCI_NS_PER_S)
+
+struct mci_rdma_rail *mci_rdma_rail_of(struct mci_rdma_peer *peer, const struct mci_nic *device, uint8_t to)
+{
+	return &peer->rail[device->index * MCI_RDMA_DEVICES_MAX + to];
+}
+
+static void rest(struct mci_rdma_rail *rail)
+{
+	rail->rest_ns = rail->rest_ns ? rail->rest_ns * 2 : REST_FIRST_NS;
+	if (rail->rest_ns > REST_LAST_NS)
+		rail->rest_ns = REST_LAST_NS;
+	rail->rest_until = mci_now_ns() + rail->rest_ns;
+}
+
+static void destroy_queues(struct mci_rdma_endpoint *e)
+{
+	unsigned int i;
+
+	for (i = 0; i < e->count; i++) {
+		if (e->queue[i]->qp)
+			e->peer->rdma->verbs->ibv_destroy_qp(e->queue[i]->qp);
+		e->queue[i]->qp = NULL;
+	}
+}
+
+static void release(struct mci_rdma_endpoint *e)
+{
+	unsigned int i;
+
+	for (i = 0; i < MCI_RDMA_QPS_MAX; i++)
+		free(e->queue[i]);
+	free(e);
+}
+
+int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, uint8_t to)
+{
+	struct mci_rdma_rail *rail = mci_rdma_rail_of(peer, device, to);
+	struct mci_rdma_endpoint *e;
+	unsigned int i;
+	int ret = 0;
+
+	e = calloc(1, sizeof(*e));
+	if (!e)
+		return -ENOMEM;
+	e->peer = peer;
+	e->device = device;
+	e->to = to;
+	for (i = 0; i < peer->rdma->qps && !ret; i++) {
+		e->queue[i] = calloc(1, sizeof(*e->queue[i]));
+		if (!e->queue[i])
+			ret = -ENOMEM;
+	}
+	if (ret || !mci_rdma_pool_take(peer, e)) {
+		release(e);
+		return ret ? ret : -EAGAIN;
+	}
+	for (; e->count < peer->rdma->qps && !ret; e->count++) {
+		ret = mci_rdma_qp_create(device, MCI_RDMA_DEPTH, &e->queue[e->count]->qp);
+		e->queue[e->count]->psn = mci_rdma_psn();
+	}
+	if (ret) {
+		mci_warn("no way to segment '%s' over %s: %s", peer->name, device->name, mc_errmsg());
+		rest(rail);
+		destroy_queues(e);
+		mci_rdma_pool_give(peer->rdma, e);
+		release(e);
+		return ret;
+	}
+	e->state = MCI_RDMA_ASKED;
+	e->send_connect = true;
+	e->step_at = mci_now_ns() + ASK_NS;
+	e->next = peer->endpoints;
+	peer->endpoints = e;
+	rail->endpoint = e;
+	mci_rdma_peer_post(peer);
+	return 0;
+}
+
+static struct mci_rdma_endpoint *find(struct mci_rdma_peer *peer, uint32_t number)
+{
+	struct mci_rdma_endpoint *e;
+
+	for (e = peer->endpoints; e && e->number != number; e = e->next)
+		;
+	return e;
+}
+
+void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rdma_end *end,
+				 struct mci_request **finals)
+{
+	struct mci_rdma_endpoint *e = find(peer, end->number);
+	unsigned int i, count;
+	int ret = 0;
+
+	if (!e || e->state != MCI_RDMA_ASKED || e->send_connect)
+		return; /* given up meanwhile */
+	if (end->status) {
+		mci_info("segment '%s' refuses an endpoint: %s", peer->name, end->sentence);
+		e->path_failed = true;
+		destroy_queues(e);
+		mci_rdma_endpoint_end(e, finals);
+		return;
+	}
+	if (end->count != e->count)
+		ret = mci_fail(-EPROTO, "segment '%s' answers with %u queue pairs instead of %u", peer->name,
+			       end->count, e->count);
+	for (i = 0; i < e->count && !ret; i++)
+		ret = mci_rdma_qp_ready(e->device, e->queue[i]->qp, end, i, e->queue[i]->psn, true);
+	if (ret) {
+		mci_warn("no way to segment '%s' over %s: %s", peer->name, e->device->name, mc_errmsg());
+		mci_rdma_endpoint_break(e, ret, true, finals);
+		return;
+	}
+	e->flush_iova = end->flush_iova;
+	e->flush_key = end->flush_key;
+	e->state = MCI_RDMA_PROVING;
+	e->step_at = mci_now_ns() + ASK_NS;
+	for (i = 0, count = e->count; i < count && mci_rdma_post_proof(e, i, finals); i++)
+		;
+}
+
+void mci_rdma_endpoint_proven(struct mci_rdma_endpoint *e)
+{
+	if (e->state != MCI_RDMA_PROVING || e->in_flight)
+		return;
+	e->state = MCI_RDMA_UP;
+	atomic_store(&e->visited, true);
+	pthread_cond_broadcast(&e->peer->changed);
+}
+
+/* Ours are gone: ask the peer to end his, if there is one to be asked. */
+static void fence(struct mci_rdma_endpoint *e, struct mci_request **finals)
+{
+	struct mci_rdma_peer *peer = e->peer;
+
+	destroy_queues(e);
+	if (!peer->conn_there || peer->rdma->hooks.no_fence) {
+		mci_rdma_endpoint_end(e, finals);
+		return;
+	}
+	e->state = MCI_RDMA_FENCING;
+	e->send_drop = !e->send_connect; /* what was never asked for needs no end */
+	e->step_at = mci_now_ns() + MCI_RDMA_STEP_NS;
+	if (e->send_drop)
+		mci_rdma_peer_post(peer);
+	else
+		mci_rdma_endpoint_end(e, finals);
+}
+
+void mci_rdma_endpoint_break(struct mci_rdma_endpoint *e, int err, bool path_failed,
+			     struct mci_request **finals)
+{
+	bool idle = e->state == MCI_RDMA_ASKED;
+	unsigned int i;
+
+	if (e->state != MCI_RDMA_ASKED && e->state != MCI_RDMA_PROVING && e->state != MCI_RDMA_UP)
+		return;
+	e->error = err;
+	e->path_failed = path_failed;
+	e->peer->breaking++;
+	if (path_failed)
+		mci_info("endpoint over %s to NIC %u of segment '%s' failed: %s", e->device->name, e->to,
+			 e->peer->name, strerror(-err));
+	e->state = MCI_RDMA_BREAKING;
+	e->step_at = mci_now_ns() + MCI_RDMA_STEP_NS;
+	mci_rdma_peer_post(e->peer); /* the timer has to know */
+	for (i = 0; i < e->count && !idle; i++) {
+		struct mci_rdma_queue *q = e->queue[i];
+
+		q->drained = q->head == q->tail;
+		if (q->drained)
+			continue;
+		/* A marker behind all others: when it comes back, nothing of the queue is under way here. */
+		if (mci_rdma_qp_error(e->device, q->qp) || mci_rdma_post_marker(e, i))
+			q->drained = true;
+	}
+	for (i = 0; i < e->count && !idle; i++)
+		if (!e->queue[i]->drained)
+			return;
+	fence(e, finals);
+}
+
+void mci_rdma_endpoint_drained(struct mci_rdma_endpoint *e, struct mci_request **finals)
+{
+	unsigned int i;
+
+	if (e->state != MCI_RDMA_BREAKING)
+		return;
+	for (i = 0; i < e->count; i++)
+		if (!e->queue[i]->drained)
+			return;
+	fence(e, finals);
+}
+
+static void give_back(struct mci_rdma_endpoint *e, struct mci_request **finals)
+{
+	struct mci_rdma_peer *peer = e->peer;
+	unsigned int i;
+
+	for (i = 0; i < e->count; i++) {
+		struct mci_rdma_queue *q = e->queue[i];
+
+		for (; q->tail != q->head; q->tail++) {
+			struct mci_rdma_slot *slot = &q->slot[q->tail % MCI_RDMA_DEPTH];
+
+			if (!slot->request)
+				continue;
+			/* A queue pair that the peer has destroyed has nothing left to be flushed. */
+			if (slot->kind == MCI_RDMA_FLUSH || mci_rdma_request_ended(slot->request))
+				mci_rdma_request_slice(peer, slot->request, 0, finals);
+			else if (mci_rdma_again_push(peer, slot)) {
+				mci_rdma_request_end(peer, slot->request, MC_FAILED, -ENOMEM, finals);
+				mci_rdma_request_slice(peer, slot->request, 0, finals);
+			}
+		}
+	}
+}
+
+void mci_rdma_endpoint_end(struct mci_rdma_endpoint *e, struct mci_request **finals)
+{
+	struct mci_rdma_peer *peer = e->peer;
+	struct mci_rdma_rail *rail = mci_rdma_rail_of(peer, e->device, e->to);
+	struct mci_rdma_endpoint **link;
+
+	destroy_queues(e);
+	give_back(e, finals);
+	if (e->state == MCI_RDMA_BREAKING || e->state == MCI_RDMA_FENCING)
+		peer->breaking--;
+	if (e->path_failed)
+		rest(rail);
+	if (rail->endpoint == e)
+		rail->endpoint = NULL;
+	for (link = &peer->endpoints; *link != e; link = &(*link)->next)
+		;
+	*link = e->next;
+	mci_rdma_pool_give(peer->rdma, e);
+	release(e);
+	pthread_cond_broadcast(&peer->changed);
+}
+
+void mci_rdma_endpoint_idle(struct mci_rdma_endpoint *e, struct mci_request **finals)
+{
+	if (e->state == MCI_RDMA_UP && !e->in_flight && atomic_load(&e->evict))
+		mci_rdma_endpoint_break(e, 0, false, finals);
+}
+
+/* Steps that take too long: the NIC or the peer does not answer any more. */
+void mci_rdma_endpoint_steps(struct mci_rdma_peer *peer, uint64_t now, struct mci_request **finals)
+{
+	struct mci_rdma_endpoint *e, *next;
+	bool silent = false;
+	unsigned int i;
+
+	for (e = peer->endpoints; e; e = next) {
+		next = e->next;
+		if (e->state == MCI_RDMA_UP || now < e->step_at)
+			continue;
+		if (e->state == MCI_RDMA_BREAKING) {
+			mci_warn("%s does not give back its work requests; its queue pairs are destroyed",
+				 e->device->name);
+			for (i = 0; i < e->count; i++)
+				e->queue[i]->drained = true;
+			fence(e, finals);
+		} else if (e->state == MCI_RDMA_PROVING) {
+			mci_rdma_endpoint_break(e, -ETIMEDOUT, true, finals);
+		} else {
+			silent = true;
+		}
+	}
+	if (!silent || peer->dropping)
+		return;
+	mci_info("segment '%s' does not answer on its control connection; it is opened anew", peer->name);
+	peer->dropping = true;
+	mci_rdma_peer_post(peer);
+	/* Nothing is sent to it before the next incarnation: what broke is settled by that (contracts B1). */
+	mci_rdma_peer_lost(peer, finals);
+}
+
+/* Ports changed: what leads over one that is down breaks now, before its time-outs do. */
+void mci_rdma_endpoint_ports(struct mci_rdma_peer *peer, struct mci_request **finals)
+{
+	struct mci_rdma_endpoint *e, *next;
+	struct mci_rdma_port port;
+
+	for (e = peer->endpoints; e; e = next) {
+		next = e->next;
+		mci_rdma_device_port(e->device, &port);
+		if (!port.up || !peer->port[e->to].up)
+			mci_rdma_endpoint_break(e, -ENETDOWN, true, finals);
+	}
+}

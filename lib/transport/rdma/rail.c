@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Which pair of NICs the next slice takes. Near ones first: near our memory and near the peer's. Among those
+ * that are up the least loaded wins; a pair that failed rests, longer each time, and is tried again. Each NIC
+ * of ours has one pair of first choice (and each of the peer's), so that n NICs need n endpoints and not n
+ * times n.
+ */
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/log.h"
+#include "topology/topology.h"
+#include "transport/rdma/initiator.h"
+
+static bool device_up(struct mci_nic *device, uint8_t *link)
+{
+	struct mci_rdma_port port;
+
+	mci_rdma_device_port(device, &port);
+	*link = port.link;
+	return port.up;
+}
+
+static bool first_choice(const struct mci_rdma_peer *peer, uint8_t from, uint8_t to)
+{
+	return from % peer->ports == to || to % peer->rdma->device_count == from;
+}
+
+struct pick {
+	struct mci_rdma_peer *peer;
+	struct mci_rdma_endpoint *best;
+	struct mci_rdma_queue *queue;
+	bool usable;
+	uint64_t now;
+};
+
+static struct mci_rdma_queue *queue_with_room(struct mci_rdma_endpoint *e)
+{
+	struct mci_rdma_queue *best = NULL;
+	unsigned int i;
+
+	for (i = 0; i < e->count; i++) {
+		struct mci_rdma_queue *q = e->queue[i];
+
+		if (mci_rdma_room(q) && (!best || mci_rdma_room(q) > mci_rdma_room(best)))
+			best = q;
+	}
+	return best;
+}
+
+static void consider(struct pick *pick, struct mci_nic *device, uint8_t to)
+{
+	struct mci_rdma_rail *rail = mci_rdma_rail_of(pick->peer, device, to);
+	struct mci_rdma_endpoint *e = rail->endpoint;
+	struct mci_rdma_queue *q;
+
+	if (!e) {
+		if (rail->rest_until > pick->now)
+			return;
+		/* It counts as usable while it is being opened. */
+		if (!mci_rdma_endpoint_open(pick->peer, device, to))
+			pick->usable = true;
+		return;
+	}
+	if (e->state == MCI_RDMA_ASKED || e->state == MCI_RDMA_PROVING) {
+		pick->usable = true;
+		return;
+	}
+	if (e->state != MCI_RDMA_UP || atomic_load_explicit(&e->evict, memory_order_relaxed))
+		return;
+	pick->usable = true;
+	q = queue_with_room(e);
+	if (q && (!pick->best || e->bytes < pick->best->bytes)) {
+		pick->best = e;
+		pick->queue = q;
+	}
+}
+
+/* @all: pairs of second choice too. */
+static void consider_all(struct pick *pick, uint32_t near, uint32_t far, bool all)
+{
+	struct mci_rdma *rdma = pick->peer->rdma;
+	uint8_t i, j, link;
+
+	for (i = 0; i < rdma->device_count; i++) {
+		if (!(near & 1u << i) || !device_up(rdma->device[i], &link))
+			continue;
+		for (j = 0; j < pick->peer->ports; j++) {
+			const struct mci_rdma_port *port = &pick->peer->port[j];
+
+			if (far & 1u << j && port->up && port->link == link &&
+			    (all || first_choice(pick->peer, i, j)))
+				consider(pick, rdma->device[i], j);
+		}
+	}
+}
+
+struct mci_rdma_endpoint *mci_rdma_rail_pick(struct mci_rdma_peer *peer, uint32_t near, uint32_t far,
+					     struct mci_rdma_queue **queue)
+{
+	struct pick pick = {.peer = peer, .now = mci_now_ns()};
+
+	consider_all(&pick, near, far, false);
+	if (!pick.usable)
+		consider_all(&pick, near, far, true);
+	if (!pick.usable)
+		consider_all(&pick, UINT32_MAX, UINT32_MAX, true);
+	*queue = pick.queue;
+	return pick.best;
+}
+
+unsigned int mci_rdma_rails(const struct mci_rdma_peer *peer)
+{
+	unsigned int own = peer->rdma->device_count;
+
+	return own > peer->ports ? own : peer->ports;
+}
+
+uint64_t mci_rdma_rail_wake(const struct mci_rdma_peer *peer, uint64_t now)
+{
+	uint64_t at = 0;
+	unsigned int i;
+
+	for (i = 0; i < peer->rdma->device_count * MCI_RDMA_DEVICES_MAX; i++) {
+		uint64_t rest = peer->rail[i].rest_until;
+
+		if (rest > now && (!at || rest < at))
+			at = rest;
+	}
+	return at;
+}
+
+/* Bits of the NICs that @list of the matrix names. */
+static uint32_t bits(const struct mci_rdma *rdma, const json_t *list)
+{
+	uint32_t mask = 0;
+	const json_t *name;
+	uint8_t d;
+	size_t i;
+
+	json_array_foreach(list, i, name) for (d = 0; d < rdma->device_count;
+					       d++) if (json_is_string(name) &&
+							!strcmp(json_string_value(name),
+								rdma->device[d]->name)) mask |= 1u << d;
+	return mask;
+}
+
+static json_t *matrix(const struct mci_rdma *rdma)
+{
+	const char *text = rdma->host->options.rdma.matrix;
+	struct mci_topology *topology;
+	json_t *json = NULL;
+
+	if (text)
+		return json_loads(text, 0, NULL);
+	if (mci_topology_scan("/sys", &topology))
+		return NULL;
+	json = mci_topology_matrix(topology);
+	mci_topology_free(topology);
+	return json;
+}
+
+/* NICs near @location, by the matrix; all, if it says nothing of any that we use. */
+uint32_t mci_rdma_prefer(const struct mci_rdma *rdma, const char *location)
+{
+	json_t *json = rdma->device_count > 1 ? matrix(rdma) : NULL;
+	const json_t *entry = json ? json_object_get(json, location) : NULL;
+	uint32_t mask;
+
+	mask = bits(rdma, entry ? json_array_get(entry, 0) : NULL);
+	if (!mask)
+		mask = bits(rdma, entry ? json_array_get(entry, 1) : NULL);
+	json_decref(json);
+	return mask ? mask : UINT32_MAX;
+}

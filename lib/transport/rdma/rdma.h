@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Inside of the rdma transport.
+ *
+ *   device.c    NICs: open, port state, asynchronous events; gid.c: which GID a port uses
+ *   memory.c    registration of regions on all NICs
+ *   wire.c      control frames; qp.c: queue pairs, both sides
+ *   serve.c     target: control connections, keys, responder queue pairs
+ *   peer.c      initiator: ops on a peer, its queue and its deadlines; connect.c: its control connection
+ *   endpoint.c  initiator: queue pairs to one NIC of a peer: opening, breaking, fencing
+ *   pool.c      how many endpoints there may be; who must give one back (SIEVE)
+ *   rail.c      which endpoint a slice takes
+ *   work.c      slices to work requests; poll.c: completions
+ *
+ * Lock order: device->cq_lock, then peer->lock, then rdma->pool_lock. serve->lock is apart from them.
+ * host->complete() and host->refresh() are called under none of them.
+ */
+#ifndef MCI_RDMA_H
+#define MCI_RDMA_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "net/conn.h"
+#include "transport/rdma/verbs.h"
+#include "transport/rdma/wire.h"
+#include "transport/transport.h"
+
+#define MCI_RDMA_DEPTH 256u /* work requests of one queue pair; a power of two */
+#define MCI_RDMA_SIGNAL 32u /* every so many ask for a completion */
+#define MCI_RDMA_CHAIN 16u  /* work requests of one doorbell */
+#define MCI_RDMA_SLICE (64u << 10)
+#define MCI_RDMA_SLICE_MAX (4u << 20)
+#define MCI_RDMA_POLL 32
+#define MCI_RDMA_ENDPOINTS_MAX 4096u
+#define MCI_RDMA_GRACE_NS (100 * 1000000ull) /* for what is in flight past its deadline */
+#define MCI_RDMA_STEP_NS (400 * 1000000ull)  /* for a step of breaking an endpoint */
+
+/* Ways to break a rule on purpose, for the tests that prove that it is needed. */
+struct mci_rdma_hooks {
+	bool no_fence;	 /* what broke is not confirmed by the peer before it is sent anew */
+	uint64_t max_mr; /* as if the NICs registered no more in one piece; 0 = theirs */
+};
+
+struct mci_rdma;
+struct mci_rdma_peer;
+struct mci_rdma_endpoint;
+struct mci_rdma_serve;
+
+struct mci_nic {
+	struct mci_watch events, completions; /* async_fd, channel */
+	struct mci_rdma *rdma;
+	uint8_t index, port;
+	char name[64], gid_why[128];
+	struct ibv_context *context;
+	struct ibv_pd *pd;
+	struct ibv_comp_channel *channel;
+	struct ibv_cq *cq;
+	struct mci_loop *loop;
+	int numa_node;
+	uint32_t max_qp_wr, max_rd;
+	uint64_t max_mr;
+	pthread_mutex_t state_lock; /* the next five */
+	bool up;
+	int gid_index;
+	union ibv_gid gid;
+	struct ibv_port_attr attr;
+	bool fatal;
+	pthread_mutex_t cq_lock;
+	_Atomic bool armed;
+	_Atomic int pollers;
+	uint64_t flush_word[8]; /* peers read it to flush what they wrote; our own flushes land in its second
+				   half */
+	struct ibv_mr *flush_mr;
+};
+
+/* A region on all NICs: transport_private of struct mci_region. */
+struct mci_rdma_memory {
+	uint64_t iova, chunk, length;
+	uint8_t *addr;
+	uint32_t prefer; /* NICs that are near it, a bit each */
+	uint16_t chunks;
+	struct ibv_mr *mr[]; /* [chunk * devices + device]; NULL: that NIC could not */
+};
+
+struct mci_rdma {
+	struct mci_transport_host *host;
+	const struct mci_verbs *verbs;
+	struct mci_rdma_hooks hooks;
+	struct mci_nic *device[MCI_RDMA_DEVICES_MAX];
+	uint8_t device_count;
+	uint32_t qps, endpoints_max;
+	struct mci_rdma_serve *serve;
+	struct mc_uuid secret; /* names of sessions */
+	_Atomic uint64_t incarnations;
+	_Atomic uint32_t in_flight; /* requests of all peers that are not final */
+
+	pthread_mutex_t pool_lock;
+	struct mci_rdma_endpoint **slot; /* by number: endpoints_max */
+	uint32_t *slot_stamp;		 /* raised whenever a slot is given away */
+	uint32_t slots_used;
+	struct mci_rdma_endpoint *sieve_head, *sieve_tail, *hand;
+	struct mci_rdma_peer *starving_first, *starving_last;
+	_Atomic uint32_t starving;
+	struct mci_task pool_task;
+	bool pool_posted;
+	struct mci_loop *loop; /* of the pool's task */
+	struct mci_rdma_peer *peers;
+	_Atomic uint64_t posted, doorbells, polled, signalled, evictions; /* figures */
+};
+
+/* ---- both sides ---- */
+
+int mci_rdma_devices_open(struct mci_rdma *rdma);
+void mci_rdma_devices_close(struct mci_rdma *rdma);
+void mci_rdma_device_port(struct mci_nic *device, struct mci_rdma_port *port); /* as of now */
+/* gid.c: -ENOENT with a sentence. */
+int mci_rdma_gid_choose(struct mci_nic *device, int wanted, int *index, union ibv_gid *gid, char *why,
+			size_t size);
+
+/* memory.c */
+int mci_rdma_memory_add(struct mci_rdma *rdma, struct mci_region *region);
+int mci_rdma_memory_remove(struct mci_rdma *rdma, struct mci_region *region);
+struct mci_rdma_memory *mci_rdma_memory_of(const struct mci_region *region);
+
+/* qp.c: our own side of an endpoint's queue pairs. -errno with a sentence. */
+int mci_rdma_qp_create(struct mci_nic *device, uint32_t depth, struct ibv_qp **qp);
+int mci_rdma_qp_ready(struct mci_nic *device, struct ibv_qp *qp, const struct mci_rdma_end *peer,
+		      unsigned int i, uint32_t psn, bool send);
+int mci_rdma_qp_error(struct mci_nic *device, struct ibv_qp *qp);
+uint32_t mci_rdma_psn(void);
+
+/* serve.c */
+int mci_rdma_serve_open(struct mci_rdma *rdma);
+void mci_rdma_serve_close(struct mci_rdma *rdma);
+void mci_rdma_serve_incoming(struct mci_rdma *rdma, struct mci_incoming *in);
+void mci_rdma_serve_gone(struct mci_rdma *rdma, const struct mci_region *region);
+void mci_rdma_serve_ports(struct mci_rdma *rdma); /* a port changed: tell the initiators */
+
+/* ---- initiator ---- */
+
+struct mci_rdma_slot {		     /* a work request in flight */
+	struct mci_request *request; /* NULL: a flush or a marker */
+	uint64_t at;
+	uint32_t length;
+	uint8_t kind;
+};
+enum { MCI_RDMA_DATA, MCI_RDMA_FLUSH, MCI_RDMA_PROOF, MCI_RDMA_MARKER };
+
+struct mci_rdma_queue {
+	struct ibv_qp *qp;
+	uint32_t psn;
+	uint32_t head, tail; /* free running; head - tail are in flight */
+	uint32_t unsignalled;
+	bool drained;
+	bool dirty; /* wrote since it was flushed */
+	/* a chain that was built and not posted yet */
+	unsigned int chained;
+	struct ibv_send_wr wr[MCI_RDMA_CHAIN];
+	struct ibv_sge sge[MCI_RDMA_CHAIN];
+	struct mci_rdma_slot slot[MCI_RDMA_DEPTH];
+};
+
+enum mci_rdma_endpoint_state {
+	MCI_RDMA_ASKED,	  /* CONNECT is on its way */
+	MCI_RDMA_PROVING, /* a few bytes are being read through each queue pair */
+	MCI_RDMA_UP,
+	MCI_RDMA_BREAKING, /* queue pairs are in error, their work requests are being flushed */
+	MCI_RDMA_FENCING,  /* ours are gone, the peer was asked to destroy his */
+};
+
+struct mci_rdma_endpoint {
+	struct mci_rdma_peer *peer;
+	struct mci_nic *device;
+	uint8_t to; /* NIC of the peer */
+	uint8_t state;
+	uint8_t count;
+	bool send_connect, send_drop; /* frames that the loop thread owes the peer */
+	bool path_failed;	      /* leaves because the path does not work */
+	_Atomic bool evict;	      /* leave when idle */
+	uint32_t number, stamp;	      /* its slot in the pool */
+	uint32_t in_flight;	      /* work requests */
+	uint64_t bytes;		      /* in flight */
+	uint64_t step_at;	      /* when the present step takes too long */
+	uint64_t flush_iova;	      /* what a flush reads in the peer */
+	uint32_t flush_key;
+	int error; /* why it breaks */
+	_Atomic bool visited;
+	struct mci_rdma_endpoint *next;		 /* of the peer */
+	struct mci_rdma_endpoint *older, *newer; /* pool */
+	struct mci_rdma_queue *queue[MCI_RDMA_QPS_MAX];
+};
+
+struct mci_rdma_rail {	     /* a pair of NICs */
+	uint64_t rest_until; /* it failed: not before */
+	uint64_t rest_ns;
+	struct mci_rdma_endpoint *endpoint;
+};
+
+enum { MCI_RDMA_DOWN, MCI_RDMA_CONNECTING, MCI_RDMA_LIVE };
+
+/* Keys of a remote region; peer->lock. */
+struct mci_rdma_remote {
+	uint64_t iova, chunk;
+	uint16_t chunks, devices;
+	uint8_t state;	 /* below */
+	uint8_t faults;	 /* accesses in a row that the peer's NIC refused */
+	int error;	 /* REFUSED: why */
+	uint32_t prefer; /* NICs of the peer that are near it, a bit each */
+	uint32_t *key;
+};
+enum { MCI_RDMA_KEYS_NONE, MCI_RDMA_KEYS_ASKED, MCI_RDMA_KEYS_THERE, MCI_RDMA_KEYS_REFUSED };
+
+struct mci_rdma_again { /* a slice to be sent anew */
+	struct mci_request *request;
+	uint64_t at;
+	uint32_t length;
+};
+
+struct mci_rdma_peer {
+	struct mci_rdma *rdma;
+	void *cookie;
+	_Atomic int refs;
+	struct mci_remote_region *regions;
+	unsigned int count;
+	struct mci_loop *loop;
+	struct mc_uuid session, target;
+	uint32_t place; /* among those open to the same target; pool_lock */
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	uint8_t state;
+	bool closing;
+	int error;	       /* of the last attempt to connect */
+	struct mci_conn *conn; /* loop thread */
+	bool conn_there;       /* under the lock: conn is live, or will be */
+	bool dropping;
+	struct mci_rdma_remote *remote; /* by index in regions */
+	struct mci_rdma_port port[MCI_RDMA_DEVICES_MAX];
+	char port_name[MCI_RDMA_DEVICES_MAX][64];
+	uint8_t ports;		    /* NICs of the peer */
+	struct mci_rdma_rail *rail; /* [own device * MCI_RDMA_DEVICES_MAX + peer's] */
+	struct mci_rdma_endpoint *endpoints;
+	unsigned int breaking; /* endpoints that leave */
+	struct {
+		struct mci_request *first, *last;
+	} queue[2], flight;	      /* queue[0]: priority > 0 */
+	struct mci_rdma_again *again; /* ring of slices to be sent anew */
+	uint32_t again_first, again_count, again_size;
+	_Atomic uint32_t pending; /* requests */
+	uint64_t grace_at;	  /* 0, or when what ended in flight is cut off */
+
+	/* loop thread: frames to be sent are found by flags */
+	struct mci_task task;
+	_Atomic bool posted;
+	_Atomic bool port_lost; /* a NIC of ours went down */
+	bool ask_keys;		/* some region's keys are wanted anew */
+	struct mci_timer timer;
+	uint64_t timer_at;	 /* 0 = not armed */
+	unsigned int connectors; /* threads that are not done yet */
+	uint64_t backoff_ns, refused_since, refused_last;
+
+	bool starving; /* pool_lock */
+	struct mci_rdma_peer *starving_next, *peers_next;
+
+	struct mc_uuid uuid;
+	struct mci_secret secret;
+	char name[MCI_NAME_MAX + 1];
+	char **hosts;
+	unsigned int host_count;
+	uint16_t service_port;
+};
+
+#endif

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT
+/* The rdma transport as the engine sees it: one-sided reads and writes over reliable connections, many NICs.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "core/errors.h"
+#include "core/uuid.h"
+#include "topology/topology.h"
+#include "transport/rdma/initiator.h"
+
+static int rdma_open(struct mci_transport_host *host, struct mci_transport **out)
+{
+	const struct mci_rdma_options *options = &host->options.rdma;
+	const struct mci_verbs *verbs = mci_verbs();
+	struct mci_rdma *rdma;
+	int ret;
+
+	if (!verbs)
+		return -EOPNOTSUPP;
+	rdma = calloc(1, sizeof(*rdma));
+	if (!rdma)
+		return mci_fail(-ENOMEM, "no memory for the rdma transport");
+	rdma->host = host;
+	rdma->verbs = verbs;
+	rdma->endpoints_max = options->endpoints_max ? options->endpoints_max : 256;
+	if (rdma->endpoints_max > MCI_RDMA_ENDPOINTS_MAX)
+		rdma->endpoints_max = MCI_RDMA_ENDPOINTS_MAX;
+	rdma->qps = options->qps ? options->qps : 1;
+	if (rdma->qps > MCI_RDMA_QPS_MAX)
+		rdma->qps = MCI_RDMA_QPS_MAX;
+	mci_uuid_new(&rdma->secret);
+	ret = mci_rdma_pool_open(rdma);
+	if (ret)
+		goto err_free;
+	ret = mci_rdma_devices_open(rdma);
+	if (ret)
+		goto err_close_pool;
+	ret = mci_rdma_serve_open(rdma);
+	if (ret)
+		goto err_close_devices;
+	*out = (struct mci_transport *)rdma;
+	return 0;
+
+err_close_devices:
+	mci_rdma_devices_close(rdma);
+err_close_pool:
+	mci_rdma_pool_close(rdma);
+err_free:
+	free(rdma);
+	return ret;
+}
+
+static struct mci_rdma *of(struct mci_transport *transport) { return (struct mci_rdma *)transport; }
+
+static void rdma_close(struct mci_transport *transport)
+{
+	struct mci_rdma *rdma = of(transport);
+
+	mci_rdma_serve_close(rdma);
+	mci_rdma_devices_close(rdma);
+	mci_rdma_pool_close(rdma);
+	free(rdma);
+}
+
+static int rdma_describe(struct mci_transport *transport, json_t *mine)
+{
+	struct mci_rdma *rdma = of(transport);
+	json_t *list = json_array(), *matrix = NULL;
+	struct mci_topology *topology;
+	uint8_t i;
+	int ret = 0;
+
+	for (i = 0; i < rdma->device_count; i++)
+		ret |= json_array_append_new(list, json_pack("{s:s}", "name", rdma->device[i]->name));
+	ret |= json_object_set_new(mine, "devices", list);
+	if (rdma->host->options.rdma.matrix) {
+		matrix = json_loads(rdma->host->options.rdma.matrix, 0, NULL);
+	} else if (!mci_topology_scan("/sys", &topology)) {
+		matrix = mci_topology_matrix(topology);
+		mci_topology_free(topology);
+	}
+	if (matrix)
+		ret |= json_object_set_new(mine, "matrix", matrix);
+	return ret ? mci_fail(-ENOMEM, "no memory to describe the rdma transport") : 0;
+}
+
+static int rdma_region_add(struct mci_transport *transport, struct mci_region *region, json_t *json)
+{
+	(void)json;
+	return mci_rdma_memory_add(of(transport), region);
+}
+
+static int rdma_region_remove(struct mci_transport *transport, struct mci_region *region,
+			      uint64_t deadline_ns)
+{
+	(void)deadline_ns;
+	/* Local transfers in flight hold the region: the engine waits for them before it calls again. */
+	mci_rdma_serve_gone(of(transport), region);
+	return mci_rdma_memory_remove(of(transport), region);
+}
+
+static void rdma_incoming(struct mci_transport *transport, struct mci_incoming *in)
+{
+	mci_rdma_serve_incoming(of(transport), in);
+}
+
+const struct mci_transport_ops mci_transport_rdma = {
+	.id = MCI_TRANSPORT_RDMA,
+	.name = "rdma",
+	.flushes = true,
+	.open = rdma_open,
+	.close = rdma_close,
+	.describe = rdma_describe,
+	.region_add = rdma_region_add,
+	.region_remove = rdma_region_remove,
+	.incoming = rdma_incoming,
+	.peer_open = mci_rdma_peer_open,
+	.peer_close = mci_rdma_peer_close,
+	.submit = mci_rdma_peer_submit,
+	.cancel = mci_rdma_peer_cancel,
+	.help = mci_rdma_peer_help,
+	.fence = mci_rdma_peer_fence,
+	.region_usable = mci_rdma_peer_usable,
+	.detail = mci_rdma_peer_detail,
+};

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: MIT
+/*
+ * From requests to work requests: each request is cut into slices, each slice takes a rail, and what goes to
+ * one queue pair is posted as one chain with one doorbell. Only the last of a chain (and every 32nd) asks for
+ * a completion. peer->lock is held.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "core/errors.h"
+#include "core/log.h"
+#include "transport/rdma/initiator.h"
+
+static void device_armed(struct mci_nic *device)
+{
+	/* Somebody who polls arms it when he leaves. */
+	if (!atomic_load(&device->armed) && !atomic_load(&device->pollers))
+		mci_rdma_poll_arm(device);
+}
+
+/* Ring the doorbell for what was chained on one queue. False: it broke, and @e may be gone. */
+static bool post(struct mci_rdma_endpoint *e, unsigned int index, struct mci_request **finals)
+{
+	struct mci_rdma_queue *q = e->queue[index];
+	struct ibv_send_wr *bad;
+	unsigned int i;
+	int ret;
+
+	if (!q->chained)
+		return true;
+	for (i = 0; i + 1 < q->chained; i++)
+		q->wr[i].next = &q->wr[i + 1];
+	q->wr[i].next = NULL;
+	if (!(q->wr[i].send_flags & IBV_SEND_SIGNALED))
+		atomic_fetch_add_explicit(&e->peer->rdma->signalled, 1, memory_order_relaxed);
+	q->wr[i].send_flags |= IBV_SEND_SIGNALED;
+	q->unsignalled = 0;
+	atomic_fetch_add_explicit(&e->peer->rdma->posted, q->chained, memory_order_relaxed);
+	atomic_fetch_add_explicit(&e->peer->rdma->doorbells, 1, memory_order_relaxed);
+	q->chained = 0;
+	device_armed(e->device); /* before: what completes at once must raise an event, too */
+	ret = ibv_post_send(q->qp, q->wr, &bad);
+	if (!ret)
+		return true;
+	/* What was not taken is still in its slot: it comes back as if the NIC had returned it. */
+	mci_warn("%s takes no work requests: %s", e->device->name, strerror(ret));
+	mci_rdma_endpoint_break(e, -ret, true, finals);
+	return false;
+}
+
+static void post_all(struct mci_rdma_peer *peer, struct mci_request **finals)
+{
+	struct mci_rdma_endpoint *e, *next;
+	unsigned int i, n;
+
+	for (e = peer->endpoints; e; e = next) {
+		next = e->next;
+		if (e->state != MCI_RDMA_UP)
+			continue;
+		for (i = 0, n = e->count; i < n && post(e, i, finals); i++)
+			;
+	}
+}
+
+int mci_rdma_post_marker(struct mci_rdma_endpoint *e, unsigned int index)
+{
+	struct mci_rdma_queue *q = e->queue[index];
+	struct ibv_send_wr *bad, wr = {
+					 .wr_id = mci_rdma_wr_id(e, index, q->head),
+					 .opcode = IBV_WR_RDMA_WRITE,
+					 .send_flags = IBV_SEND_SIGNALED,
+				 };
+	int ret;
+
+	q->chained = 0; /* never posted: they go back with the others */
+	device_armed(e->device);
+	ret = ibv_post_send(q->qp, &wr, &bad);
+	if (ret)
+		return -ret;
+	q->slot[q->head++ % MCI_RDMA_DEPTH] = (struct mci_rdma_slot){.kind = MCI_RDMA_MARKER};
+	return 0;
+}
+
+/* A slice of a request onto a queue. */
+static void chain(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, const struct mci_rdma_again *slice,
+		  const struct mci_rdma_remote *remote, struct mci_request **finals)
+{
+	struct mci_request *r = slice->request;
+	const struct mci_rdma_memory *m = mci_rdma_memory_of(r->region);
+	uint64_t from = (uint64_t)(r->local - m->addr) + slice->at, to = r->offset + slice->at;
+	struct ibv_sge *sge = &q->sge[q->chained];
+	struct ibv_send_wr *wr = &q->wr[q->chained];
+	unsigned int index;
+
+	for (index = 0; e->queue[index] != q; index++)
+		;
+	*sge = (struct ibv_sge){
+		.addr = m->iova + from,
+		.length = slice->length,
+		.lkey = m->mr[from / m->chunk * e->peer->rdma->device_count + e->device->index]->lkey,
+	};
+	memset(wr, 0, sizeof(*wr));
+	wr->wr_id = mci_rdma_wr_id(e, index, q->head);
+	wr->sg_list = sge;
+	wr->num_sge = 1;
+	wr->opcode = r->op == MCI_OP_READ ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE;
+	wr->wr.rdma.remote_addr = remote->iova + to;
+	wr->wr.rdma.rkey = remote->key[to / remote->chunk * remote->devices + e->to];
+	if (++q->unsignalled >= MCI_RDMA_SIGNAL) {
+		wr->send_flags = IBV_SEND_SIGNALED;
+		q->unsignalled = 0;
+		atomic_fetch_add_explicit(&e->peer->rdma->signalled, 1, memory_order_relaxed);
+	}
+	q->slot[q->head++ % MCI_RDMA_DEPTH] = (struct mci_rdma_slot){
+		.request = r, .at = slice->at, .length = slice->length, .kind = MCI_RDMA_DATA};
+	if (r->op == MCI_OP_WRITE)
+		q->dirty = true;
+	e->in_flight++;
+	e->bytes += slice->length;
+	atomic_store_explicit(&e->visited, true, memory_order_relaxed);
+	if (++q->chained == MCI_RDMA_CHAIN)
+		post(e, index, finals);
+}
+
+/* How much of a request goes into one slice. */
+static uint32_t slice_length(const struct mci_rdma_peer *peer, const struct mci_request *r,
+			     const struct mci_rdma_remote *remote)
+{
+	uint32_t configured = peer->rdma->host->options.slice_size;
+	const struct mci_rdma_memory *m = mci_rdma_memory_of(r->region);
+	uint64_t left = r->length - r->cursor, slice = configured, room;
+	uint64_t from = (uint64_t)(r->local - m->addr) + r->cursor, to = r->offset + r->cursor;
+
+	if (!slice) {
+		/* One rail gains nothing from small ones; several share a request evenly. */
+		unsigned int rails = mci_rdma_rails(peer);
+
+		slice = rails > 1 ? r->length / (2 * rails) : MCI_RDMA_SLICE_MAX;
+		if (slice < MCI_RDMA_SLICE)
+			slice = MCI_RDMA_SLICE;
+		if (slice > MCI_RDMA_SLICE_MAX)
+			slice = MCI_RDMA_SLICE_MAX;
+	}
+	/* A short tail goes along with the slice before it. */
+	if (left > slice && left - slice < slice / 2)
+		slice = left;
+	if (slice > left)
+		slice = left;
+	room = m->chunk - from % m->chunk;
+	if (slice > room)
+		slice = room;
+	room = remote->chunk - to % remote->chunk;
+	return (uint32_t)(slice > room ? room : slice);
+}
+
+enum verdict { GO, LATER, DONE };
+
+/* Can this request be worked on now? */
+static enum verdict judge(struct mci_rdma_peer *peer, struct mci_request *r,
+			  const struct mci_rdma_remote *remote, struct mci_request **finals)
+{
+	int err = 0;
+
+	if (mci_rdma_request_ended(r))
+		return DONE;
+	if (atomic_load_explicit(&r->remote->stale, memory_order_relaxed))
+		err = -ESTALE;
+	else if (remote->state == MCI_RDMA_KEYS_REFUSED)
+		err = remote->error;
+	else if (!mci_rdma_memory_of(r->region))
+		err = -EFAULT;
+	else if (remote->state != MCI_RDMA_KEYS_THERE)
+		return LATER;
+	if (!err)
+		return GO;
+	mci_rdma_request_end(peer, r, MC_FAILED, err, finals);
+	return DONE;
+}
+
+/* Slices that came back go first. False: no rail has room. */
+static bool pump_again(struct mci_rdma_peer *peer, struct mci_request **finals)
+{
+	uint32_t turns = peer->again_count;
+
+	for (; turns && peer->again_count; turns--) {
+		struct mci_rdma_again slice = peer->again[peer->again_first];
+		struct mci_rdma_remote *remote = &peer->remote[mci_rdma_region_index(peer, slice.request)];
+		struct mci_rdma_endpoint *e = NULL;
+		struct mci_rdma_queue *q;
+		enum verdict verdict = judge(peer, slice.request, remote, finals);
+
+		if (verdict == GO) {
+			e = mci_rdma_rail_pick(peer, mci_rdma_memory_of(slice.request->region)->prefer,
+					       remote->prefer, &q);
+			if (!e)
+				return false;
+		}
+		peer->again_first = (peer->again_first + 1) % peer->again_size;
+		peer->again_count--;
+		if (verdict == GO) {
+			chain(e, q, &slice, remote, finals);
+			atomic_fetch_add_explicit(&peer->rdma->host->stats.resent, 1, memory_order_relaxed);
+		} else if (verdict == LATER) {
+			const struct mci_rdma_slot slot = {
+				.request = slice.request, .at = slice.at, .length = slice.length};
+
+			mci_rdma_again_push(peer, &slot); /* there is room: it just left */
+		} else {
+			mci_rdma_request_slice(peer, slice.request, 0, finals);
+		}
+	}
+	return true;
+}
+
+/* Eight bytes of the peer's NIC, read into ours: chained on a queue, for a flush or as a proof. */
+static void chain_read(struct mci_rdma_endpoint *e, unsigned int index, const struct mci_rdma_slot *slot)
+{
+	struct mci_rdma_queue *q = e->queue[index];
+	struct ibv_sge *sge = &q->sge[q->chained];
+	struct ibv_send_wr *wr = &q->wr[q->chained++];
+
+	*sge = (struct ibv_sge){
+		.addr = (uintptr_t)&e->device->flush_word[4], .length = 8, .lkey = e->device->flush_mr->lkey};
+	memset(wr, 0, sizeof(*wr));
+	wr->wr_id = mci_rdma_wr_id(e, index, q->head);
+	wr->sg_list = sge;
+	wr->num_sge = 1;
+	wr->opcode = IBV_WR_RDMA_READ;
+	wr->wr.rdma.remote_addr = e->flush_iova;
+	wr->wr.rdma.rkey = e->flush_key;
+	q->slot[q->head++ % MCI_RDMA_DEPTH] = *slot;
+	e->in_flight++;
+}
+
+/* Something has to come back through a new queue pair before it is used. False: it broke. */
+bool mci_rdma_post_proof(struct mci_rdma_endpoint *e, unsigned int index, struct mci_request **finals)
+{
+	const struct mci_rdma_slot slot = {.kind = MCI_RDMA_PROOF, .length = 8};
+
+	e->bytes += slot.length;
+	chain_read(e, index, &slot);
+	return post(e, index, finals);
+}
+
+static bool has_room_to_flush(const struct mci_rdma_peer *peer)
+{
+	const struct mci_rdma_endpoint *e;
+	unsigned int i;
+
+	for (e = peer->endpoints; e; e = e->next)
+		for (i = 0; i < e->count && e->state == MCI_RDMA_UP; i++)
+			if (e->queue[i]->dirty && !mci_rdma_room(e->queue[i]))
+				return false;
+	return true;
+}
+
+/* A small read behind the writes of each queue pair: what it overtakes is in memory (contracts I4). */
+static void flush(struct mci_rdma_peer *peer, struct mci_request *r, struct mci_request **finals)
+{
+	const struct mci_rdma_slot slot = {.request = r, .kind = MCI_RDMA_FLUSH};
+	struct mci_rdma_endpoint *e, *next;
+	unsigned int i, n;
+	bool ok;
+
+	for (e = peer->endpoints; e; e = next) {
+		next = e->next;
+		n = e->state == MCI_RDMA_UP ? e->count : 0;
+		for (i = 0, ok = true; i < n && ok; i++) {
+			if (!e->queue[i]->dirty)
+				continue;
+			chain_read(e, i, &slot);
+			e->queue[i]->dirty = false;
+			r->outstanding++;
+			ok = post(e, i, finals);
+		}
+	}
+	r->cursor = r->length;
+	if (r->outstanding)
+		mci_rdma_request_handed(peer, r);
+	else
+		mci_rdma_request_end(peer, r, MC_DONE, 0, finals);
+}
+
+/* False: no rail has room. */
+static bool pump_request(struct mci_rdma_peer *peer, struct mci_request *r, struct mci_request **finals)
+{
+	struct mci_rdma_remote *remote;
+	enum verdict verdict;
+
+	if (r->op == MCI_OP_FLUSH) {
+		if (peer->breaking || !has_room_to_flush(peer))
+			return true; /* what breaks may hold writes that go anew: later */
+		flush(peer, r, finals);
+		return true;
+	}
+	remote = &peer->remote[mci_rdma_region_index(peer, r)];
+	verdict = judge(peer, r, remote, finals);
+	if (verdict != GO)
+		return true;
+	while (r->cursor < r->length) {
+		struct mci_rdma_again slice = {.request = r, .at = r->cursor};
+		struct mci_rdma_endpoint *e;
+		struct mci_rdma_queue *q;
+
+		e = mci_rdma_rail_pick(peer, mci_rdma_memory_of(r->region)->prefer, remote->prefer, &q);
+		if (!e)
+			return false;
+		slice.length = slice_length(peer, r, remote);
+		r->cursor += slice.length;
+		r->outstanding++;
+		chain(e, q, &slice, remote, finals);
+		if (peer->state != MCI_RDMA_LIVE)
+			return false;
+	}
+	mci_rdma_request_handed(peer, r);
+	return true;
+}
+
+void mci_rdma_pump(struct mci_rdma_peer *peer, struct mci_request **finals)
+{
+	struct mci_request *r, *next;
+	bool room = true;
+	unsigned int i;
+
+	if (peer->state != MCI_RDMA_LIVE || peer->closing)
+		return;
+	if (peer->again_count)
+		room = pump_again(peer, finals);
+	for (i = 0; i < 2 && room; i++) {
+		for (r = peer->queue[i].first; r && room; r = next) {
+			next = r->next;
+			room = pump_request(peer, r, finals);
+		}
+	}
+	post_all(peer, finals);
+}
