@@ -80,7 +80,7 @@ FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: FORCE FORCE_FUZZ_LIB all lib tools tests help check check-unit check-api check-scripts check-asan check-tsan check-style \
-	check-layers check-builds check-vm check-vm-matrix check-vm-debug check-kmod kmod uapi-tests install-dkms fuzz fuzz-build soak bench style install uninstall deps clean
+	check-layers check-builds check-vm check-vm-dkms check-vm-matrix check-vm-debug check-kmod kmod uapi-tests install-dkms fuzz fuzz-build soak bench style install uninstall deps clean
 
 all: lib tools ## library and tools
 
@@ -234,7 +234,9 @@ check-kmod: ## the module's sources under sparse, checkpatch and the compiler's 
 uapi-tests: $(UAPI) ## tests that run in guests
 
 check-vm: all tests uapi-tests ## the module in guests with kernels 6.1 and 6.12
-	B=$(B) tests/vm/check -H 6.1 6.12
+	B=$(B) tests/vm/check 6.1 6.12
+check-vm-dkms: all tests uapi-tests ## the module by DKMS on a bare Debian
+	B=$(B) tests/vm/host/dkms.sh
 check-vm-matrix: all tests uapi-tests ## the same with 5.10 and the newest kernel that Debian serves
 	B=$(B) tests/vm/check 5.10 7
 check-vm-debug: all tests uapi-tests ## the same under KASAN, lockdep, kmemleak (VM_ARGS=-s: a short pass)

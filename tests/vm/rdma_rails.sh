@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# vm: rxe kernels=6.1
+# vm: alone kernels=6.1 memory=3072 seconds=600
 # Two NICs on each side, a wire each: both carry data; one wire is cut under load and comes back. No request fails, no byte is
 # wrong, and afterwards both are used again. Then the target is killed, and restarted under its name.
 . "$REPO/tests/vm/lib/guest.sh"

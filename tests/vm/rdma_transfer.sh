@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# vm: rxe kernels=6.1
+# vm: alone kernels=6.1 memory=3072 seconds=900
 # The test body that every transport passes, over rdma.
 . "$REPO/tests/vm/lib/guest.sh"
 vm_rxe_pair
