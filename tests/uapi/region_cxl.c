@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * REGION_CXL: the window that the guest's memmap= keeps apart, with and without a driver that claims it; dax devices,
- * mapped. MOONCAKE_WINDOW (start, length) and MOONCAKE_DAX (path) name others, as of CXL memory. vm: alone kernels=6.1
+ * mapped. MOONCAKE_WINDOW (start, length) and MOONCAKE_DAX (path) name others, as of CXL memory.
+ * vm: kernels=6.1
  */
 #include "region.h"
 
