@@ -192,19 +192,36 @@ void mci_regions_revive(struct mci_region_table *table, struct mci_region *regio
 	pthread_mutex_unlock(&table->lock);
 }
 
-int mci_regions_remove(struct mci_region_table *table, struct mci_region *region, uint64_t deadline_ns)
+/* Locked. */
+static int wait_idle(struct mci_region_table *table, struct mci_region *region, uint64_t deadline_ns)
 {
 	struct timespec until = {.tv_sec = (time_t)(deadline_ns / MCI_NS_PER_S),
 				 .tv_nsec = (long)(deadline_ns % MCI_NS_PER_S)};
 	int ret = 0;
 
-	pthread_mutex_lock(&table->lock);
 	while (atomic_load(&region->users) != DYING && !ret)
 		ret = pthread_cond_timedwait(&table->idle, &table->lock, &until);
-	if (atomic_load(&region->users) == DYING) {
+	return atomic_load(&region->users) == DYING ? 0 : -EBUSY;
+}
+
+int mci_regions_wait(struct mci_region_table *table, struct mci_region *region, uint64_t deadline_ns)
+{
+	int ret;
+
+	pthread_mutex_lock(&table->lock);
+	ret = wait_idle(table, region, deadline_ns);
+	pthread_mutex_unlock(&table->lock);
+	return ret ? busy(region) : 0;
+}
+
+int mci_regions_remove(struct mci_region_table *table, struct mci_region *region, uint64_t deadline_ns)
+{
+	int ret;
+
+	pthread_mutex_lock(&table->lock);
+	ret = wait_idle(table, region, deadline_ns);
+	if (!ret)
 		forget(table, region);
-		ret = 0;
-	}
 	pthread_mutex_unlock(&table->lock);
 	return ret ? busy(region) : 0;
 }

@@ -426,6 +426,7 @@ static void test_warm_data_path_allocates_nothing(void **state)
 static void test_unregister_refuses_or_waits_while_transfers_fly(void **state)
 {
 	struct pair *p = *state;
+	struct mc_status status;
 	mc_batch *batch;
 	unsigned int i;
 	int ret;
@@ -440,6 +441,10 @@ static void test_unregister_refuses_or_waits_while_transfers_fly(void **state)
 		must(mc_engine_unregister(p->local_region, MC_UNREGISTER_WAIT));
 	}
 	must(mc_batch_wait(batch, -1));
+	for (i = 0; i < 64; i++) {
+		must(mc_batch_status(batch, i, &status));
+		assert_int_equal(status.state, MC_DONE);
+	}
 	must(mc_batch_free(batch));
 	assert_failed(move(p, MC_WRITE, p->local, at(p, 0), 8), -EFAULT);
 	must(mc_engine_register(p->initiator, p->local, PAIR_BYTES, NULL, &p->local_region));

@@ -9,6 +9,8 @@
 #include "topology/topology.h"
 #include "transport/rdma/initiator.h"
 
+#define GRACE_NS MCI_NS_PER_S
+
 static int rdma_open(struct mci_transport_host *host, struct mci_transport **out)
 {
 	const struct mci_rdma_options *options = &host->options.rdma;
@@ -94,10 +96,12 @@ static int rdma_region_add(struct mci_transport *transport, struct mci_region *r
 static int rdma_region_remove(struct mci_transport *transport, struct mci_region *region,
 			      uint64_t deadline_ns)
 {
-	(void)deadline_ns;
-	/* Local transfers in flight hold the region: the engine waits for them before it calls again. */
+	int ret;
+
 	mci_rdma_serve_gone(of(transport), region);
-	return mci_rdma_memory_remove(of(transport), region);
+	/* Transfers of our own use the keys until their last slice; other transports cut theirs at the deadline. */
+	ret = mci_regions_wait(of(transport)->host->regions, region, deadline_ns + GRACE_NS);
+	return ret ? ret : mci_rdma_memory_remove(of(transport), region);
 }
 
 static void rdma_incoming(struct mci_transport *transport, struct mci_incoming *in)
