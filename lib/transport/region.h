@@ -46,9 +46,8 @@ void mci_regions_destroy(struct mci_region_table *table);
 int mci_regions_add(struct mci_region_table *table, struct mci_region *region);
 /*
  * Taking a region out: retire() refuses new users (without @force: -EBUSY if there are any, and nothing
- * changed); revive() takes that back; wait() waits
- * until @deadline_ns for the users of a retired region, or -EBUSY; remove() waits until @deadline_ns for the users of a retired region
- * and forgets it, or -EBUSY: it stays retired and the call may be repeated.
+ * changed); revive() takes that back; wait() waits until @deadline_ns for the users of a retired region, or
+ * -EBUSY; remove() does the same and forgets it, or -EBUSY: it stays retired and the call may be repeated.
  */
 int mci_regions_retire(struct mci_region_table *table, struct mci_region *region, bool force);
 void mci_regions_revive(struct mci_region_table *table, struct mci_region *region);
