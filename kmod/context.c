@@ -60,6 +60,7 @@ static int mck_context_open(struct inode *inode, struct file *file)
 	xa_init_flags(&ctx->handles, XA_FLAGS_ALLOC1);
 	xa_init_flags(&ctx->grants, XA_FLAGS_ALLOC1);
 	spin_lock_init(&ctx->event_lock);
+	mutex_init(&ctx->read_lock);
 	INIT_LIST_HEAD(&ctx->events);
 	init_waitqueue_head(&ctx->wait);
 	file->private_data = ctx;

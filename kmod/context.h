@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <linux/kref.h>
 #include <linux/list.h>
+#include <linux/mutex.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/wait.h>
@@ -29,6 +30,7 @@ struct mck_context {
 	u64 mark;		   /* of a count under way; mck_stat's mutex */
 	spinlock_t event_lock;	   /* events, and the id of a handle as far as events go */
 	struct list_head events;   /* mck_pending.node */
+	struct mutex read_lock;	   /* one reader at a time, so that each event goes to one */
 	wait_queue_head_t wait;
 };
 

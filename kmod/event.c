@@ -36,59 +36,83 @@ void mck_event_drop(struct mck_handle *handle)
 	spin_unlock(&handle->ctx->event_lock);
 }
 
-static bool mck_event_take(struct mck_context *ctx, struct mooncake_event *event)
+/* event_lock is held. The type is the place in the handle's array, which begins at pending - i. */
+static struct mck_handle *mck_event_handle(struct mck_pending *pending)
+{
+	int i = pending->type - 1;
+
+	return container_of(pending - i, struct mck_handle, pending[0]);
+}
+
+static bool mck_event_peek(struct mck_context *ctx, struct mooncake_event *event)
 {
 	struct mck_pending *pending;
-	struct mck_handle *handle;
-	int i = 0;
 
 	spin_lock(&ctx->event_lock);
 	pending = list_first_entry_or_null(&ctx->events, struct mck_pending, node);
-	if (!pending) {
-		spin_unlock(&ctx->event_lock);
-		return false;
-	}
-	list_del_init(&pending->node);
-	/* The type is the place in the handle's array, which begins at pending - i. */
-	i = pending->type - 1;
-	handle = container_of(pending - i, struct mck_handle, pending[0]);
-	*event = (struct mooncake_event){
-		.type = pending->type,
-		.id = handle->id,
-		.value = pending->value,
-		.generation = pending->generation,
-		.count = pending->count,
-	};
-	pending->count = 0;
+	if (pending)
+		*event = (struct mooncake_event){
+			.type = pending->type,
+			.id = mck_event_handle(pending)->id,
+			.value = pending->value,
+			.generation = pending->generation,
+			.count = pending->count,
+		};
 	spin_unlock(&ctx->event_lock);
-	return true;
+	return pending;
+}
+
+/* The reader has it. What was posted meanwhile stays; the object may have gone, and its events with it. */
+static void mck_event_taken(struct mck_context *ctx, const struct mooncake_event *event)
+{
+	struct mck_pending *pending;
+
+	spin_lock(&ctx->event_lock);
+	pending = list_first_entry_or_null(&ctx->events, struct mck_pending, node);
+	if (pending && pending->type == event->type && mck_event_handle(pending)->id == event->id) {
+		pending->count -= min(pending->count, event->count);
+		if (!pending->count)
+			list_del_init(&pending->node);
+	}
+	spin_unlock(&ctx->event_lock);
+}
+
+/* As many as there are and fit; an event is taken when it has reached the reader, not before. read_lock is held. */
+static ssize_t mck_event_copy(struct mck_context *ctx, char __user *buf, size_t count)
+{
+	struct mooncake_event event;
+	ssize_t done = 0;
+
+	while (count - done >= sizeof(event) && mck_event_peek(ctx, &event)) {
+		if (copy_to_user(buf + done, &event, sizeof(event)))
+			return done ?: -EFAULT;
+		mck_event_taken(ctx, &event);
+		done += sizeof(event);
+	}
+	return done;
 }
 
 ssize_t mck_event_read(struct file *file, char __user *buf, size_t count, loff_t *pos)
 {
 	struct mck_context *ctx = file->private_data;
-	struct mooncake_event event;
-	ssize_t done = 0;
+	ssize_t done;
 	int ret;
 
-	if (count < sizeof(event))
+	if (count < sizeof(struct mooncake_event))
 		return -EINVAL;
-	while (count - done >= sizeof(event)) {
-		if (mck_event_take(ctx, &event)) {
-			if (copy_to_user(buf + done, &event, sizeof(event)))
-				return done ?: -EFAULT;
-			done += sizeof(event);
-			continue;
-		}
+	for (;;) {
+		if (mutex_lock_interruptible(&ctx->read_lock))
+			return -ERESTARTSYS;
+		done = mck_event_copy(ctx, buf, count);
+		mutex_unlock(&ctx->read_lock);
 		if (done)
-			break;
+			return done;
 		if (file->f_flags & O_NONBLOCK)
 			return -EAGAIN;
 		ret = wait_event_interruptible(ctx->wait, !list_empty_careful(&ctx->events));
 		if (ret)
 			return ret;
 	}
-	return done;
 }
 
 __poll_t mck_event_poll(struct file *file, poll_table *wait)

@@ -63,10 +63,13 @@ static void test_unreachable_memory_is_efault_and_loses_no_event(void)
 	struct mooncake_event e;
 	int fd = device_nonblock(), guest = device_nonblock();
 	uint32_t id = alloc_buffer(fd, PAGE).id;
+	void *gone = map_anon(PAGE);
 
+	munmap(gone, PAGE);
 	share(fd, id, guest, RO);
 	CHECK(WAIT_FOR(pollin(fd), 5));
 	CHECK_ERR(read(fd, (void *)(uintptr_t)0xffff888000001000ull, sizeof(e)), EFAULT);
+	CHECK_ERR(read(fd, gone, sizeof(e)), EFAULT);
 	CHECK_EQ(read_all(fd, &e, 1), 1);
 	CHECK_EQ(e.type, MOONCAKE_EVENT_ATTACHED);
 	CHECK_EQ(e.count, 1);
