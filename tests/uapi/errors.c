@@ -108,9 +108,11 @@ static void test_struct_out_of_reach_is_efault(void)
 
 static void test_unknown_flag_is_eopnotsupp(void)
 {
+	int step = slow() ? 5 : 1;
+
 	world();
 	for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
-		for (int bit = 0; bit < 32; bit++) {
+		for (int bit = i % step; bit < 32; bit += step) {
 			uint8_t arg[MAX_STRUCT];
 			uint32_t flags;
 
@@ -126,9 +128,11 @@ static void test_unknown_flag_is_eopnotsupp(void)
 
 static void test_reserved_field_is_einval(void)
 {
+	int step = slow() ? 5 : 1;
+
 	world();
 	for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
-		for (int bit = 0; calls[i]->reserved && bit < 32; bit++) {
+		for (int bit = i % step; calls[i]->reserved && bit < 32; bit += step) {
 			uint8_t arg[MAX_STRUCT];
 
 			calls[i]->valid(arg);

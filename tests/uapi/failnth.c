@@ -235,11 +235,14 @@ static int do_map(void)
 	return w.mapped == MAP_FAILED ? -1 : 0;
 }
 static void undo_map(void) { munmap(w.mapped, 8 * PAGE); }
-/* A fault that finds no memory for a page table gives SIGBUS or ends in the OOM path; touched through the
- * kernel. */
+/* Where nothing else is mapped, so that a fault needs page tables; touched through the kernel, as a fault that finds no
+ * memory for them in the program itself comes again until there is some. */
+#define FAR ((void *)(1ul << 37))
 static void before_fault(void)
 {
-	w.mapped = map(w.fd, w.small_offset, 4 * PAGE, PROT_READ | PROT_WRITE);
+	w.mapped = mmap(FAR, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, w.fd,
+			(off_t)w.small_offset);
+	CHECK(w.mapped == FAR);
 	w.result = open("/dev/zero", O_RDONLY | O_CLOEXEC);
 	CHECK(w.result >= 0);
 }
@@ -249,11 +252,28 @@ static void after_fault(void)
 	close(w.result);
 	munmap(w.mapped, 4 * PAGE);
 }
+static void before_read(void)
+{
+	struct mooncake_revoke v;
+
+	w.id = share(w.fd, w.buffer, w.other, RW).id;
+	CHECK(try_revoke(w.fd, w.buffer, 0, &v) == 0);
+}
 static int do_read(void)
 {
 	struct mooncake_event e[4];
 
-	return read(w.other, e, sizeof(e)) < 0 && errno != EAGAIN ? -1 : 0;
+	w.result = read(w.other, e, sizeof(e)) < 0 ? -1 : 0;
+	return w.result;
+}
+static void after_read(void)
+{
+	struct mooncake_event e[4];
+
+	if (w.result) /* it could not be told, and so is not lost */
+		CHECK_EQ(read(w.other, e, sizeof(e)), sizeof(e[0]));
+	CHECK_ERR(read(w.other, e, sizeof(e)), EAGAIN);
+	destroy(w.other, w.id);
 }
 
 static const struct step steps[] = {
@@ -279,7 +299,7 @@ static const struct step steps[] = {
 	{"DESTROY", 0, before_destroy, do_destroy, NULL, after_destroy},
 	{"mmap", 0, NULL, do_map, undo_map, NULL},
 	{"page fault", 0, before_fault, do_fault, NULL, after_fault},
-	{"read", 0, NULL, do_read, NULL, NULL},
+	{"read", 0, before_read, do_read, NULL, after_read},
 };
 
 static void run_step(const struct step *s)
@@ -405,6 +425,7 @@ int main(int argc, char **argv)
 	file_write("/sys/kernel/debug/fail_page_alloc/min-order", "0");
 	file_write("/sys/kernel/debug/failslab/verbose", "0");
 	file_write("/sys/kernel/debug/fail_page_alloc/verbose", "0");
+	file_write("/sys/kernel/debug/fail_usercopy/verbose", "0");
 	if (argc > 1) {
 		module_path = argv[1];
 		load_all();

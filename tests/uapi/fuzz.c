@@ -3,10 +3,11 @@
 /*
  * A fuzzer that knows the structs: mostly valid calls with now and then a field that is not, from several
  * threads of several processes that die and come again, between mmap, mremap, fork, touching, handing on and
- * closing. fuzz [SECONDS [SEED]]: 20 s by default. At the end nothing may be left.
+ * closing. fuzz [SECONDS [SEED]]: 20 s by default. At the end nothing may be left. With SECONDS it gets the guest's
+ * stand-in devices ready first: BARs, the window of memory, CXL memory by its dax device.
  */
 #define TEST_SECONDS 7200
-#include "uapi.h"
+#include "fuzz_devices.h"
 #include <sched.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
@@ -20,6 +21,7 @@ static struct shared {
 	struct {
 		uint8_t key[MOONCAKE_KEY_SIZE], context[MOONCAKE_KEY_SIZE], keep[MOONCAKE_KEY_SIZE];
 		unsigned receiver; /* index, in its process, of the descriptor that the key is made out to */
+		pid_t pid;
 	} known[KEYS];
 	_Atomic(unsigned long) calls[CALLS], good[CALLS], maps, touches, buses, restarts;
 } * shared;
@@ -34,20 +36,14 @@ static struct {
 	uint64_t offset;
 	int fd;
 } offsets[64]; /* mmap offsets seen */
+static struct {
+	int fd;
+	uint32_t id;
+} ids[64]; /* objects made or attached; some are gone by now */
 static uint8_t contexts[FDS][MOONCAKE_KEY_SIZE];
 static int buffers[8]; /* dma-bufs */
 static char *arena;    /* to pin, and to lie in */
 enum { ARENA = 256 * 4096 };
-
-static uint64_t next(uint64_t *s)
-{
-	*s ^= *s << 13;
-	*s ^= *s >> 7;
-	*s ^= *s << 17;
-	return *s;
-}
-
-#define R(n) (next(s) % (n))
 
 static uint64_t odd_value(uint64_t *s)
 {
@@ -106,7 +102,39 @@ static uint64_t a_length(uint64_t *s)
 }
 
 static uint64_t within(uint64_t *s) { return R(3) ? R(4) * PAGE : R(1 << 18); }
-static uint32_t an_id(uint64_t *s) { return R(20) ? 1 + R(10) : (uint32_t)odd_value(s); }
+
+/* One of any context, which it then is about. */
+static uint32_t an_id(uint64_t *s, int *fd)
+{
+	unsigned i = R(ARRAY_SIZE(ids));
+
+	if (R(20) == 0)
+		return (uint32_t)odd_value(s);
+	if (!ids[i].id || R(10) == 0)
+		return 1 + R(10);
+	*fd = ids[i].fd;
+	return ids[i].id;
+}
+
+/* Another one of the same context. */
+static uint32_t an_id_in(uint64_t *s, int fd)
+{
+	for (int n = 0; n < 20; n++) {
+		unsigned i = R(ARRAY_SIZE(ids));
+
+		if (ids[i].id && ids[i].fd == fd)
+			return ids[i].id;
+	}
+	return 1 + R(10);
+}
+
+static void learn_id(uint64_t *s, int fd, uint32_t id)
+{
+	unsigned i = R(ARRAY_SIZE(ids));
+
+	ids[i].fd = fd;
+	ids[i].id = id;
+}
 
 static const char *a_name(uint64_t *s, uint32_t *length)
 {
@@ -125,6 +153,10 @@ static void *an_address(uint64_t *s)
 		return (void *)(uintptr_t)odd_value(s);
 	case 1:
 		return maps[R(MAPS)].p + R(4) * PAGE;
+	case 2:
+		if (dax_map)
+			return dax_map + R(DAX / PAGE) * PAGE;
+		/* fall through */
 	default:
 		return arena + R(256) * PAGE;
 	}
@@ -212,28 +244,20 @@ static void fill_in(uint64_t *s, int call, union any *a, int *fd)
 		a->pin.length = (R(20) + 1) * PAGE;
 		break;
 	case MOONCAKE_CMD_REGION_IMPORT:
-		a->import.fd = R(4) ? buffers[R(8)] : (int)R(40) - 2;
+		a->import.fd = R(8) ? buffers[R(8)] : (int)R(40) - 2;
 		break;
 	case MOONCAKE_CMD_REGION_BAR:
-		a->bar.bus = R(3) ? 0 : R(256);
-		a->bar.device = R(R(8) ? 32 : 256);
-		a->bar.function = R(3) ? 0 : R(8);
-		a->bar.bar = R(7);
-		a->bar.offset = R(3) * PAGE;
-		a->bar.length = R(3) * PAGE;
-		a->bar.flags = R(4) ? 0 : MOONCAKE_BAR_PAGES;
+		a_bar(s, &a->bar);
 		break;
 	case MOONCAKE_CMD_REGION_CXL:
-		a->cxl.flags = R(2);
-		a->cxl.start = a->cxl.flags ? PTR(an_address(s)) : R(1024) << 21;
-		a->cxl.length = (R(4) + 1) << (R(2) ? 12 : 21);
+		a_window(s, &a->cxl, an_address(s));
 		break;
 	case MOONCAKE_CMD_EXPORT:
-		a->export.id = an_id(s);
+		a->export.id = an_id(s, fd);
 		a->export.flags = R(2);
 		break;
 	case MOONCAKE_CMD_GRANT:
-		a->grant.id = an_id(s);
+		a->grant.id = an_id(s, fd);
 		a->grant.rights = R(2) ? RO : RW;
 		a->grant.offset = R(3) ? 0 : R(20) * PAGE;
 		a->grant.length = R(3) ? 0 : R(20) * PAGE;
@@ -245,6 +269,8 @@ static void fill_in(uint64_t *s, int call, union any *a, int *fd)
 			memcpy(a->grant.context_id, shared->known[known].context, MOONCAKE_KEY_SIZE);
 		break;
 	case MOONCAKE_CMD_ATTACH:
+		for (int i = 0; i < 8 && shared->known[known].pid != getpid(); i++)
+			known = R(KEYS);
 		memcpy(a->attach.key, shared->known[known].key, MOONCAKE_KEY_SIZE);
 		if (R(4))
 			*fd = fds[shared->known[known].receiver % FDS];
@@ -262,24 +288,24 @@ static void fill_in(uint64_t *s, int call, union any *a, int *fd)
 			a->revoke.name_length = n;
 			break;
 		default:
-			a->revoke.id = an_id(s);
+			a->revoke.id = an_id(s, fd);
 			a->revoke.flags = R(2) ? 0 : MOONCAKE_REVOKE_REPLACE;
 		}
 		break;
 	case MOONCAKE_CMD_STAT:
-		a->stat.id = an_id(s);
+		a->stat.id = an_id(s, fd);
 		a->stat.node_count = R(3) ? 0 : R(70);
 		a->stat.nodes = R(3) ? PTR(arena) : R(2) ? 0 : PTR(an_address(s));
 		break;
 	case MOONCAKE_CMD_COPY:
-		a->copy.dst_id = an_id(s);
-		a->copy.src_id = an_id(s);
+		a->copy.dst_id = an_id(s, fd);
+		a->copy.src_id = an_id_in(s, *fd);
 		a->copy.dst_offset = within(s);
 		a->copy.src_offset = within(s);
 		a->copy.length = 1 + R(R(4) ? 1 << 12 : 1 << 18);
 		break;
 	case MOONCAKE_CMD_DESTROY:
-		a->destroy.id = an_id(s);
+		a->destroy.id = an_id(s, fd);
 		break;
 	}
 }
@@ -297,26 +323,38 @@ static void learn(uint64_t *s, int fd, int call, const union any *a)
 		break;
 	case MOONCAKE_CMD_BUFFER_ALLOC:
 		learn_offset(s, fd, a->alloc.mmap_offset);
+		learn_id(s, fd, a->alloc.id);
 		if (a->alloc.flags)
 			memcpy(shared->known[slot].keep, a->alloc.keep_key, MOONCAKE_KEY_SIZE);
 		break;
 	case MOONCAKE_CMD_BUFFER_OPEN:
 		learn_offset(s, fd, a->open.mmap_offset);
+		learn_id(s, fd, a->open.id);
+		break;
+	case MOONCAKE_CMD_REGION_PIN:
+		learn_id(s, fd, a->pin.id);
+		break;
+	case MOONCAKE_CMD_REGION_IMPORT:
+		learn_id(s, fd, a->import.id);
 		break;
 	case MOONCAKE_CMD_REGION_BAR:
 		learn_offset(s, fd, a->bar.mmap_offset);
+		learn_id(s, fd, a->bar.id);
 		break;
 	case MOONCAKE_CMD_REGION_CXL:
 		learn_offset(s, fd, a->cxl.mmap_offset);
+		learn_id(s, fd, a->cxl.id);
 		break;
 	case MOONCAKE_CMD_ATTACH:
 		learn_offset(s, fd, a->attach.mmap_offset);
+		learn_id(s, fd, a->attach.id);
 		break;
 	case MOONCAKE_CMD_GRANT:
 		for (int i = 0; i < FDS; i++)
 			if (!memcmp(contexts[i], a->grant.context_id, MOONCAKE_KEY_SIZE))
 				shared->known[slot].receiver = i;
 		memcpy(shared->known[slot].key, a->grant.key, MOONCAKE_KEY_SIZE);
+		shared->known[slot].pid = getpid();
 		break;
 	case MOONCAKE_CMD_EXPORT: {
 		int *at = &buffers[R(8)], old = __atomic_exchange_n(at, a->export.fd, __ATOMIC_RELAXED);
@@ -330,8 +368,8 @@ static void learn(uint64_t *s, int fd, int call, const union any *a)
 
 static void one_call(uint64_t *s)
 {
-	static const uint8_t weights[CALLS] = {3, 8, 5, 3, 3, 2, 1, 1, 3, 8, 8, 5, 4, 6, 7};
-	int fd = fds[R(FDS)], call = 0, pick = R(67);
+	static const uint8_t weights[CALLS] = {3, 8, 5, 3, 3, 2, 2, 2, 3, 8, 8, 5, 4, 6, 7};
+	int fd = fds[R(FDS)], call = 0, pick = R(69);
 	union any a;
 
 	while (pick >= weights[call] && call < CALLS - 1)
@@ -345,6 +383,8 @@ static void one_call(uint64_t *s)
 		if (a.query.size > sizeof(a))
 			a.query.size = sizeof(a);
 	}
+	if (call + MOONCAKE_CMD_BASE == MOONCAKE_CMD_REGION_BAR)
+		spare_registers(&a.bar);
 	atomic_fetch_add(&shared->calls[call], 1);
 	if (R(200) == 0) { /* the struct itself lies oddly */
 		ioctl(fd, _IO(MOONCAKE_IOC_MAGIC, MOONCAKE_CMD_BASE + call), an_address(s));
@@ -546,6 +586,7 @@ static void fuzz_process(uint64_t seed, int index)
 		CHECK(fds[i] >= 0);
 		context_id(fds[i], contexts[i]);
 	}
+	map_dax();
 	if (index == 1) { /* one of them is nobody special */
 		setrlimit(RLIMIT_MEMLOCK, &lock);
 		become(1000);
@@ -616,6 +657,10 @@ static void test_random_calls_break_nothing(void)
 		if (i + MOONCAKE_CMD_BASE == MOONCAKE_CMD_BUFFER_ALLOC ||
 		    i + MOONCAKE_CMD_BASE == MOONCAKE_CMD_ATTACH)
 			CHECK(atomic_load(&shared->good[i]) > 0); /* or it never got anywhere */
+	if (limit_s > 60 && bar_count)
+		CHECK(atomic_load(&shared->good[MOONCAKE_CMD_REGION_BAR - MOONCAKE_CMD_BASE]) > 0);
+	if (limit_s > 60 && (window_length || dax[0]))
+		CHECK(atomic_load(&shared->good[MOONCAKE_CMD_REGION_CXL - MOONCAKE_CMD_BASE]) > 0);
 }
 
 static const struct test tests[] = {TEST(test_random_calls_break_nothing)};
@@ -624,8 +669,12 @@ int main(int argc, char **argv)
 {
 	if (slow())
 		limit_s = 15;
-	if (argc > 1)
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	find_bars();
+	if (argc > 1) {
 		limit_s = atof(argv[1]);
+		prepare_devices();
+	}
 	seed = argc > 2 ? strtoull(argv[2], NULL, 0) : (uint64_t)time(NULL) * 2654435761u | 1;
 	printf("seed %llu\n", (unsigned long long)seed);
 	return run_tests(tests, ARRAY_SIZE(tests), 1, argv);

@@ -374,12 +374,17 @@ static int helpers;		 /* besides the first */
 static _Atomic(unsigned) round_now;
 static _Atomic(int) arrived, quit;
 
-/* Waking a thread takes longer than a call, so they wait awake. */
+/*
+ * Waking a thread takes longer than a call, so they wait awake, for some 20 us. Then the host may have taken away the other
+ * processor of the guest: asleep, this one's time goes to it.
+ */
 static void spin(int n)
 {
-	if (n > 4000) /* on a busy host the other processor of the guest may not be running: let it */
-		usleep(20);
-	else if (helpers > 1 || n > 2000)
+	static const struct timespec least = {.tv_nsec = 1000};
+
+	if (n > 1000)
+		nanosleep(&least, NULL);
+	else if (helpers > 1 && n % 16 == 15)
 		sched_yield();
 }
 
@@ -557,6 +562,7 @@ static void all_pairs(int plain, int disturbed, int each, int step, double limit
 	uint64_t features = query(fd).features;
 	double began = seconds();
 
+	prctl(PR_SET_TIMERSLACK, 1);
 	catch_bus();
 	current = text;
 	try_unlink(fd, name);

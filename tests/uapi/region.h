@@ -114,8 +114,8 @@ struct pci {
 	char path[64];
 };
 
-/* The nth device (from 0) of these ids, or a skip. */
-static inline struct pci pci_find(unsigned int vendor, unsigned int device, int nth)
+/* The nth device (from 0) of these ids, if it is there. */
+static inline int pci_look(unsigned int vendor, unsigned int device, int nth, struct pci *pci)
 {
 	DIR *dir = opendir("/sys/bus/pci/devices");
 	struct pci found = {0};
@@ -143,9 +143,20 @@ static inline struct pci pci_find(unsigned int vendor, unsigned int device, int 
 	}
 	closedir(dir);
 	if (!hit)
-		SKIP("this guest has no PCI device %04x:%04x number %d", vendor, device, nth);
+		return 0;
 	snprintf(found.path, sizeof(found.path), "/sys/bus/pci/devices/%04x:%02x:%02x.%x", found.domain, found.bus,
 		 found.device, found.function);
+	*pci = found;
+	return 1;
+}
+
+/* The same, or a skip. */
+static inline struct pci pci_find(unsigned int vendor, unsigned int device, int nth)
+{
+	struct pci found;
+
+	if (!pci_look(vendor, device, nth, &found))
+		SKIP("this guest has no PCI device %04x:%04x number %d", vendor, device, nth);
 	return found;
 }
 
@@ -159,6 +170,26 @@ static inline struct mooncake_region_bar bar_request(const struct pci *pci, unsi
 	b.function = pci->function;
 	b.bar = bar;
 	return b;
+}
+
+/* ---- memory that firmware keeps apart ---- */
+
+static inline int region_window(uint64_t *start, uint64_t *length)
+{
+	FILE *f = fopen("/proc/iomem", "re");
+	unsigned long long first, last;
+	char line[256];
+	int found = 0;
+
+	while (!found && f && fgets(line, sizeof(line), f))
+		found = strstr(line, "Soft Reserved") && sscanf(line, "%llx-%llx", &first, &last) == 2;
+	if (f)
+		fclose(f);
+	if (!found)
+		return 0;
+	*start = first;
+	*length = last + 1 - first;
+	return 1;
 }
 
 #endif

@@ -318,20 +318,10 @@ static const struct test tests[] = {
 int main(int argc, char **argv)
 {
 	const char *given = getenv("MOONCAKE_WINDOW");
-	char line[256];
-	FILE *f;
 
 	if (given && sscanf(given, "%" SCNi64 " %" SCNi64, &window_start, &window_length) != 2)
 		return 2;
-	f = fopen("/proc/iomem", "re");
-	while (!given && f && fgets(line, sizeof(line), f)) {
-		uint64_t start, end;
-
-		if (strstr(line, "Soft Reserved") && sscanf(line, "%" SCNx64 "-%" SCNx64, &start, &end) == 2) {
-			window_start = start;
-			window_length = end + 1 - start;
-			break;
-		}
-	}
+	if (!given)
+		region_window(&window_start, &window_length);
 	return run_tests(tests, ARRAY_SIZE(tests), argc, argv);
 }

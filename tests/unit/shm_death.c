@@ -232,25 +232,24 @@ static void test_under_load_no_write_lands_after_unregister(void **state)
 	}
 }
 
-/* Stop the child at a moment when it is inside of region 0; false if that does not come. */
-static bool stop_child_inside(struct fake *owner, struct child *child, struct mci_region *region)
+/* An initiator that has written its first 16 MiB and stopped in the middle of the next. */
+static struct child stopped_inside(struct fake *owner, struct mci_region *region)
 {
-	for (int i = 0; i < 500; i++) {
-		/* Longer now and then: a slow child needs its time to find the way in again. */
-		const struct timespec pause = {.tv_nsec = (1 + i % 64) * (by_module() ? 8l : 1l) * 1000000};
-		bool inside;
+	struct child child;
+	char line[200];
+	int status;
 
-		kill(child->pid, SIGSTOP);
-		waitpid(child->pid, NULL, WUNTRACED);
-		inside = mci_transport_shm.region_remove(owner->transport, region, 0) == -EBUSY;
-		if (inside)
-			return true;
-		/* it was removed: offer it again, which is another stamp to the child */
-		mci_transport_shm.region_add(owner->transport, region, NULL);
-		kill(child->pid, SIGCONT);
-		nanosleep(&pause, NULL);
-	}
-	return false;
+	setenv("STOP_INSIDE", "12", 1); /* 16 MiB are eight pieces */
+	child = initiator_start(owner, &region, 1);
+	unsetenv("STOP_INSIDE");
+	child_line(&child, line, sizeof(line));
+	assert_int_equal(atoi(line), 0);
+	child_line(&child, line, sizeof(line));
+	assert_string_equal(line, "1 0");
+	assert_int_equal(waitpid(child.pid, &status, WUNTRACED), child.pid);
+	assert_true(WIFSTOPPED(status));
+	assert_int_equal(mci_transport_shm.region_remove(owner->transport, region, 0), -EBUSY);
+	return child;
 }
 
 static void stopped_child_changes_nothing(struct child *child, struct mci_region *region)
@@ -280,16 +279,11 @@ static void stopped_child_changes_nothing(struct child *child, struct mci_region
 static void test_a_stopped_initiator_makes_unregister_busy_at_its_deadline(void **state)
 {
 	struct mci_region *region = fake_region(me, "shared", 16 * MIB, RW);
-	struct child child = initiator_start(me, &region, 1);
+	struct child child = stopped_inside(me, region);
 	uint64_t start;
 	char line[200];
 
 	(void)state;
-	child_line(&child, line, sizeof(line));
-	assert_int_equal(atoi(line), 0);
-	child_line(&child, line, sizeof(line));
-	assert_string_equal(line, "1 0");
-	assert_true(stop_child_inside(me, &child, region));
 	start = mci_now_ns();
 	assert_int_equal(fake_unregister(me, region, start + 300 * MCI_NS_PER_MS), by_module() ? 0 : -EBUSY);
 	assert_true(mci_now_ns() - start >= 300 * MCI_NS_PER_MS);
@@ -313,15 +307,10 @@ static void test_a_stopped_initiator_makes_unregister_busy_at_its_deadline(void 
 static void test_a_killed_initiator_is_not_waited_for(void **state)
 {
 	struct mci_region *region = fake_region(me, "shared", 16 * MIB, RW);
-	struct child child = initiator_start(me, &region, 1);
+	struct child child = stopped_inside(me, region);
 	uint64_t start;
-	char line[200];
 
 	(void)state;
-	child_line(&child, line, sizeof(line));
-	child_line(&child, line, sizeof(line));
-	assert_string_equal(line, "1 0");
-	assert_true(stop_child_inside(me, &child, region));
 	child_end(&child);
 	start = mci_now_ns();
 	assert_int_equal(fake_unregister(me, region, start + 5 * MCI_NS_PER_S), 0);

@@ -18,6 +18,15 @@ struct child {
 	int out;
 };
 
+/* With STOP_INSIDE=N in the environment: all of the process stops before piece N of what it writes, once. */
+static inline void initiator_stop(void *arg)
+{
+	static atomic_int pieces;
+
+	if (atomic_fetch_add(&pieces, 1) + 1 == *(int *)arg)
+		raise(SIGSTOP);
+}
+
 /* argv: uuid, transport JSON, then "id:generation:rights:length" each. Prints a line per region, then writes
  * for ever. */
 static inline int initiator_main(int argc, char **argv)
@@ -29,7 +38,7 @@ static inline int initiator_main(int argc, char **argv)
 	uint8_t *from = malloc(16 * MIB);
 	char text[128];
 	pid_t pid;
-	int ret;
+	int ret, stop;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	become_other_user();
@@ -74,6 +83,11 @@ static inline int initiator_main(int argc, char **argv)
 		fflush(stdout);
 		for (;;)
 			pause();
+	}
+	if (getenv("STOP_INSIDE")) {
+		stop = atoi(getenv("STOP_INSIDE"));
+		fake->transport->hooks.arg = &stop;
+		fake->transport->hooks.inside = initiator_stop;
 	}
 	for (;;) {
 		struct job job = transfer(peer, MCI_OP_WRITE, regions, 0, from, regions[0].length);

@@ -1,9 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # The same-host transport over the module's memory: the test programs of the host, strangers and liars first.
-# vm: alone memory=3072 seconds=1500 kernels=hand
-# By hand (tests/vm/run tests/vm/library_shm.sh): one case of shm_death has to catch a process in the middle of a copy,
-# and does not succeed in an emulated guest.
+# vm: alone memory=3072 seconds=1500 kernels=6.1,6.12
 set -u
 . "$(dirname "$0")/lib/guest.sh"
 . "$REPO/tests/vm/lib/library.sh"

@@ -53,14 +53,15 @@ vm_gauges_settle() {
 
 # vm_leak_scan: if VM_LEAKS is set and there is kmemleak, scan (tens of seconds under emulation: after the last test, or
 # after each with VM_LEAKS=each) and put what it found into the kernel's log, where it is judged. A young object may
-# still be in a register or a queue; what is reported must be found by two scans.
+# still be in a register or a queue; what is reported must be found by two scans. A signal ends a scan.
 vm_leak_scan() {
-	local leaks=$DEBUGFS/kmemleak
+	local leaks=$DEBUGFS/kmemleak start=$SECONDS limit=${VM_LEAK_SECONDS:-240}
 	[ -w "$leaks" ] && [ -n "${VM_LEAKS:-}" ] || return 0
-	echo scan >"$leaks"
+	timeout "$limit" sh -c "echo scan >$leaks" || { echo "BUG: the leak scan did not end within $limit s" >/dev/kmsg; return 0; }
+	echo "mooncake-leak: scanned in $((SECONDS - start)) s" >/dev/kmsg
 	grep -q . "$leaks" || return 0
 	sleep 1
-	echo scan >"$leaks"
+	timeout "$limit" sh -c "echo scan >$leaks" || echo "BUG: the second leak scan did not end within $limit s" >/dev/kmsg
 	sed 's/^/mooncake-leak: /' "$leaks" >>/host/kmemleak.log
 	if grep -q '\[mooncake\]' "$leaks"; then
 		echo "unreferenced object 0x0 (kmemleak: of mooncake, see kmemleak.log)" >/dev/kmsg

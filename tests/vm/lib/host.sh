@@ -6,14 +6,15 @@
 # memory (a second, empty root port is needed, or reads do not return what was written), a window of memory that
 # firmware keeps apart, ivshmem, the edu device. DIR receives the memory files.
 vm_devices() {
-	local dir=$1 series=$2
+	local dir=$1 series=$2 memory=3072
+	[ "$series" != debug ] || memory=1280 # it is poisoned at the start and scanned at the end, all of it
 	mkdir -p "$dir"
 	rm -f "$dir/cxl-labels" # a label of an earlier boot blocks the space
 	cat <<-EOF
 		-M
 		q35,cxl=on
 		-m
-		3072
+		$memory
 		-a
 		memmap=256M%1G+0xefffffff
 		-q
