@@ -375,8 +375,8 @@ static _Atomic(unsigned) round_now;
 static _Atomic(int) arrived, quit;
 
 /*
- * Waking a thread takes longer than a call, so they wait awake, for some 20 us. Then the host may have taken away the other
- * processor of the guest: asleep, this one's time goes to it.
+ * Waking a thread takes longer than a call, so they wait awake, for some 20 us. Then the host may have taken away the
+ * other processor of the guest: asleep, this one's time goes to it.
  */
 static void spin(int n)
 {
