@@ -246,7 +246,14 @@ static void before_fault(void)
 	w.result = open("/dev/zero", O_RDONLY | O_CLOEXEC);
 	CHECK(w.result >= 0);
 }
-static int do_fault(void) { return read(w.result, w.mapped, 4 * PAGE) == (ssize_t)(4 * PAGE) ? 0 : -1; }
+static int do_fault(void)
+{
+	ssize_t n = read(w.result, w.mapped, 4 * PAGE);
+
+	if (n >= 0 && n < (ssize_t)(4 * PAGE))
+		errno = EFAULT;
+	return n == (ssize_t)(4 * PAGE) ? 0 : -1;
+}
 static void after_fault(void)
 {
 	close(w.result);
