@@ -9,9 +9,12 @@
  */
 #define TEST_SECONDS 3600
 #include "uapi.h"
+#include <limits.h>
+#include <linux/futex.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 
 #define LENGTH (4 * PAGE)
@@ -375,17 +378,36 @@ static _Atomic(unsigned) round_now;
 static _Atomic(int) arrived, quit;
 
 /*
- * Waking a thread takes longer than a call, so they wait awake, for some 20 us. Then the host may have taken away the
- * other processor of the guest: asleep, this one's time goes to it.
+ * Those about to meet wait for each other awake, as waking a thread takes longer than a call. For 20 us or so: then the
+ * host has taken away the other processor of the guest, and asleep, this one's time goes to it.
  */
-static void spin(int n)
+static void spin(int n, int patience)
 {
 	static const struct timespec least = {.tv_nsec = 1000};
 
-	if (n > 1000)
+	if (n > patience)
 		nanosleep(&least, NULL);
 	else if (helpers > 1 && n % 16 == 15)
 		sched_yield();
+}
+
+/*
+ * Until the next round they sleep, where something has to be set up for it: a processor that is idle need not be asked
+ * to forget what is unmapped meanwhile, and that question waits for the host to run it.
+ */
+static _Atomic(int) awake;
+
+static void wait_for_round(unsigned seen)
+{
+	for (int n = 0; atomic_load(&round_now) == seen; n++)
+		if (!atomic_load(&awake) || n > 1000)
+			syscall(SYS_futex, &round_now, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+
+static void begin_round(void)
+{
+	atomic_fetch_add(&round_now, 1);
+	syscall(SYS_futex, &round_now, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
 static void take_part(struct worker *me)
@@ -396,7 +418,7 @@ static void take_part(struct worker *me)
 	}
 	atomic_fetch_add(&arrived, 1);
 	for (int n = 0; atomic_load(&arrived) < 2; n++)
-		spin(n);
+		spin(n, 1000);
 	for (volatile int i = 0; i < me->delay; i++)
 		;
 	me->error = me->op->run();
@@ -407,8 +429,8 @@ static void *work(void *arg)
 	struct worker *me = arg;
 
 	for (unsigned seen = 0, now;; seen = now) {
-		for (int n = 0; (now = atomic_load(&round_now)) == seen; n++)
-			spin(n);
+		wait_for_round(seen);
+		now = atomic_load(&round_now);
 		if (atomic_load(&quit))
 			return NULL;
 		take_part(me);
@@ -430,7 +452,7 @@ static void start_workers(int n)
 static void stop_workers(void)
 {
 	atomic_store(&quit, 1);
-	atomic_fetch_add(&round_now, 1);
+	begin_round();
 	for (int i = 1; i <= helpers; i++)
 		pthread_join(workers[i].thread, NULL);
 }
@@ -440,11 +462,12 @@ static void one_round(void)
 	unsigned now;
 
 	atomic_store(&arrived, 0);
-	now = atomic_fetch_add(&round_now, 1) + 1;
+	begin_round();
+	now = atomic_load(&round_now);
 	take_part(&workers[0]);
 	for (int i = 1; i <= helpers; i++)
 		for (int n = 0; atomic_load(&workers[i].done) != now; n++)
-			spin(n);
+			spin(n, 200);
 }
 
 static void open_contexts(void)
@@ -512,6 +535,7 @@ static void pair_rounds(const struct op *a, const struct op *b, int first, int n
 	static unsigned seed = 1;
 	enum use use = a->use > b->use ? a->use : b->use;
 
+	atomic_store(&awake, use == LEAVES && !disturbed);
 	open_contexts();
 	make_object(++tag);
 	for (int i = 0; i < n; i++) {
