@@ -471,9 +471,9 @@ struct mooncake_destroy {
  * DOC: Events
  *
  * read() returns whole structs, as many as there are and fit, EAGAIN if there are none and the file
- * does not block, EINVAL if not even one fits. poll() says POLLIN. Events of one object and type
- * are one: count says how often it happened since the last read. Generations in STAT are what
- * counts; an event is a hint to look. After DESTROY none arrives for that id.
+ * does not block, EINVAL if not even one fits; EFAULT loses none. poll() says POLLIN. Events of one
+ * object and type are one: count says how often it happened since the last read. Generations in STAT
+ * are what counts; an event is a hint to look. After DESTROY none arrives for that id.
  */
 enum {
 	/* the object or attachment was revoked by somebody else, its range was unmapped, its device went away */
