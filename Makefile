@@ -72,7 +72,7 @@ UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/*.c))
 API := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/api/*.c))
 BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/*.c))
 UAPI := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/uapi/*.c tests/vm/*.c)) \
-	$(patsubst %,$(B)/tests/uapi/%32,layout errors errors_fields)
+	$(patsubst %,$(B)/tests/uapi/%32,layout errors errors_fields offsets)
 EXAMPLES := $(patsubst %.c,$(B)/%,$(wildcard examples/*.c))
 HELPERS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/net/*.c tests/interop/*.c))
 FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Handles: ids of a context and what stays of them; exports hanging in them. */
+#include <linux/compat.h>
 #include <linux/sched.h>
 #include <linux/xarray.h>
 #include "account.h"
@@ -26,7 +27,7 @@ bool mck_handle_open(const struct mck_handle *handle)
 
 u64 mck_handle_mmap_offset(const struct mck_handle *handle)
 {
-	return (u64)handle->slot << MCK_SLOT_SHIFT;
+	return mck_slot_offset(handle->slot);
 }
 
 /* The list of the object, and of the grant; fails when what it would be a use of has ended. */
@@ -48,6 +49,19 @@ static int mck_handle_join(struct mck_handle *handle)
 	return ret;
 }
 
+/* What a 32-bit program makes gets a slot that its mmap() can name, as long as there are any. */
+static int mck_handle_reserve_slot(struct mck_handle *handle)
+{
+	int ret = -EBUSY;
+
+	if (in_compat_syscall() && handle->length <= 1ULL << MCK_SLOT_SHIFT)
+		ret = xa_alloc(&mck_slots, &handle->slot, NULL, XA_LIMIT(1, MCK_SLOT_WIDE - 1), GFP_KERNEL_ACCOUNT);
+	if (ret == -EBUSY)
+		ret = xa_alloc(&mck_slots, &handle->slot, NULL, XA_LIMIT(MCK_SLOT_WIDE, MCK_SLOT_MAX),
+			       GFP_KERNEL_ACCOUNT);
+	return ret;
+}
+
 /* An id and a slot, reserved: nobody finds the handle by them, and storing it when it is published cannot fail. */
 static int mck_handle_reserve(struct mck_handle *handle)
 {
@@ -64,7 +78,7 @@ static int mck_handle_reserve(struct mck_handle *handle)
 		goto err_count;
 	}
 	if (handle->object->ops->can & MCK_CAN_MAP) {
-		ret = xa_alloc(&mck_slots, &handle->slot, NULL, XA_LIMIT(1, MCK_SLOT_MAX), GFP_KERNEL_ACCOUNT);
+		ret = mck_handle_reserve_slot(handle);
 		if (ret) {
 			ret = ret == -EBUSY ? -EDQUOT : ret;
 			goto err_id;

@@ -339,6 +339,9 @@ int mck_buffer_open(struct mck_call *call)
 			   arg->name_length);
 	if (ret)
 		return ret;
+	/* The caller could not be told: better known before the generation has grown, which nothing takes back. */
+	if (arg->flags & MOONCAKE_OPEN_EXCLUSIVE && mck_respond(call))
+		return -EFAULT;
 	arg->holder_pid = 0;
 	handle = mck_kept_open(call, &ref);
 	if (IS_ERR(handle)) {

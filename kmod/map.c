@@ -13,6 +13,14 @@
 #define MCK_FAULT_BATCH 16U
 #define MCK_FAULT_PAGES 64UL /* brought in by one fault, from the page touched on */
 
+/* Slots begin at multiples of their size; a dma-buf's offsets begin at 0. */
+static unsigned long mck_map_index(const struct mck_handle *handle, unsigned long pgoff)
+{
+	unsigned int shift = handle->slot < MCK_SLOT_WIDE ? MCK_SLOT_SHIFT : MCK_SLOT_SHIFT_WIDE;
+
+	return pgoff & ((1UL << (shift - PAGE_SHIFT)) - 1);
+}
+
 static void mck_vma_open(struct vm_area_struct *vma)
 {
 	struct mck_handle *handle = vma->vm_private_data;
@@ -77,7 +85,7 @@ static vm_fault_t mck_fault(struct vm_fault *vmf)
 	struct vm_area_struct *vma = vmf->vma;
 	struct mck_handle *handle = vma->vm_private_data;
 	struct mck_object *object = handle->object;
-	unsigned long offset = vmf->pgoff & MCK_PGOFF_MASK;
+	unsigned long offset = mck_map_index(handle, vmf->pgoff);
 	unsigned long nr = handle->length >> PAGE_SHIFT;
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 
@@ -102,7 +110,7 @@ static const struct vm_operations_struct mck_vm_ops = {
 int mck_map_handle(struct mck_handle *handle, struct vm_area_struct *vma)
 {
 	struct mck_object *object = handle->object;
-	unsigned long offset = vma->vm_pgoff & MCK_PGOFF_MASK;
+	unsigned long offset = mck_map_index(handle, vma->vm_pgoff);
 	unsigned long nr = handle->length >> PAGE_SHIFT;
 	unsigned long set = VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP;
 	unsigned long clear = 0;
@@ -141,7 +149,7 @@ int mck_map_handle(struct mck_handle *handle, struct vm_area_struct *vma)
 
 int mck_mmap(struct file *file, struct vm_area_struct *vma)
 {
-	struct mck_handle *handle = mck_handle_by_slot(vma->vm_pgoff >> (MCK_SLOT_SHIFT - PAGE_SHIFT));
+	struct mck_handle *handle = mck_handle_by_slot(mck_slot_at((u64)vma->vm_pgoff << PAGE_SHIFT));
 	int ret = -EINVAL;
 
 	if (!handle)

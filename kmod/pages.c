@@ -242,11 +242,19 @@ struct page *mck_pages_at(const struct mck_pages *pages, unsigned long index)
 	return block ? mck_nth_page(block->page, index - block->first) : NULL;
 }
 
-/* References to the (compound) page beyond one of ours and one per page table entry. */
+/*
+ * References to the (compound) page beyond one of ours and one per page table entry. Entries come and go meanwhile:
+ * they are counted before and after, so that none hides somebody's reference.
+ */
 static u64 mck_page_held(struct page *page, unsigned long nr)
 {
-	long held = page_count(page) - 1 - mck_block_mapcount(page, nr);
+	long mapped = mck_block_mapcount(page, nr);
+	long held;
 
+	smp_rmb(); /* an entry goes before its reference */
+	held = page_count(page) - 1;
+	smp_rmb(); /* and comes after it */
+	held -= min(mapped, mck_block_mapcount(page, nr));
 	return held > 0 ? held : 0;
 }
 

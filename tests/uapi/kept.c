@@ -129,6 +129,36 @@ static void test_mapping_of_an_exclusive_holder_still_holds(void)
 	unlink_buffer(b, name);
 }
 
+/* The answer does not fit where the caller wants it: nobody holds the buffer, and its generation is what it was. */
+static void test_exclusive_open_that_cannot_answer_changes_nothing(void)
+{
+	static const char name[] = KEPT "-efault";
+	int a = device(), b = device();
+	struct mooncake_buffer_open o, *bad;
+	char *p = map_anon(2 * PAGE);
+
+	clean(a, name);
+	destroy(a, keep_buffer(a, name, MIB, 0).id);
+	/* All of it out of reach, all but its first 32 bytes. */
+	for (unsigned int within = 0; within <= 32; within += 32) {
+		bad = (void *)(p + PAGE - within);
+		mprotect(p + PAGE, PAGE, PROT_READ | PROT_WRITE);
+		*bad = (struct mooncake_buffer_open)STRUCT(buffer_open);
+		bad->flags = MOONCAKE_OPEN_EXCLUSIVE;
+		bad->uid = MOONCAKE_UID_SELF;
+		bad->name = PTR(name);
+		bad->name_length = strlen(name);
+		CHECK(mprotect(p + PAGE, PAGE, PROT_READ) == 0);
+		CHECK_ERR(ioctl(a, MOONCAKE_BUFFER_OPEN, bad), EFAULT);
+		CHECK_EQ(query(a).objects, 0);
+		o = open_buffer(b, name, 0);
+		CHECK_EQ(o.generation, 1);
+		destroy(b, o.id);
+	}
+	CHECK_EQ(open_buffer(b, name, MOONCAKE_OPEN_EXCLUSIVE).generation, 2);
+	unlink_buffer(b, name);
+}
+
 static void test_holder_is_named_as_its_reader_sees_it(void)
 {
 	static const char name[] = KEPT "-pidns";
@@ -541,6 +571,7 @@ static const struct test tests[] = {
 	TEST(test_exclusive_open_refuses_a_second_and_names_the_first),
 	TEST(test_exclusive_and_shared_exclude_each_other),
 	TEST(test_mapping_of_an_exclusive_holder_still_holds),
+	TEST(test_exclusive_open_that_cannot_answer_changes_nothing),
 	TEST(test_holder_is_named_as_its_reader_sees_it),
 	TEST(test_another_user_gets_eacces),
 	TEST(test_cap_ipc_owner_opens_any_users_buffer),

@@ -2,7 +2,6 @@
 /*
  * REGION_CXL: the window that the guest's memmap= keeps apart, with and without a driver that claims it; dax devices,
  * mapped. MOONCAKE_WINDOW (start, length) and MOONCAKE_DAX (path) name others, as of CXL memory.
- * vm: kernels=6.1
  */
 #include "region.h"
 
@@ -50,6 +49,9 @@ static int try_mapped(int fd, void *at, uint64_t length, uint32_t *id)
 		   "for d in " DRIVER "hmem.*; do echo ${d##*/} >" DRIVER "unbind; done"
 #define TAKE	   "modprobe -a device_dax dax_hmem && cd /sys/bus/platform/devices && " \
 		   "for d in hmem.*; do [ -e $d/driver ] || echo $d >" DRIVER "bind; done"
+/* Newer kernels keep such memory for the system: it cannot be opened until it is given to device_dax by name. */
+#define GIVE	   "for d in /sys/bus/dax/devices/dax*; do [ ! -e $d ] || [ -e $d/driver ] || " \
+		   "echo ${d##*/} >/sys/bus/dax/drivers/device_dax/new_id; done"
 
 static void needs_window(void)
 {
@@ -59,23 +61,38 @@ static void needs_window(void)
 		SKIP("the driver of the window does not let go");
 }
 
+/* The first dax device that can be opened, into dax. */
+static int find_dax(void)
+{
+	DIR *dir = opendir("/dev");
+	struct dirent *e;
+	int file;
+
+	while (dir && !dax[0] && (e = readdir(dir))) {
+		char path[sizeof(dax)];
+
+		if (strncmp(e->d_name, "dax", 3))
+			continue;
+		snprintf(path, sizeof(path), "/dev/%.32s", e->d_name);
+		file = open(path, O_RDWR | O_CLOEXEC);
+		if (file < 0)
+			continue;
+		close(file);
+		strcpy(dax, path);
+	}
+	closedir(dir);
+	return dax[0] != 0;
+}
+
 static void needs_dax(void)
 {
-	DIR *dir;
-	struct dirent *e;
-
-	if (getenv("MOONCAKE_DAX"))
+	if (getenv("MOONCAKE_DAX")) {
 		snprintf(dax, sizeof(dax), "%s", getenv("MOONCAKE_DAX"));
-	else if (system(TAKE))
-		SKIP("no driver of dax devices here");
-	for (double end = seconds() + 5; !dax[0] && seconds() < end; poll(NULL, 0, 20)) {
-		dir = opendir("/dev");
-		while (dir && (e = readdir(dir)))
-			if (!strncmp(e->d_name, "dax", 3))
-				snprintf(dax, sizeof(dax), "/dev/%.32s", e->d_name);
-		closedir(dir);
+		return;
 	}
-	if (!dax[0])
+	if (system(TAKE))
+		SKIP("no driver of dax devices here");
+	if (!WAIT_FOR(system(GIVE) == 0 && find_dax(), 10))
 		SKIP("no dax device here");
 }
 

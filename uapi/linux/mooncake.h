@@ -38,8 +38,9 @@
  *   ESTALE      the id was revoked
  *   ENOMEM      no memory
  *
- * Offsets take up to 63 bits; mmap() of 32-bit programs passes 44, which is enough for the first three
- * mappable ids of the whole machine only.
+ * Offsets take up to 63 bits, and mmap() of 32-bit programs passes 44. What a call of a 32-bit program makes, of up to
+ * 4 GiB, has an offset below 2^44 as long as the whole machine has no more than 4095 such ids; all else one above. It
+ * is the program that made the id that counts, whoever else has the context.
  *
  * DOC: Calls
  *
@@ -383,13 +384,17 @@ struct mooncake_attach {
  * What it promises: once the call returns, no new ATTACH, mmap, page fault or COPY succeeds through
  * what was revoked, and no CPU reaches the memory through a mapping of it: access gives SIGBUS.
  * What it cannot promise is the end of DMA: memory registrations, io_uring buffers and O_DIRECT
- * hold pins of their own. pinned counts the object's pages that somebody still holds (0 is exact; of
- * a block of several pages the kernel tells only how many references there are, so a page that is
- * held twice may count as two, up to the size of the block; a page that is being looked at just then
- * counts), dmabuf_attached the devices attached to dma-bufs of it; dynamic importers are told to move. A
- * page goes back to the allocator with its last pin only. MOONCAKE_REVOKE_REPLACE (buffers): the
- * object gets fresh, zeroed pages, so that lingering DMA hits orphans; generation and content id
- * are new. The old pages count against the quota until dma-bufs let go of them.
+ * hold pins of their own. pinned says how many pages of the whole object somebody holds so, besides the
+ * module and the page tables of whoever may still map it; with REPLACE, of the old pages. 0: none, but for
+ * a page that is unmapped and touched again while it is looked at. Above 0 it is an upper bound: of a block
+ * of several pages the kernel tells only how many references there are, so a page that is held twice may
+ * count as two, up to the size of the block; and a page counts that is being looked at just then. Always 0
+ * where others' references cannot be told: pins (REGION_CXL with MAPPED too), imports, BARs without
+ * BAR_PAGES. dma-bufs and devices attached to them are not in it: dmabuf_attached counts those devices;
+ * dynamic importers are told to move. A page goes back to the allocator with its last pin only.
+ * MOONCAKE_REVOKE_REPLACE (buffers): the object gets fresh, zeroed pages, so that lingering DMA hits
+ * orphans; generation and content id are new. The old pages count against the quota until dma-bufs let go
+ * of them.
  *
  * The generation of the object grows by one with every REVOKE of an object.
  */
@@ -433,7 +438,7 @@ struct mooncake_stat {
 	__aligned_u64 pages;	   /* out */
 	__aligned_u64 extents;	   /* out: runs of adjacent pages */
 	__aligned_u64 generation;
-	__aligned_u64 pinned; /* out: pages with references beyond the module's own and its mappings' */
+	__aligned_u64 pinned; /* out: as REVOKE says it */
 	__u32 contexts; /* out: with an id of it or a mapping, attachments included, revoked ones not */
 	__u32 mappings; /* out: virtual memory areas */
 	__u32 dmabufs;	/* out */

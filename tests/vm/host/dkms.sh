@@ -5,7 +5,7 @@
 # package's place in /usr/src and from the repository's top it is added, built, installed; a guest on that root loads
 # it, runs tests and the tool, and removes it again. With MOONCAKE_VM_DKMS_INSIDE=1 the build itself runs in the guest,
 # emulated, which takes minutes; else in a chroot.
-set -eu
+set -eu -o pipefail
 . "$(dirname "$0")/../lib/common.sh"
 . "$VM/lib/apt.sh"
 
@@ -16,10 +16,11 @@ bare=$MOONCAKE_VM_CACHE/bare-$release
 command -v mmdebstrap >/dev/null || cannot "mmdebstrap is not installed; scripts/deps --test installs it"
 [ -d "$REPO/kmod" ] || cannot "there is no kernel module (kmod/) in this tree"
 
-# What our programs need, by the packages that this machine has it from.
+# What our programs need, by the packages that this machine has it from. By name: of the two paths that a library has on
+# a system with merged /usr, dpkg knows one.
 packages() {
-	ldd "$B/libmooncake.so" | awk '/=> \// { print $3 }' | xargs -n 1 realpath | xargs dpkg -S 2>/dev/null |
-		cut -d: -f1 | sort -u | paste -sd,
+	ldd "$B/libmooncake.so" | awk '/=> \// { n = split($3, part, "/"); print "*/x86_64-linux-gnu/" part[n] }' |
+		xargs dpkg -S | cut -d: -f1 | sort -u | paste -sd,
 }
 make_bare() {
 	rm -rf "$bare.new"
@@ -27,7 +28,7 @@ make_bare() {
 	mmdebstrap --quiet --variant=apt --include="$wanted" --dpkgopt=force-unsafe-io \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
 		--dpkgopt='path-exclude=/usr/share/locale/*' \
-		bookworm "$bare.new" - <"$bare.sources" >&2 || cannot "a bare Debian could not be fetched from the archive"
+		bookworm "$bare.new" - <"$bare.sources" >&2 || cannot "a bare Debian with linux-headers-$release could not be fetched from the archive; if it has a newer kernel by now: rm -r $kernel"
 	# The image's package would want an initramfs; depmod wants no more than these of it.
 	cp "$kernel/root/lib/modules/$release"/modules.{order,builtin,builtin.modinfo} "$bare.new/lib/modules/$release/"
 	echo "$wanted" >"$bare.new/packages"
@@ -104,6 +105,9 @@ doctor
 grep 'module.*not loaded' /tmp/doctor || { cat /tmp/doctor; fail "doctor does not say that the module is not loaded"; }
 modprobe mooncake
 [ -c /dev/mooncake ]
+# The one that runs is the one that DKMS put there.
+[ "$(modinfo -n mooncake)" = /lib/modules/$release/updates/dkms/mooncake.ko ] || fail "the module lies at $(modinfo -n mooncake)"
+[ "$(cat /sys/module/mooncake/srcversion)" = "$(modinfo -F srcversion mooncake)" ] || fail "another module is loaded"
 before=$(objects)
 
 echo "--- tests"
@@ -134,7 +138,7 @@ segment=$(sed -n 's/^Segment \([^,]*\),.*/\1/p' /tmp/target)
 for mode in --operation=read --operation=write --check; do
 	timeout 120 transfer_engine_bench --segment_id="$segment" $common --memory=shared --protocol=shm --duration=1 \
 		--warmup=0.1 $mode >/tmp/bench 2>&1 || { cat /tmp/bench /tmp/target; fail "the bench with $mode"; }
-	echo "bench $mode: $(tail -n 1 /tmp/bench)"
+	echo "bench $mode: $(grep -E "^Test completed|^ *check:" /tmp/bench | paste -sd" ")"
 done
 kill -INT $target
 wait $target
@@ -155,5 +159,5 @@ if [ "${MOONCAKE_VM_DKMS_INSIDE:-0}" = 1 ]; then
 else
 	chroot "$root" bash -x /opt/build
 	umount "$root/proc"
-	"$VM/run" -n dkms -r "$root" -m 2048 -t 600 'bash /opt/use'
+	"$VM/run" -n dkms -r "$root" -m 2048 -t 300 'bash /opt/use'
 fi
