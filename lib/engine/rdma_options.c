@@ -7,23 +7,6 @@
 
 #include "engine/engine.h"
 
-static int number_or_auto(const struct mci_settings *settings, const char *key, long max, int *out)
-{
-	const char *text = mci_settings_text(settings, key);
-	char *end;
-	long value;
-
-	*out = -1;
-	if (!text || !*text || !strcmp(text, "auto") || !strcmp(text, "-1"))
-		return 0;
-	value = strtol(text, &end, 10);
-	if (*end || value < 0 || value > max)
-		return mci_fail(-EINVAL, "%s is \"%s\" (from %s); it must be auto, or a number from 0 to %ld",
-				key, text, mci_settings_origin(settings, key), max);
-	*out = (int)value;
-	return 0;
-}
-
 /* {location: [[near], [other]]}, each a list of names. */
 static bool is_matrix(const json_t *json)
 {
@@ -88,9 +71,9 @@ int mci_rdma_options(struct mc_engine *engine, const struct mc_engine_attr *attr
 		.qps = (uint32_t)mci_settings_number(s, "rdma.qps"),
 		.timeout = (uint32_t)mci_settings_number(s, "rdma.timeout"),
 	};
-	ret = number_or_auto(s, "rdma.gid_index", 255, &options->gid_index);
+	ret = mci_settings_auto(s, "rdma.gid_index", 255, &options->gid_index);
 	if (!ret)
-		ret = number_or_auto(s, "rdma.traffic_class", 255, &options->traffic_class);
+		ret = mci_settings_auto(s, "rdma.traffic_class", 255, &options->traffic_class);
 	if (!ret && matrix && *matrix)
 		ret = load_matrix(matrix, &engine->rdma_matrix);
 	if (!ret && devices && *devices) {

@@ -271,12 +271,12 @@ static void test_an_empty_tree_is_one_node_and_says_what_is_missing(void **state
 
 	(void)state;
 	assert_int_equal(mci_topology_scan(root, &t), 0);
-	json = mci_topology_json(t);
+	json = mci_topology_json(t, -1, 1);
 	assert_non_null(json);
 	text = json_dumps(json, JSON_COMPACT);
 	assert_non_null(strstr(text, "\"priority_matrix\":{\"cpu:0\":[[],[]]}"));
 	assert_non_null(strstr(text, "no RDMA: the kernel has no /sys/class/infiniband"));
-	assert_non_null(strstr(text, "no NVIDIA GPU"));
+	assert_non_null(strstr(text, "no GPU of NVIDIA"));
 	free(text);
 	json_decref(json);
 	mci_topology_free(t);
@@ -303,7 +303,7 @@ static void test_odd_bytes_in_sysfs_do_no_harm(void **state)
 	assert_int_equal(mci_topology_scan(root, &t), 0);
 	assert_string_equal(t->netdevs[0].state, "???");
 	assert_int_equal(t->netdevs[0].mbps, -1);
-	json = mci_topology_json(t);
+	json = mci_topology_json(t, -1, 1);
 	assert_non_null(json);
 	json_decref(json);
 	mci_topology_free(t);
