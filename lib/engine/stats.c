@@ -97,3 +97,28 @@ int mc_engine_paths(mc_engine *engine, char **json)
 	*json = text;
 	return 0;
 }
+
+/**
+ * mc_engine_nics() - the RDMA NICs that an engine uses, as JSON
+ * @engine: engine
+ * @json: out: array of {name, port, up, gid_index, gid, gid_why, mtu, numa_node}, empty without RDMA; free() it
+ *
+ * Thread-safe. Return: 0; -ENOMEM; -ECHILD.
+ */
+int mc_engine_nics(mc_engine *engine, char **json)
+{
+	const struct mci_transport_ops *ops = mci_transports[MCI_TRANSPORT_RDMA];
+	json_t *list;
+	char *text;
+
+	if (mci_forked(engine))
+		return mci_fork_fail();
+	list = ops && engine->transport[MCI_TRANSPORT_RDMA] ? ops->nics(engine->transport[MCI_TRANSPORT_RDMA])
+							     : json_array();
+	text = json_dumps(list, JSON_COMPACT);
+	json_decref(list);
+	if (!text)
+		return mci_fail(-ENOMEM, "no memory for the NICs");
+	*json = text;
+	return 0;
+}

@@ -188,6 +188,8 @@ struct mci_transport_ops {
 	/* Text such as "4 streams"; into the caller's buffer. */
 	void (*detail)(struct mci_peer *peer, const struct mci_remote_region *region, char *text,
 		       size_t size);
+	/* NICs in use as a JSON array, see mc_engine_nics(). May be NULL. */
+	json_t *(*nics)(struct mci_transport *transport);
 	/* Pairs of NICs as a JSON array, see mc_engine_paths(). May be NULL. */
 	json_t *(*rails)(struct mci_peer *peer);
 	/* Read-only mapping; shm only. */

@@ -326,12 +326,15 @@ json_t *check_peer(const char *peer, const char *devices, bool insecure, bool pr
 	struct sample sample = { .peer = peer };
 	json_t *rails = NULL;
 
-	if (service_engine(insecure, "tcp,rdma", devices, &sample.engine)) {
-		finding(FINDING_FAIL, "peer", "correct what fails above", "%s was not tried: %s", peer, mc_errmsg());
-		return NULL;
+	if (!service_engine(insecure, "tcp,rdma", devices, &sample.engine)) {
+		if (check_reached(sample.engine, peer))
+			rails = try_rails(sample.engine, peer);
+	} else {
+		finding(FINDING_FAIL, "rails", "correct what fails above", "none could be tried: %s", mc_errmsg());
+		if (service_engine(insecure, "tcp", NULL, &sample.engine))
+			return NULL;
+		check_reached(sample.engine, peer);
 	}
-	if (check_reached(sample.engine, peer))
-		rails = try_rails(sample.engine, peer);
 	if (rails) {
 		measure_all(&sample, rails);
 		if (print)

@@ -246,6 +246,9 @@ int mc_engine_stats(mc_engine *engine, struct mc_engine_stats *stats);
 /* The ways to each open segment as a JSON array; free() it. */
 int mc_engine_paths(mc_engine *engine, char **json);
 
+/* The RDMA NICs in use, and which GID each speaks with and why, as a JSON array; free() it. */
+int mc_engine_nics(mc_engine *engine, char **json);
+
 /* CPU seconds a peer's process has used so far, as it says itself; for benches. */
 int mc_segment_cpu_seconds(mc_segment *segment, double *seconds);
 

@@ -82,6 +82,7 @@ uint64_t mci_rdma_rail_wake(const struct mci_rdma_peer *peer, uint64_t now); /* 
 int mci_rdma_rails_restrict(struct mci_rdma_peer *peer, const char *list); /* -EINVAL with a sentence */
 /* Opens every pair, and waits until each is up or failed. */
 void mci_rdma_rails_try(struct mci_rdma_peer *peer, uint64_t deadline_ns);
+json_t *mci_rdma_nics_json(struct mci_transport *transport);
 json_t *mci_rdma_rails_json(struct mci_peer *peer);
 void mci_rdma_rail_why(struct mci_rdma_rail *rail, const char *before, const char *why); /* NULL: it works */
 

@@ -119,6 +119,28 @@ void mci_rdma_rails_try(struct mci_rdma_peer *peer, uint64_t deadline)
 	pthread_mutex_unlock(&peer->lock);
 }
 
+static int bytes(unsigned int mtu) { return mtu ? 128 << mtu : 0; } /* of enum ibv_mtu */
+
+json_t *mci_rdma_nics_json(struct mci_transport *transport)
+{
+	struct mci_rdma *rdma = (struct mci_rdma *)transport;
+	json_t *list = json_array();
+	char gid[MCI_GID_TEXT];
+	uint8_t i;
+
+	for (i = 0; i < rdma->device_count; i++) {
+		struct mci_nic *d = rdma->device[i];
+
+		pthread_mutex_lock(&d->state_lock);
+		json_array_append_new(list, json_pack("{ss si sb si ss ss si si}", "name", d->name, "port", d->port, "up",
+						      d->up, "gid_index", d->gid_index, "gid",
+						      mci_gid_address(d->gid.raw, gid), "gid_why", d->gid_why, "mtu",
+						      bytes(d->attr.active_mtu), "numa_node", d->numa_node));
+		pthread_mutex_unlock(&d->state_lock);
+	}
+	return list;
+}
+
 static json_t *rail_json(struct mci_rdma_peer *peer, struct mci_nic *device, uint8_t to)
 {
 	static const char *const names[] = {
@@ -137,9 +159,9 @@ static json_t *rail_json(struct mci_rdma_peer *peer, struct mci_nic *device, uin
 	pthread_mutex_unlock(&device->state_lock);
 	mtu = own.mtu < there->mtu ? own.mtu : there->mtu;
 	return json_pack("{ss ss ss ss? si sb sb si si ss ss ss sb}", "own", device->name, "peer", peer->port_name[to],
-			 "state", names[state_of(peer, device, to)], "error", rail->why, "mtu", mtu ? 128 << mtu : 0,
-			 "own_up", own.up, "peer_up", there->up, "own_mtu", own.mtu ? 128 << own.mtu : 0, "peer_mtu",
-			 there->mtu ? 128 << there->mtu : 0, "own_gid", mci_gid_address(own.gid, own_gid), "peer_gid",
+			 "state", names[state_of(peer, device, to)], "error", rail->why, "mtu", bytes(mtu),
+			 "own_up", own.up, "peer_up", there->up, "own_mtu", bytes(own.mtu), "peer_mtu",
+			 bytes(there->mtu), "own_gid", mci_gid_address(own.gid, own_gid), "peer_gid",
 			 mci_gid_address(there->gid, peer_gid), "own_gid_why", why, "same_link_layer",
 			 own.link == there->link);
 }

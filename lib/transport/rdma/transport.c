@@ -122,5 +122,6 @@ const struct mci_transport_ops mci_transport_rdma = {
 	.fence = mci_rdma_peer_fence,
 	.region_usable = mci_rdma_peer_usable,
 	.detail = mci_rdma_peer_detail,
+	.nics = mci_rdma_nics_json,
 	.rails = mci_rdma_rails_json,
 };
