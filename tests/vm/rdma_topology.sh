@@ -66,31 +66,28 @@ end_target() {
 	wait "$target"
 	target=''
 }
-run() { # SECONDS FLAGS...
-	local seconds=$1
-	shift
-	"$bench" --mode=initiator --metadata_server=$meta --local_server_name=i --segment_id=t --protocol=rdma \
-		--buffer_size=16M --block_size=64K --batch_size=4 --threads=1 --duration="$seconds" --json "$@"
-}
+initiate=("$bench" --mode=initiator --metadata_server=$meta --local_server_name=i --segment_id=t --protocol=rdma
+	--buffer_size=16M --block_size=64K --batch_size=4 --threads=1 --json)
+run() { MOONCAKE_LOG=info "${initiate[@]}" --duration=1 "$@" 2>"$work/run.err"; }
 own_nics() { jq -r '[.paths[0].paths[0].rails[].own] | unique | join(",")' "$1"; }
 
 echo "# the matrix, read back"
 start_target rxe1
 says "$work/target" "NIC rxe1: GID 1, RoCE v2 10.9.0.2"
 jq '{"cpu:0": [["rxe0"], []]}' "$work/matrix" >"$work/one"
-run 2 --nic_priority_matrix="$work/one" >"$work/r1" || fail "--nic_priority_matrix: $(cat "$work/r1")"
+run --nic_priority_matrix="$work/one" >"$work/r1" || fail "--nic_priority_matrix: $(cat "$work/r1" "$work/run.err")"
 so "$work/r1" '.failed == 0 and .batches > 0'
 [ "$(own_nics "$work/r1")" = rxe0 ] || fail "the matrix names rxe0, and $(own_nics "$work/r1") is used"
 so "$work/r1" '.paths[0].paths[0].rails[0].own_gid_why | test("GID 1")'
-run 2 --nic_priority_matrix="$work/matrix" >"$work/r2" || fail "the matrix of topology: $(cat "$work/r2")"
+run --nic_priority_matrix="$work/matrix" >"$work/r2" || fail "the matrix of topology: $(cat "$work/r2" "$work/run.err")"
 [ "$(own_nics "$work/r2")" = rxe0,rxe1,rxe2,rxe3 ] || fail "the whole matrix, and $(own_nics "$work/r2") is used"
-MOONCAKE_RDMA_DEVICES=rxe2 run 2 --auto_discovery --device_name=rxe3 >"$work/r3" || fail "--auto_discovery: $(cat "$work/r3")"
+MOONCAKE_RDMA_DEVICES=rxe2 run --auto_discovery --device_name=rxe3 >"$work/r3" || fail "--auto_discovery: $(cat "$work/r3" "$work/run.err")"
 [ "$(own_nics "$work/r3")" = rxe0,rxe1,rxe2,rxe3 ] || fail "--auto_discovery, and $(own_nics "$work/r3") is used"
-run 2 --device_name=rxe0 >"$work/r4" || fail "--device_name: $(cat "$work/r4")"
+run --device_name=rxe0 >"$work/r4" || fail "--device_name: $(cat "$work/r4" "$work/run.err")"
 [ "$(own_nics "$work/r4")" = rxe0 ] || fail "--device_name=rxe0, and $(own_nics "$work/r4") is used"
 echo '{"cpu:0": "rxe0"}' >"$work/bad"
-run 1 --nic_priority_matrix="$work/bad" >"$work/r5" 2>&1 && fail "a matrix of another form is taken"
-says "$work/r5" "not of the form"
+run --nic_priority_matrix="$work/bad" >"$work/r5" && fail "a matrix of another form is taken"
+says "$work/run.err" "not of the form"
 end_target
 
 echo "# doctor with a peer"
@@ -106,6 +103,7 @@ doctor --json t >"$work/gid" && fail "doctor is content without a GID"
 so "$work/gid" '.rails[] | select(.own == "rxe0" and .peer == "rxe1") | .state == "up"'
 so "$work/gid" '.rails[] | select(.own == "rxe2" and .peer == "rxe3") | .state == "failed" and (.fix | test("network interface of rxe2.*ip addr add"))'
 so "$work/gid" '.findings[] | select(.check == "rxe2:rxe3") | .status == "fail"'
+# As text, with the row and the sentence that a user sees.
 doctor t >"$work/gid.text" && fail "doctor is content without a GID"
 grep -qE '^rxe2 +rxe3 +failed ' "$work/gid.text" || fail "no row of the broken pair: $(cat "$work/gid.text")"
 says "$work/gid.text" "fix: give the network interface of rxe2 an address"
@@ -116,7 +114,7 @@ wait_for 10 sh -c 'grep -q ffff:0a09:0101 /sys/class/infiniband/rxe2/ports/1/gid
 says "$work/nobody" "nobody"
 
 echo "# an interface goes down"
-MOONCAKE_LOG=info run 120 --operation=write --device_name=rxe0,rxe2 >"$work/cut" 2>"$work/cut.err" &
+MOONCAKE_LOG=info "${initiate[@]}" --duration=120 --operation=write --device_name=rxe0,rxe2 >"$work/cut" 2>"$work/cut.err" &
 initiator=$!
 wait_for 20 grep -q 'using rxe2' "$work/cut.err" || fail "no initiator: $(cat "$work/cut.err")"
 sleep 4
