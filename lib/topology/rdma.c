@@ -29,9 +29,12 @@ static bool parse_gid(const char *text, uint8_t raw[16])
 	return true;
 }
 
-static uint8_t parse_type(const char *text)
+/* The kernel says "RoCE v2" or "IB/RoCE v1"; which of the latter two, the link layer tells. */
+static uint8_t parse_type(const char *text, const char *link_layer)
 {
-	return !strcmp(text, "RoCE v2") ? MCI_GID_ROCE_V2 : !strcmp(text, "RoCE v1") ? MCI_GID_ROCE_V1 : MCI_GID_IB;
+	if (!strcmp(text, "RoCE v2"))
+		return MCI_GID_ROCE_V2;
+	return strcmp(link_layer, "InfiniBand") ? MCI_GID_ROCE_V1 : MCI_GID_IB;
 }
 
 static int read_gids(const char *path, struct mci_port *port)
@@ -55,7 +58,7 @@ static int read_gids(const char *path, struct mci_port *port)
 		gid->index = i;
 		snprintf(file, sizeof(file), "gid_attrs/types/%u", i);
 		mci_sysfs_line(path, file, text, sizeof(text));
-		gid->type = parse_type(text);
+		gid->type = parse_type(text, port->link_layer);
 		snprintf(file, sizeof(file), "gid_attrs/ndevs/%u", i);
 		mci_sysfs_line(path, file, gid->netdev, sizeof(gid->netdev));
 	}

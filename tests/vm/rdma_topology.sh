@@ -66,7 +66,7 @@ end_target() {
 	wait "$target"
 	target=''
 }
-initiate=("$bench" --mode=initiator --metadata_server=$meta --local_server_name=i --segment_id=t --protocol=rdma
+initiate=("$bench" --mode=initiator "--metadata_server=$meta" --local_server_name=i --segment_id=t --protocol=rdma
 	--buffer_size=16M --block_size=64K --batch_size=4 --threads=1 --json)
 run() { MOONCAKE_LOG=info "${initiate[@]}" --duration=1 "$@" 2>"$work/run.err"; }
 own_nics() { jq -r '[.paths[0].paths[0].rails[].own] | unique | join(",")' "$1"; }
