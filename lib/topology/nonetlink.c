@@ -12,7 +12,8 @@ int mci_netlink_update(struct mci_topology *topology)
 int mci_link_watch_open(struct mci_link_watch **watch)
 {
 	(void)watch;
-	return mci_fail(-EOPNOTSUPP, "this build does not watch network interfaces; build it with 'make USE_NETLINK=1'");
+	return mci_fail(-EOPNOTSUPP,
+			"this build does not watch network interfaces; build it with 'make USE_NETLINK=1'");
 }
 
 void mci_link_watch_close(struct mci_link_watch *watch) { (void)watch; }

@@ -79,6 +79,13 @@ static void test_ports_and_gids_are_read(void **state)
 	mci_topology_free(t);
 }
 
+static json_t *first_port(json_t *json)
+{
+	json_t *device = json_array_get(json_object_get(json, "rdma_devices"), 0);
+
+	return json_array_get(json_object_get(device, "port_list"), 0);
+}
+
 static void test_json_says_which_gid_and_why(void **state)
 {
 	json_t *json, *port;
@@ -88,18 +95,18 @@ static void test_json_says_which_gid_and_why(void **state)
 	put_port();
 	assert_int_equal(mci_topology_scan(root, &t), 0);
 	json = mci_topology_json(t, -1, 1);
-	port = json_array_get(json_object_get(json_array_get(json_object_get(json, "rdma_devices"), 0), "port_list"), 0);
+	port = first_port(json);
 	assert_int_equal(json_integer_value(json_object_get(port, "gid_index")), 3);
 	assert_non_null(strstr(json_string_value(json_object_get(port, "gid_why")), "GID 3, RoCE v2 10.0.0.1"));
 	assert_int_equal(json_array_size(json_object_get(port, "gids")), 6);
 	json_decref(json);
 	json = mci_topology_json(t, 5, 1); /* empty, so it is not there */
-	port = json_array_get(json_object_get(json_array_get(json_object_get(json, "rdma_devices"), 0), "port_list"), 0);
+	port = first_port(json);
 	assert_true(json_is_null(json_object_get(port, "gid_index")));
 	assert_non_null(strstr(json_string_value(json_object_get(port, "gid_why")), "MC_GID_INDEX"));
 	json_decref(json);
 	json = mci_topology_json(t, 5, 2); /* asked of another port */
-	port = json_array_get(json_object_get(json_array_get(json_object_get(json, "rdma_devices"), 0), "port_list"), 0);
+	port = first_port(json);
 	assert_int_equal(json_integer_value(json_object_get(port, "gid_index")), 3);
 	json_decref(json);
 	mci_topology_free(t);

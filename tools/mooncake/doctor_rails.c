@@ -176,7 +176,8 @@ static void describe_fix(json_t *rail, char *out, size_t size)
 		snprintf(out, size, "bring the network interface of %s up (ip link set ... up); check its cable", own);
 	else if (!is(rail, "peer_up"))
 		snprintf(out, size,
-			 "on the peer: bring the network interface of %s up (ip link set ... up); check its cable", peer);
+			 "on the peer: bring the network interface of %s up (ip link set ... up); check its cable",
+			 peer);
 	else if (!is(rail, "same_link_layer"))
 		snprintf(out, size, "leave one of the two out with --device_name: InfiniBand does not reach Ethernet");
 	else if (json_object_get(rail, "large_error"))
@@ -186,22 +187,23 @@ static void describe_fix(json_t *rail, char *out, size_t size)
 			 SAMPLE_BYTES / SAMPLE_REQUESTS >> 10);
 	else if (is_link_local(own_gid) && !is_link_local(peer_gid))
 		snprintf(out, size,
-			 "give the network interface of %s an address that reaches %s (ip addr add ... dev ...): without "
-			 "one its GID is link-local, %s",
+			 "give the network interface of %s an address that reaches %s (ip addr add ... dev ...): "
+			 "without one its GID is link-local, %s",
 			 own, peer_gid, own_gid);
 	else if (is_link_local(peer_gid) && !is_link_local(own_gid))
 		snprintf(out, size,
-			 "on the peer: give the network interface of %s an address that reaches %s (ip addr add ... dev "
-			 "...), and restart the process: without one its GID is link-local, %s",
+			 "on the peer: give the network interface of %s an address that reaches %s (ip addr add "
+			 "... dev ...); without one its GID is link-local, %s",
 			 peer, own_gid, peer_gid);
 	else if (!strchr(own_gid, '.') != !strchr(peer_gid, '.'))
 		snprintf(out, size,
-			 "choose GIDs of one kind on both sides: %s and %s are not (MC_GID_INDEX; \"mooncake topology\" "
-			 "lists them)",
+			 "choose GIDs of one kind on both sides: %s and %s are not (MC_GID_INDEX; \"mooncake "
+			 "topology --json\" lists them)",
 			 own_gid, peer_gid);
 	else
 		snprintf(out, size,
-			 "make \"ping -I %s %s\" work (addresses, routes, VLAN), and let UDP port 4791 through firewalls",
+			 "make \"ping -I %s %s\" work (addresses, routes, VLAN), and let UDP port 4791 through "
+			 "firewalls",
 			 own_gid, peer_gid);
 }
 
@@ -305,8 +307,8 @@ static json_t *try_rails(mc_engine *engine, const char *peer)
 	attr.flags = MC_SEGMENT_TRY_RAILS;
 	attr.timeout_ms = OPEN_MS;
 	if (mc_segment_open(engine, peer, &attr, &segment)) {
-		finding(FINDING_FAIL, "rails", "run \"mooncake doctor\" there: the peer may have found no RDMA device", "%s",
-			mc_errmsg());
+		finding(FINDING_FAIL, "rails", "run \"mooncake doctor\" there: the peer may have found no RDMA device",
+			"%s", mc_errmsg());
 		return NULL;
 	}
 	if (!mc_engine_paths(engine, &text)) {

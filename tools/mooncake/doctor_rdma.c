@@ -108,7 +108,8 @@ static void check_port(const char *name, json_t *port, bool others)
 		return;
 	}
 	if (!json_is_integer(json_object_get(port, "gid_index"))) {
-		snprintf(fix, sizeof(fix), "\"mooncake topology --json\" lists the GIDs; ip addr add ADDRESS/LENGTH dev %s",
+		snprintf(fix, sizeof(fix),
+			 "\"mooncake topology --json\" lists the GIDs; ip addr add ADDRESS/LENGTH dev %s",
 			 *netdev ? netdev : "INTERFACE");
 		finding(FINDING_FAIL, "RDMA GID", fix, "%s: %s", name, why);
 	} else if (strstr(why, "link-local") || strstr(why, "loopback") || strstr(why, "RoCE v1")) {

@@ -124,7 +124,7 @@ static int bytes(unsigned int mtu) { return mtu ? 128 << mtu : 0; } /* of enum i
 json_t *mci_rdma_nics_json(struct mci_transport *transport)
 {
 	struct mci_rdma *rdma = (struct mci_rdma *)transport;
-	json_t *list = json_array();
+	json_t *list = json_array(), *item;
 	char gid[MCI_GID_TEXT];
 	uint8_t i;
 
@@ -132,11 +132,12 @@ json_t *mci_rdma_nics_json(struct mci_transport *transport)
 		struct mci_nic *d = rdma->device[i];
 
 		pthread_mutex_lock(&d->state_lock);
-		json_array_append_new(list, json_pack("{ss si sb si ss ss si si}", "name", d->name, "port", d->port, "up",
-						      d->up, "gid_index", d->gid_index, "gid",
-						      mci_gid_address(d->gid.raw, gid), "gid_why", d->gid_why, "mtu",
-						      bytes(d->attr.active_mtu), "numa_node", d->numa_node));
+		mci_gid_address(d->gid.raw, gid);
+		item = json_pack("{ss si sb si ss ss si si}", "name", d->name, "port", d->port, "up", d->up,
+				 "gid_index", d->gid_index, "gid", gid, "gid_why", d->gid_why, "mtu",
+				 bytes(d->attr.active_mtu), "numa_node", d->numa_node);
 		pthread_mutex_unlock(&d->state_lock);
+		json_array_append_new(list, item);
 	}
 	return list;
 }
