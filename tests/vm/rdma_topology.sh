@@ -55,9 +55,8 @@ so "$work/doctor" '.findings[] | select(.check == "RDMA engine") | .status == "o
 server=$!
 meta=http://127.0.0.1:18080/metadata
 wait_for 20 curl -sf "http://127.0.0.1:18080/health" -o /dev/null || fail "no metadata server: $(cat "$work/server")"
-start_target() { # DEVICES
-	"$bench" --mode=target --metadata_server=$meta --local_server_name=t --protocol=rdma --device_name="$1" \
-		--buffer_size=16M >"$work/target" 2>&1 &
+start_target() { # FLAGS...
+	"$bench" --mode=target --metadata_server=$meta --local_server_name=t --protocol=rdma --buffer_size=16M "$@" >"$work/target" 2>&1 &
 	target=$!
 	wait_for 60 grep -q Ready "$work/target" || fail "the target is not ready: $(cat "$work/target")"
 }
@@ -69,29 +68,35 @@ end_target() {
 initiate=("$bench" --mode=initiator "--metadata_server=$meta" --local_server_name=i --segment_id=t --protocol=rdma
 	--buffer_size=16M --block_size=64K --batch_size=4 --threads=1 --json)
 run() { MOONCAKE_LOG=info "${initiate[@]}" --duration=1 "$@" 2>"$work/run.err"; }
-own_nics() { jq -r '[.paths[0].paths[0].rails[].own] | unique | join(",")' "$1"; }
+nics() { sed -n 's/^NIC \(rxe[0-9]\):.*/\1/p' "$work/target" | paste -sd,; }
 
-echo "# the matrix, read back"
-start_target rxe1
+echo "# the matrix, read back; discovery; names"
+jq '{"cpu:0": [["rxe3"], ["rxe1"]]}' "$work/matrix" >"$work/two"
+start_target --nic_priority_matrix="$work/matrix"
+[ "$(nics)" = rxe0,rxe1,rxe2,rxe3 ] || fail "the matrix of topology, and $(nics) are used"
+end_target
+MOONCAKE_RDMA_DEVICES=rxe2 start_target --auto_discovery --device_name=rxe3 --nic_priority_matrix="$work/two"
+[ "$(nics)" = rxe0,rxe1,rxe2,rxe3 ] || fail "--auto_discovery, and $(nics) are used"
+end_target
+start_target --nic_priority_matrix="$work/two"
+[ "$(nics)" = rxe1,rxe3 ] || fail "the matrix names rxe3 and rxe1, and $(nics) are used"
+end_target
+start_target --device_name=rxe1
+[ "$(nics)" = rxe1 ] || fail "--device_name=rxe1, and $(nics) are used"
 says "$work/target" "NIC rxe1: GID 1, RoCE v2 10.9.0.2"
-jq '{"cpu:0": [["rxe0"], []]}' "$work/matrix" >"$work/one"
+echo '{"cpu:0": [["rxe0", "rxe9"], []]}' >"$work/one"
 run --nic_priority_matrix="$work/one" >"$work/r1" || fail "--nic_priority_matrix: $(cat "$work/r1" "$work/run.err")"
+says "$work/run.err" "no such RDMA device"
 so "$work/r1" '.failed == 0 and .batches > 0'
-[ "$(own_nics "$work/r1")" = rxe0 ] || fail "the matrix names rxe0, and $(own_nics "$work/r1") is used"
+so "$work/r1" '[.paths[0].paths[0].rails[] | .own + ":" + .peer] == ["rxe0:rxe1"]'
 so "$work/r1" '.paths[0].paths[0].rails[0].own_gid_why | test("GID 1")'
-run --nic_priority_matrix="$work/matrix" >"$work/r2" || fail "the matrix of topology: $(cat "$work/r2" "$work/run.err")"
-[ "$(own_nics "$work/r2")" = rxe0,rxe1,rxe2,rxe3 ] || fail "the whole matrix, and $(own_nics "$work/r2") is used"
-MOONCAKE_RDMA_DEVICES=rxe2 run --auto_discovery --device_name=rxe3 >"$work/r3" || fail "--auto_discovery: $(cat "$work/r3" "$work/run.err")"
-[ "$(own_nics "$work/r3")" = rxe0,rxe1,rxe2,rxe3 ] || fail "--auto_discovery, and $(own_nics "$work/r3") is used"
-run --device_name=rxe0 >"$work/r4" || fail "--device_name: $(cat "$work/r4" "$work/run.err")"
-[ "$(own_nics "$work/r4")" = rxe0 ] || fail "--device_name=rxe0, and $(own_nics "$work/r4") is used"
 echo '{"cpu:0": "rxe0"}' >"$work/bad"
-run --nic_priority_matrix="$work/bad" >"$work/r5" && fail "a matrix of another form is taken"
+run --nic_priority_matrix="$work/bad" >"$work/r2" && fail "a matrix of another form is taken"
 says "$work/run.err" "not of the form"
 end_target
 
 echo "# doctor with a peer"
-start_target rxe1,rxe3
+start_target --device_name=rxe1,rxe3
 doctor() { "$mooncake" doctor --metadata_server=$meta --device_name=rxe0,rxe2 "$@"; }
 doctor --json t >"$work/both" || fail "two good wires: $(cat "$work/both")"
 for pair in 0:1 2:3; do

@@ -295,8 +295,8 @@ static bool check_reached(mc_engine *engine, const char *peer)
 	return true;
 }
 
-/* The pairs, each tried; NULL: the peer has none. */
-static json_t *try_rails(mc_engine *engine, const char *peer)
+/* The pairs, each tried, or only @pair; NULL: the peer has none. */
+static json_t *try_rails(mc_engine *engine, const char *peer, const char *pair)
 {
 	struct mc_segment_attr attr = MC_SEGMENT_ATTR_INIT;
 	json_t *paths, *rails = NULL;
@@ -306,6 +306,7 @@ static json_t *try_rails(mc_engine *engine, const char *peer)
 	attr.transports = "rdma";
 	attr.flags = MC_SEGMENT_TRY_RAILS;
 	attr.timeout_ms = OPEN_MS;
+	attr.rails = pair;
 	if (mc_segment_open(engine, peer, &attr, &segment)) {
 		finding(FINDING_FAIL, "rails", "run \"mooncake doctor\" there: the peer may have found no RDMA device",
 			"%s", mc_errmsg());
@@ -323,6 +324,25 @@ static json_t *try_rails(mc_engine *engine, const char *peer)
 	return rails;
 }
 
+/* Those that were not decided in time, as many dead ones delay each other, are tried alone. */
+static void try_again(mc_engine *engine, const char *peer, json_t *rails)
+{
+	char pair[160];
+	json_t *rail, *alone;
+	size_t i;
+
+	json_array_foreach(rails, i, rail)
+	{
+		if (strcmp(text_of(rail, "state"), "opening") && strcmp(text_of(rail, "state"), "idle"))
+			continue;
+		snprintf(pair, sizeof(pair), "%s:%s", text_of(rail, "own"), text_of(rail, "peer"));
+		alone = try_rails(engine, peer, pair); /* all pairs again, in the same order */
+		if (json_array_get(alone, i))
+			json_object_update(rail, json_array_get(alone, i));
+		json_decref(alone);
+	}
+}
+
 json_t *check_peer(const char *peer, const char *devices, bool insecure, bool print)
 {
 	struct sample sample = { .peer = peer };
@@ -330,7 +350,7 @@ json_t *check_peer(const char *peer, const char *devices, bool insecure, bool pr
 
 	if (!service_engine(insecure, "tcp,rdma", devices, &sample.engine)) {
 		if (check_reached(sample.engine, peer))
-			rails = try_rails(sample.engine, peer);
+			rails = try_rails(sample.engine, peer, NULL);
 	} else {
 		finding(FINDING_FAIL, "rails", "correct what fails above", "none could be tried: %s", mc_errmsg());
 		if (service_engine(insecure, "tcp", NULL, &sample.engine))
@@ -338,6 +358,7 @@ json_t *check_peer(const char *peer, const char *devices, bool insecure, bool pr
 		check_reached(sample.engine, peer);
 	}
 	if (rails) {
+		try_again(sample.engine, peer, rails);
 		measure_all(&sample, rails);
 		if (print)
 			print_table(rails);

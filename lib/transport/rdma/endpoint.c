@@ -54,7 +54,7 @@ static void release(struct mci_rdma_endpoint *e)
 int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, uint8_t to)
 {
 	struct mci_rdma_rail *rail = mci_rdma_rail_of(peer, device, to);
-	struct mci_rdma_endpoint *e;
+	struct mci_rdma_endpoint *e, **last;
 	unsigned int i;
 	int ret = 0;
 
@@ -89,8 +89,10 @@ int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, u
 	e->state = MCI_RDMA_ASKED;
 	e->send_connect = true;
 	e->step_at = mci_now_ns() + ASK_NS;
-	e->next = peer->endpoints;
-	peer->endpoints = e;
+	/* Asked for in this order: connecting to what is not reachable may take the driver a second. */
+	for (last = &peer->endpoints; *last; last = &(*last)->next)
+		;
+	*last = e;
 	rail->endpoint = e;
 	mci_rdma_peer_post(peer);
 	return 0;
