@@ -211,7 +211,7 @@ run 2 doctor one two
 run 1 doctor --metadata_server="$uri" nobody-$$; has "nobody-$$"; has "fix: start it"
 if [ -z "$(ls /sys/class/infiniband 2>/dev/null)" ]; then
 	run 0 doctor; has "no device; data moves over TCP"
-	run 1 doctor --metadata_server="$uri" "$name"; has "is reached over TCP"; has "none could be tried"
+	run 1 doctor --metadata_server=P2PHANDSHAKE "$segment"; has "is reached over TCP"; has "none could be tried"
 	run 1 doctor --device_name=mlx5_0; has "RDMA engine"
 fi
 
