@@ -56,6 +56,7 @@ server=$!
 meta=http://127.0.0.1:18080/metadata
 wait_for 20 curl -sf "http://127.0.0.1:18080/health" -o /dev/null || fail "no metadata server: $(cat "$work/server")"
 start_target() { # FLAGS...
+	: >"$work/target" # what the one before said counts no more
 	"$bench" --mode=target --metadata_server=$meta --local_server_name=t --protocol=rdma --buffer_size=16M "$@" >"$work/target" 2>&1 &
 	target=$!
 	wait_for 60 grep -q Ready "$work/target" || fail "the target is not ready: $(cat "$work/target")"
@@ -128,6 +129,8 @@ wait_for 10 grep -q 'network interface of rxe2 is down' "$work/cut.err" || fail 
 wait_for 10 grep -q 'port 1 of rxe2 is down' "$work/cut.err" || fail "the rail does not rest: $(cat "$work/cut.err")"
 doctor --json t >"$work/down" 2>&1 && fail "doctor is content with an interface that is down"
 so "$work/down" '.findings[] | select(.check == "RDMA port") | .status == "fail" and (.fix | test("ip link set v2 up"))'
+so "$work/down" '.rails[] | select(.own == "rxe0" and .peer == "rxe1") | .state == "up"'
+so "$work/down" '.rails[] | select(.own == "rxe0" and .peer == "rxe3") | .state == "down" and (.fix | test("on the peer: bring the network interface of rxe3 up"))'
 ip link set v2 up
 vm_wire_routes 1
 wait_for 10 grep -q 'network interface of rxe2 is up' "$work/cut.err" || fail "netlink told nothing of its return: $(cat "$work/cut.err")"

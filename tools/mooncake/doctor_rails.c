@@ -343,12 +343,35 @@ static void try_again(mc_engine *engine, const char *peer, json_t *rails)
 	}
 }
 
+/* Those of @devices that have an active port, so that one that is down does not hide the others; free() it. */
+static char *active_of(const char *devices)
+{
+	char *text = NULL, *list = calloc(1, strlen(devices) + 1), *copy = strdup(devices), *save = NULL, *name;
+	json_t *topology, *device;
+	size_t i;
+
+	topology = list && copy && !mc_topology_show(&text) ? json_loads(text, 0, NULL) : NULL;
+	for (name = topology ? strtok_r(copy, ",", &save) : NULL; name; name = strtok_r(NULL, ",", &save)) {
+		json_array_foreach(json_object_get(topology, "rdma_devices"), i, device)
+			if (!strcmp(text_of(device, "name"), name) && number_of(device, "active_ports"))
+				strcat(strcat(list, *list ? "," : ""), name);
+	}
+	json_decref(topology);
+	free(text);
+	free(copy);
+	return list;
+}
+
 json_t *check_peer(const char *peer, const char *devices, bool insecure, bool print)
 {
 	struct sample sample = { .peer = peer };
+	char *active = devices ? active_of(devices) : NULL;
 	json_t *rails = NULL;
+	int ret;
 
-	if (!service_engine(insecure, "tcp,rdma", devices, &sample.engine)) {
+	ret = service_engine(insecure, "tcp,rdma", active && *active ? active : devices, &sample.engine);
+	free(active);
+	if (!ret) {
 		if (check_reached(sample.engine, peer))
 			rails = try_rails(sample.engine, peer, NULL);
 	} else {
