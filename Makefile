@@ -20,19 +20,28 @@ USE_ETCD ?= 1
 USE_HTTP ?= 1
 USE_NUMA ?= 1
 USE_KMOD ?= 1
+USE_NETLINK ?= 1
 
 VERSION := 0.1.0
 SOMAJOR := 1
 SOVERSION := 1.0.0
 
-COMPONENTS := WITH_P2P_STORE WITH_STORE USE_CUDA USE_CXL USE_RDMA USE_REDIS USE_ETCD USE_HTTP USE_NUMA USE_KMOD
+COMPONENTS := WITH_P2P_STORE WITH_STORE USE_CUDA USE_CXL USE_RDMA USE_REDIS USE_ETCD USE_HTTP USE_NUMA USE_KMOD USE_NETLINK
+
+# Without libnl topology is read from sysfs alone.
+ifeq ($(USE_NETLINK),1)
+ifneq ($(shell pkg-config --exists libnl-3.0 && echo y),y)
+override USE_NETLINK := 0
+$(info libnl-3-dev is not installed: building without netlink)
+endif
+endif
 
 PKGS := jansson openssl yaml-0.1 libxxhash
 PKGS += $(if $(filter 1,$(USE_ETCD) $(USE_HTTP)),libcurl)
 PKGS += $(if $(filter 1,$(USE_HTTP)),libmicrohttpd)
 PKGS += $(if $(filter 1,$(USE_REDIS)),hiredis)
 PKGS += $(if $(filter 1,$(USE_NUMA)),numa)
-PKGS += $(if $(filter 1,$(USE_KMOD)),libnl-3.0 libnl-genl-3.0)
+PKGS += $(if $(filter 1,$(USE_KMOD) $(USE_NETLINK)),libnl-3.0) $(if $(filter 1,$(USE_KMOD)),libnl-genl-3.0)
 
 ifneq ($(filter-out help clean style deps check-style check-layers,$(or $(MAKECMDGOALS),all)),)
 MISSING := $(strip $(foreach p,$(PKGS),$(if $(shell pkg-config --exists $(p) && echo y),,$(p))))
@@ -58,7 +67,8 @@ endif
 SKIP := $(if $(filter 0,$(USE_RDMA)),lib/transport/rdma/%.c) \
 	$(if $(filter 0,$(USE_REDIS)),lib/metadata/redis.c) $(if $(filter 0,$(USE_ETCD)),lib/metadata/etcd%.c) \
 	$(if $(filter 0,$(USE_HTTP)),lib/metadata/http.c lib/metadata/server%.c) \
-	$(if $(filter 0,$(USE_KMOD)),lib/kdev/kdev.c lib/kdev/buffer.c lib/kdev/listing.c,lib/kdev/none.c)
+	$(if $(filter 0,$(USE_KMOD)),lib/kdev/kdev.c lib/kdev/buffer.c lib/kdev/listing.c,lib/kdev/none.c) \
+	$(if $(filter 0,$(USE_NETLINK)),lib/topology/netlink.c,lib/topology/nonetlink.c)
 LIB_SRC := $(filter-out $(SKIP),$(wildcard lib/*/*.c lib/*/*/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
 

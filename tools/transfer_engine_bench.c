@@ -112,9 +112,10 @@ static const struct opt table[] = {
 	{"device_name", OPT_TEXT, &o.device_name, "mlx5_2",
 	 .help = "RDMA devices, comma-separated; not given: all with an active port", .given = &o.device_given},
 	{"nic_priority_matrix", OPT_TEXT, &o.nic_priority_matrix, "",
-	 .help = "JSON file {\"cpu:0\": [[preferred], [others]]}: which NICs are near which memory"},
+	 .help = "JSON file {\"cpu:0\": [[preferred], [others]]}: which NICs are near which memory, and, without "
+		 "--device_name, which are used; \"mooncake topology --matrix\" writes one"},
 	{"auto_discovery", OPT_BOOL, &o.auto_discovery, "false",
-	 .help = "all RDMA devices, near ones first, whatever --device_name says"},
+	 .help = "all RDMA devices, near ones first, whatever --device_name and --nic_priority_matrix say"},
 	{"backend", OPT_CHOICE, &o.backend, "classic", .choices = "classic|tent",
 	 .help = "accepted: there is one engine here, and it does what both were made for"},
 

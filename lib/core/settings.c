@@ -553,6 +553,23 @@ bool mci_settings_bool(const struct mci_settings *settings, const char *key)
 	return value_of(settings, key)->number;
 }
 
+int mci_settings_auto(const struct mci_settings *settings, const char *key, long max, int *out)
+{
+	const char *text = mci_settings_text(settings, key);
+	char *end;
+	long value;
+
+	*out = -1;
+	if (!text || !*text || !strcmp(text, "auto") || !strcmp(text, "-1"))
+		return 0;
+	value = strtol(text, &end, 10);
+	if (*end || value < 0 || value > max)
+		return mci_fail(-EINVAL, "%s is \"%s\" (from %s); it must be auto, or a number from 0 to %ld",
+				key, text, mci_settings_origin(settings, key), max);
+	*out = (int)value;
+	return 0;
+}
+
 const char *mci_settings_origin(const struct mci_settings *settings, const char *key)
 {
 	return value_of(settings, key)->origin;

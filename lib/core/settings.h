@@ -42,6 +42,8 @@ void mci_settings_free(struct mci_settings *settings);
 const char *mci_settings_text(const struct mci_settings *settings, const char *key);
 uint64_t mci_settings_number(const struct mci_settings *settings, const char *key);
 bool mci_settings_bool(const struct mci_settings *settings, const char *key);
+/* A text that is "auto" (-1), or a number up to @max; -EINVAL with a sentence. */
+int mci_settings_auto(const struct mci_settings *settings, const char *key, long max, int *out);
 /* Where the value came from: "default", "file", or the name of the variable. */
 const char *mci_settings_origin(const struct mci_settings *settings, const char *key);
 

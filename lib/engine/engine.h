@@ -114,6 +114,7 @@ struct mc_segment {
 	struct mc_segment *next;
 	char name[MCI_NAME_MAX + 1];
 	uint32_t flags;
+	char *rails;   /* pairs of NICs to use, NULL = all */
 	uint32_t refs; /* batches that name it; engine->lock */
 	_Atomic bool stale;
 	_Atomic uint64_t in_flight;

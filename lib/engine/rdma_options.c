@@ -7,23 +7,6 @@
 
 #include "engine/engine.h"
 
-static int number_or_auto(const struct mci_settings *settings, const char *key, long max, int *out)
-{
-	const char *text = mci_settings_text(settings, key);
-	char *end;
-	long value;
-
-	*out = -1;
-	if (!text || !*text || !strcmp(text, "auto") || !strcmp(text, "-1"))
-		return 0;
-	value = strtol(text, &end, 10);
-	if (*end || value < 0 || value > max)
-		return mci_fail(-EINVAL, "%s is \"%s\" (from %s); it must be auto, or a number from 0 to %ld",
-				key, text, mci_settings_origin(settings, key), max);
-	*out = (int)value;
-	return 0;
-}
-
 /* {location: [[near], [other]]}, each a list of names. */
 static bool is_matrix(const json_t *json)
 {
@@ -71,6 +54,26 @@ static int load_matrix(const char *given, char **text)
 	return ret ? ret : *text ? 0 : mci_fail(-ENOMEM, "no memory for the NIC priority matrix");
 }
 
+/* "a,b": the NICs that the matrix names, each once, in order; malloc()ed. */
+static char *names_of(const char *matrix)
+{
+	json_t *json = json_loads(matrix, 0, NULL), *seen = json_object(), *pair, *name;
+	const char *location, *key;
+	size_t i, j, size = 1;
+	char *text;
+
+	json_object_foreach(json, location, pair) for (i = 0; i < json_array_size(pair); i++)
+		json_array_foreach(json_array_get(pair, i), j, name)
+			json_object_set_new(seen, json_string_value(name), json_true());
+	json_object_foreach(seen, key, name) size += strlen(key) + 1;
+	text = calloc(1, size);
+	if (text)
+		json_object_foreach(seen, key, name) strcat(strcat(text, *text ? "," : ""), key);
+	json_decref(json);
+	json_decref(seen);
+	return text;
+}
+
 int mci_rdma_options(struct mc_engine *engine, const struct mc_engine_attr *attr,
 		     struct mci_rdma_options *options)
 {
@@ -88,13 +91,14 @@ int mci_rdma_options(struct mc_engine *engine, const struct mc_engine_attr *attr
 		.qps = (uint32_t)mci_settings_number(s, "rdma.qps"),
 		.timeout = (uint32_t)mci_settings_number(s, "rdma.timeout"),
 	};
-	ret = number_or_auto(s, "rdma.gid_index", 255, &options->gid_index);
+	ret = mci_settings_auto(s, "rdma.gid_index", 255, &options->gid_index);
 	if (!ret)
-		ret = number_or_auto(s, "rdma.traffic_class", 255, &options->traffic_class);
+		ret = mci_settings_auto(s, "rdma.traffic_class", 255, &options->traffic_class);
 	if (!ret && matrix && *matrix)
 		ret = load_matrix(matrix, &engine->rdma_matrix);
-	if (!ret && devices && *devices) {
-		engine->rdma_devices = strdup(devices);
+	options->devices_by_matrix = engine->rdma_matrix && !(devices && *devices);
+	if (!ret && ((devices && *devices) || options->devices_by_matrix)) {
+		engine->rdma_devices = options->devices_by_matrix ? names_of(engine->rdma_matrix) : strdup(devices);
 		if (!engine->rdma_devices)
 			ret = mci_fail(-ENOMEM, "no memory for the names of NICs");
 	}

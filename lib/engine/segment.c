@@ -11,6 +11,7 @@
 #include "core/uuid.h"
 
 #define OPEN_TIMEOUT_MS 5000
+#define KNOWN_FLAGS (MC_SEGMENT_FOLLOW_RESTART | MC_SEGMENT_TRY_RAILS)
 /* A restarted peer publishes itself first and its memory after: how long that may take. */
 #define SETTLE_MS 5000
 
@@ -54,6 +55,8 @@ static void peer_info(const struct mc_segment *segment, const struct mci_transpo
 		.port = segment->port,
 		.secret = segment->secret,
 		.descriptor = descriptor->root,
+		.rails = segment->rails,
+		.try_rails = segment->flags & MC_SEGMENT_TRY_RAILS,
 		.transport =
 			descriptor->transports ? json_object_get(descriptor->transports, ops->name) : NULL,
 	};
@@ -220,7 +223,7 @@ static int open_ways(struct mc_segment *segment, const char *transports, uint64_
 		if (err != -EOPNOTSUPP)
 			ret = err;
 	}
-	if (segment->way_count && !none_reached(segment))
+	if (segment->way_count && (segment->flags & MC_SEGMENT_TRY_RAILS || !none_reached(segment)))
 		return 0; /* regions without a way answer -ENETUNREACH */
 	if (segment->classic && segment->engine->cluster.mode == MCI_AUTH_CLUSTER &&
 	    !(segment->engine->flags & MC_ENGINE_CLASSIC))
@@ -245,6 +248,7 @@ static void destroy(struct mc_segment *segment)
 	for (i = 0; i < segment->host_count; i++)
 		free(segment->hosts[i]);
 	mci_descriptor_free(segment->descriptor);
+	free(segment->rails);
 	free(segment->regions);
 	free(segment->region_id);
 	free(segment->region_way);
@@ -285,7 +289,7 @@ int mc_segment_open(mc_engine *engine, const char *name, const struct mc_segment
 		return mci_fork_fail();
 	if (!attr)
 		attr = &none;
-	if (attr->size != sizeof(*attr) || (attr->flags & ~MC_SEGMENT_FOLLOW_RESTART) || !name || !*name ||
+	if (attr->size != sizeof(*attr) || (attr->flags & ~KNOWN_FLAGS) || !name || !*name ||
 	    strlen(name) > MCI_NAME_MAX)
 		return mci_fail(
 			-EINVAL,
@@ -311,6 +315,11 @@ int mc_segment_open(mc_engine *engine, const char *name, const struct mc_segment
 			   wants_classic(attr->transports ? attr->transports : engine->transports_wanted);
 	adopt(segment, &resolved);
 	ret = copy_regions(segment);
+	if (!ret && attr->rails && *attr->rails) {
+		segment->rails = strdup(attr->rails);
+		if (!segment->rails)
+			ret = mci_fail(-ENOMEM, "no memory for the rails of segment '%s'", name);
+	}
 	if (!ret)
 		ret = open_ways(segment, attr->transports, deadline);
 	if (ret)

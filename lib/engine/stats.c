@@ -50,19 +50,24 @@ int mc_engine_stats(mc_engine *engine, struct mc_engine_stats *stats)
 static json_t *way_json(struct mc_segment *segment, struct mci_way *way)
 {
 	char text[128] = "";
+	json_t *rails = way->ops->rails ? way->ops->rails(way->peer) : NULL;
 
 	if (way->ops->detail && segment->region_count)
 		way->ops->detail(way->peer, &segment->regions[0], text, sizeof(text));
-	return json_pack("{s:s, s:s, s:b, s:I, s:I}", "transport", way->ops->name, "detail", text, "stale",
+	return json_pack("{s:s, s:s, s:b, s:I, s:I, s:o*}", "transport", way->ops->name, "detail", text, "stale",
 			 (int)atomic_load(&segment->stale), "in_flight",
 			 (json_int_t)atomic_load(&segment->in_flight), "restarts",
-			 (json_int_t)segment->restarts);
+			 (json_int_t)segment->restarts, "rails", rails);
 }
 
 /**
  * mc_engine_paths() - the ways to each open segment, as JSON
  * @engine: engine
- * @json: out: array of {segment, paths: [{transport, detail, stale, in_flight, restarts}]}; free() it
+ * @json: out: array of {segment, paths: [{transport, detail, stale, in_flight, restarts, rails}]}; free() it
+ *
+ * rails, of RDMA alone: {own, peer, state, error, mtu, and own_ and peer_ each with gid, mtu, up; own_gid_why} for each
+ * pair of NICs: state is "up", "opening", "failed" (error says how), "down" (a port is), "excluded" (by
+ * mc_segment_attr.rails) or "idle" (not tried, or not needed).
  *
  * Thread-safe. Return: 0; -ENOMEM; -ECHILD.
  */
@@ -89,6 +94,31 @@ int mc_engine_paths(mc_engine *engine, char **json)
 	json_decref(list);
 	if (!text)
 		return mci_fail(-ENOMEM, "no memory for the paths");
+	*json = text;
+	return 0;
+}
+
+/**
+ * mc_engine_nics() - the RDMA NICs that an engine uses, as JSON
+ * @engine: engine
+ * @json: out: array of {name, port, up, gid_index, gid, gid_why, mtu, numa_node}, empty without RDMA; free() it
+ *
+ * Thread-safe. Return: 0; -ENOMEM; -ECHILD.
+ */
+int mc_engine_nics(mc_engine *engine, char **json)
+{
+	const struct mci_transport_ops *ops = mci_transports[MCI_TRANSPORT_RDMA];
+	json_t *list;
+	char *text;
+
+	if (mci_forked(engine))
+		return mci_fork_fail();
+	list = ops && engine->transport[MCI_TRANSPORT_RDMA] ? ops->nics(engine->transport[MCI_TRANSPORT_RDMA])
+							     : json_array();
+	text = json_dumps(list, JSON_COMPACT);
+	json_decref(list);
+	if (!text)
+		return mci_fail(-ENOMEM, "no memory for the NICs");
 	*json = text;
 	return 0;
 }

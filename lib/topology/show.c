@@ -6,6 +6,7 @@
 #include <mooncake/admin.h>
 
 #include "core/errors.h"
+#include "core/settings.h"
 #include "topology/topology.h"
 
 /* Text of sysfs is printable ASCII by now; "" becomes null. */
@@ -45,12 +46,44 @@ static json_t *netdev_json(const struct mci_netdev *netdev)
 	json_object_set_new(item, "state", text_or_null(netdev->state));
 	json_object_set_new(item, "mbps", number_or_null(netdev->mbps));
 	json_object_set_new(item, "mtu", number_or_null(netdev->mtu));
+	json_object_set_new(item, "ifindex", json_integer(netdev->ifindex));
 	return item;
 }
 
-static json_t *rdma_json(const struct mci_rdma_device *rdma)
+static json_t *gid_json(const struct mci_gid *gid)
 {
-	json_t *item = device_json(&rdma->dev);
+	char address[MCI_GID_TEXT];
+
+	return json_pack("{sI ss ss so}", "index", (json_int_t)gid->index, "type", mci_gid_type_name(gid->type),
+			 "address", mci_gid_address(gid->raw, address), "netdev", text_or_null(gid->netdev));
+}
+
+/* @wanted: index of the GID that was asked for, -1 = automatic. */
+static json_t *port_json(const struct mci_port *port, int wanted)
+{
+	json_t *gids = json_array();
+	char why[256];
+	int chosen = mci_gid_choose(port->gids, port->gid_count, wanted, why, sizeof(why));
+
+	for (unsigned int i = 0; i < port->gid_count; i++)
+		json_array_append_new(gids, gid_json(&port->gids[i]));
+	return json_pack("{si so so so so so si so ss so}", "port", (int)port->number, "state",
+			 text_or_null(port->state), "physical_state", text_or_null(port->physical), "link_layer",
+			 text_or_null(port->link_layer), "rate", text_or_null(port->rate), "netdev",
+			 text_or_null(port->netdev), "lid", (int)port->lid, "gid_index",
+			 number_or_null(chosen < 0 ? -1 : (int64_t)port->gids[chosen].index), "gid_why", why, "gids",
+			 gids);
+}
+
+/* Another port than @used keeps its own counsel: the index that was asked for is one of the port in use. */
+static json_t *rdma_json(const struct mci_rdma_device *rdma, int gid_index, unsigned int used)
+{
+	json_t *item = device_json(&rdma->dev), *ports = json_array();
+
+	for (unsigned int i = 0; i < rdma->ports; i++)
+		json_array_append_new(
+			ports, port_json(&rdma->port[i], rdma->port[i].number == used ? gid_index : -1));
+	json_object_set_new(item, "port_list", ports);
 
 	json_object_set_new(item, "ports", json_integer(rdma->ports));
 	json_object_set_new(item, "active_ports", json_integer(rdma->active_ports));
@@ -92,11 +125,11 @@ static json_t *notes_json(const struct mci_topology *t)
 	else if (!active)
 		json_array_append_new(notes, json_string("no RDMA: no device has an active port"));
 	if (!t->gpu_count)
-		json_array_append_new(notes, json_string("no NVIDIA GPU on the PCI bus"));
+		json_array_append_new(notes, json_string("no GPU of NVIDIA or AMD on the PCI bus"));
 	return notes;
 }
 
-json_t *mci_topology_json(const struct mci_topology *t)
+json_t *mci_topology_json(const struct mci_topology *t, int gid_index, unsigned int port)
 {
 	json_t *nodes = json_array(), *netdevs = json_array(), *rdma = json_array(), *gpus = json_array();
 
@@ -105,35 +138,51 @@ json_t *mci_topology_json(const struct mci_topology *t)
 	for (unsigned int i = 0; i < t->netdev_count; i++)
 		json_array_append_new(netdevs, netdev_json(&t->netdevs[i]));
 	for (unsigned int i = 0; i < t->rdma_count; i++)
-		json_array_append_new(rdma, rdma_json(&t->rdma[i]));
+		json_array_append_new(rdma, rdma_json(&t->rdma[i], gid_index, port));
 	for (unsigned int i = 0; i < t->gpu_count; i++)
 		json_array_append_new(gpus, gpu_json(t, &t->gpus[i]));
-	return json_pack("{si so so so so so so}", "cpus", (int)t->cpus_online, "numa_nodes", nodes,
-			 "netdevs", netdevs, "rdma_devices", rdma, "gpus", gpus, "priority_matrix",
+	return json_pack("{si sb so so so so so so}", "cpus", (int)t->cpus_online, "netlink", (int)t->netlink,
+			 "numa_nodes", nodes, "netdevs", netdevs, "rdma_devices", rdma, "gpus", gpus, "priority_matrix",
 			 mci_topology_matrix(t), "notes", notes_json(t));
 }
 
 /**
  * mc_topology_show() - what this machine is made of
- * @json: object {cpus, numa_nodes, netdevs, rdma_devices, gpus, priority_matrix, notes}; free() it
+ * @json: object {cpus, netlink, numa_nodes, netdevs, rdma_devices, gpus, priority_matrix, notes}; free() it
  *
- * priority_matrix has the classic format, for --nic_priority_matrix. Return: 0 or -ENOMEM. Any thread.
+ * Each of rdma_devices has a port_list; each port says in gid_index and gid_why which GID the rdma transport takes, by
+ * the configuration of this process (MOONCAKE_CONFIG, MC_GID_INDEX, MC_IB_PORT). priority_matrix has the classic
+ * format, for --nic_priority_matrix. Return: 0 or -ENOMEM. Any thread.
  */
 int mc_topology_show(char **json)
 {
 	struct mci_topology *topology;
-	char *text = NULL;
+	struct mci_settings *settings;
+	char *text = NULL, *problem = NULL;
+	int gid_index = -1;
+	unsigned int port = 1;
 	json_t *object;
 
 	if (!json)
 		return mci_fail(-EINVAL, "mc_topology_show(): nowhere to put the text");
-	if (!mci_topology_scan("/sys", &topology)) {
-		object = mci_topology_json(topology);
+	if (!mci_settings_load(NULL, &settings)) {
+		port = (unsigned int)mci_settings_number(settings, "rdma.port");
+		if (mci_settings_auto(settings, "rdma.gid_index", 255, &gid_index))
+			problem = strdup(mc_errmsg());
+		mci_settings_free(settings);
+	} else {
+		problem = strdup(mc_errmsg());
+	}
+	if (!mci_topology_now(&topology)) {
+		object = mci_topology_json(topology, gid_index, port);
 		mci_topology_free(topology);
+		if (problem)
+			json_array_append_new(json_object_get(object, "notes"), json_string(problem));
 		if (object)
 			text = json_dumps(object, JSON_INDENT(2));
 		json_decref(object);
 	}
+	free(problem);
 	if (!text)
 		return mci_fail(-ENOMEM, "mc_topology_show(): no memory");
 	*json = text;

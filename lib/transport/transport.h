@@ -79,10 +79,13 @@ struct mci_peer_info { /* how to reach a remote segment; valid during the call o
 	struct mci_secret secret; /* to prove ourselves there */
 	const json_t *descriptor; /* whole, as read */
 	const json_t *transport;  /* mooncake_c.transports.<name> of it, or NULL */
+	const char *rails;	  /* "own:peer,...": pairs of NICs to use, NULL = all */
+	bool try_rails;		  /* open, and try every pair of NICs, even if none gets through */
 };
 
 struct mci_rdma_options {
 	const char *devices; /* comma list of NICs; NULL or "" = all with an active port */
+	bool devices_by_matrix; /* they are those that the matrix names: one that is missing is left out */
 	const char *matrix;  /* JSON text of a priority matrix, or NULL: by topology */
 	int gid_index;	     /* -1 = automatic */
 	uint32_t port, pkey_index, mtu; /* mtu: bytes, 0 = the port's */
@@ -185,6 +188,10 @@ struct mci_transport_ops {
 	/* Text such as "4 streams"; into the caller's buffer. */
 	void (*detail)(struct mci_peer *peer, const struct mci_remote_region *region, char *text,
 		       size_t size);
+	/* NICs in use as a JSON array, see mc_engine_nics(). May be NULL. */
+	json_t *(*nics)(struct mci_transport *transport);
+	/* Pairs of NICs as a JSON array, see mc_engine_paths(). May be NULL. */
+	json_t *(*rails)(struct mci_peer *peer);
 	/* Read-only mapping; shm only. */
 	int (*map)(struct mci_peer *peer, struct mci_remote_region *region, uint64_t offset, uint64_t length,
 		   const void **addr, void **view);

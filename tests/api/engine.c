@@ -216,6 +216,11 @@ static void test_statistics_and_paths_say_what_happened(void **state)
 	must(mc_engine_paths(p.target, &text));
 	assert_string_equal(text, "[]");
 	free(text);
+	must(mc_engine_nics(p.target, &text)); /* asked for TCP alone, or with NICs that this machine has */
+	root = json_loads(text, 0, NULL);
+	assert_true(json_is_array(root));
+	json_decref(root);
+	free(text);
 	pair_teardown(&p);
 }
 

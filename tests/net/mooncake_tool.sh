@@ -207,6 +207,13 @@ has "$id"
 chmod 644 "$dir/key"
 run 1 doctor --key_file="$dir/key"; has "chmod 600"
 http_proxy=http://127.0.0.1:9 run 0 doctor --metadata_server="$uri"; has '$http_proxy is set'; has "answers in"
+run 2 doctor one two
+run 1 doctor --metadata_server="$uri" nobody-$$; has "nobody-$$"; has "fix: start it"
+if [ -z "$(ls /sys/class/infiniband 2>/dev/null)" ]; then
+	run 0 doctor; has "no device; data moves over TCP"
+	run 1 doctor --metadata_server=P2PHANDSHAKE "$segment"; has "is reached over TCP"; has "none could be tried"
+	run 1 doctor --device_name=mlx5_0; has "RDMA engine"
+fi
 
 echo "# bench, and where it is looked for"
 run 0 bench --help; has transfer_engine_bench

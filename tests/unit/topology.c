@@ -1,56 +1,18 @@
 // SPDX-License-Identifier: MIT
 /* The topology of a made-up sysfs tree: two nodes, three RDMA devices, two GPUs; and of this machine. */
 #include <errno.h>
-#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include <mooncake/admin.h>
 
 #include "topology/topology.h"
-
-static char root[64];
-
-static void make_parents(const char *path)
-{
-	char copy[512];
-
-	snprintf(copy, sizeof(copy), "%s", path);
-	for (char *p = copy + 1; (p = strchr(p, '/')); *p++ = '/') {
-		*p = '\0';
-		assert_true(!mkdir(copy, 0755) || errno == EEXIST);
-	}
-}
-
-static void put(const char *file, const char *text)
-{
-	char path[512];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "%s/%s", root, file);
-	make_parents(path);
-	f = fopen(path, "w");
-	assert_non_null(f);
-	fputs(text, f);
-	fclose(f);
-}
-
-static void put_link(const char *file, const char *target)
-{
-	char path[512], full[512];
-
-	snprintf(path, sizeof(path), "%s/%s", root, file);
-	snprintf(full, sizeof(full), "%s/%s", root, target);
-	make_parents(path);
-	assert_int_equal(symlink(full, path), 0);
-}
+#include "unit/sysfs.h"
 
 static void put_pci(const char *place, const char *node, const char *driver)
 {
@@ -93,27 +55,6 @@ static void put_gpu(const char *bus, const char *place, const char *node, const 
 	put_link(file, place);
 }
 
-static int make_root(void **state)
-{
-	(void)state;
-	strcpy(root, "/tmp/mooncake-sysfs-XXXXXX");
-	return mkdtemp(root) ? 0 : -1;
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)st;
-	(void)type;
-	(void)ftw;
-	return remove(path);
-}
-
-static int drop_root(void **state)
-{
-	(void)state;
-	return nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-}
-
 static void put_two_nodes(void)
 {
 	put("devices/system/cpu/online", "0-5,8\n");
@@ -126,6 +67,15 @@ static void put_two_nodes(void)
 	put("devices/system/node/node10/distance", "21 10\n");
 	put("devices/system/node/has_cpu", "0,10\n");
 	put("devices/system/node/nodes", "no number\n");
+}
+
+static void put_gpu_of(const char *vendor, const char *bus, const char *place, const char *class)
+{
+	char file[512];
+
+	put_gpu(bus, place, "0\n", class);
+	snprintf(file, sizeof(file), "%s/vendor", place);
+	put(file, vendor);
 }
 
 static void put_machine(void)
@@ -209,6 +159,26 @@ static void test_devices_are_described(void **state)
 	mci_topology_free(t);
 }
 
+static void test_gpus_of_amd_come_after_those_of_nvidia(void **state)
+{
+	struct mci_topology *t;
+
+	(void)state;
+	put_gpu_of("0x1002\n", "0000:01:00.0", "devices/pci0000:00/0000:01:00.0", "0x030000\n");
+	put_gpu_of("0x10de\n", "0000:02:00.0", "devices/pci0000:00/0000:02:00.0", "0x030200\n");
+	put_gpu_of("0x1002\n", "0000:03:00.0", "devices/pci0000:00/0000:03:00.0", "0x120000\n");
+	put_gpu_of("0x8086\n", "0000:04:00.0", "devices/pci0000:00/0000:04:00.0", "0x030000\n");
+	put_gpu_of("0x10de\n", "0000:05:00.0", "devices/pci0000:00/0000:05:00.0", "0x038000\n");
+	assert_int_equal(mci_topology_scan(root, &t), 0);
+	assert_int_equal(t->gpu_count, 3);
+	assert_string_equal(t->gpus[0].dev.name, "cuda:0");
+	assert_string_equal(t->gpus[0].dev.bus, "0000:02:00.0");
+	assert_string_equal(t->gpus[1].dev.bus, "0000:01:00.0");
+	assert_string_equal(t->gpus[2].dev.bus, "0000:03:00.0");
+	assert_string_equal(t->gpus[2].dev.name, "cuda:2");
+	mci_topology_free(t);
+}
+
 static void test_distance_counts_bridges(void **state)
 {
 	struct mci_device a = { .path = "/sys/devices/pci0/b1/x" }, b = { .path = "/sys/devices/pci0/b1/xy" };
@@ -271,12 +241,12 @@ static void test_an_empty_tree_is_one_node_and_says_what_is_missing(void **state
 
 	(void)state;
 	assert_int_equal(mci_topology_scan(root, &t), 0);
-	json = mci_topology_json(t);
+	json = mci_topology_json(t, -1, 1);
 	assert_non_null(json);
 	text = json_dumps(json, JSON_COMPACT);
 	assert_non_null(strstr(text, "\"priority_matrix\":{\"cpu:0\":[[],[]]}"));
 	assert_non_null(strstr(text, "no RDMA: the kernel has no /sys/class/infiniband"));
-	assert_non_null(strstr(text, "no NVIDIA GPU"));
+	assert_non_null(strstr(text, "no GPU of NVIDIA"));
 	free(text);
 	json_decref(json);
 	mci_topology_free(t);
@@ -303,7 +273,7 @@ static void test_odd_bytes_in_sysfs_do_no_harm(void **state)
 	assert_int_equal(mci_topology_scan(root, &t), 0);
 	assert_string_equal(t->netdevs[0].state, "???");
 	assert_int_equal(t->netdevs[0].mbps, -1);
-	json = mci_topology_json(t);
+	json = mci_topology_json(t, -1, 1);
 	assert_non_null(json);
 	json_decref(json);
 	mci_topology_free(t);
@@ -326,13 +296,12 @@ static void test_this_machine_can_be_shown(void **state)
 	assert_int_equal(mc_topology_show(NULL), -EINVAL);
 }
 
-#define TEST(test) cmocka_unit_test_setup_teardown(test, make_root, drop_root)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_matrix_prefers_the_own_node_and_the_nearest_bridge),
 		TEST(test_devices_are_described),
+		TEST(test_gpus_of_amd_come_after_those_of_nvidia),
 		TEST(test_distance_counts_bridges),
 		TEST(test_a_gpu_without_an_rdma_device_on_its_node_takes_the_nearest),
 		TEST(test_a_gpu_prefers_its_own_node_at_equal_distance),

@@ -218,8 +218,10 @@ static int engine_open(void *arg)
 	attr.io_threads = (uint32_t)o->io_threads;
 	attr.streams = (uint32_t)o->streams;
 	/* The classic default names a device that few machines have: it counts only when it was meant. */
-	attr.devices = o->device_given && !o->auto_discovery ? o->device_name : NULL;
+	attr.devices = o->device_given ? o->device_name : NULL;
 	attr.nic_matrix = *o->nic_priority_matrix ? o->nic_priority_matrix : NULL;
+	if (o->auto_discovery)
+		attr.devices = attr.nic_matrix = ""; /* all, and not what the configuration says, either */
 	rc = mc_engine_open(&attr, &b->engine);
 	if (rc == -EADDRINUSE && !o->name_given && !strcmp(o->mode, "initiator") &&
 	    !free_name(o->local_server_name, name, sizeof(name))) {

@@ -61,6 +61,8 @@ extern struct service_flags service;
 	}
 
 void service_attr(struct mc_engine_attr *attr);
+/* An engine to look at others with, under a name of its own: nobody is to be disturbed by a look. */
+int service_engine(bool insecure, const char *transports, const char *devices, mc_engine **engine);
 /* The library's sentence; exit status 2 if what was given is wrong or missing, else 1. */
 int service_error(int ret);
 

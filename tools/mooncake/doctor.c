@@ -12,7 +12,8 @@
 #include "commands.h"
 
 static struct {
-	bool json;
+	bool json, insecure;
+	const char *devices;
 } flags;
 
 static json_t *findings;
@@ -20,6 +21,15 @@ static unsigned int counts[3];
 
 static const struct opt table[] = {
 	SERVICE_FLAGS,
+	{ .name = "device_name",
+	  .type = OPT_TEXT,
+	  .value = &flags.devices,
+	  .group = "RDMA",
+	  .help = "RDMA devices to test, comma-separated; all with an active port if not given" },
+	{ .name = "insecure",
+	  .type = OPT_BOOL,
+	  .value = &flags.insecure,
+	  .help = "reach a PEER of P2PHANDSHAKE beyond this host without a cluster key" },
 	{ .name = "json",
 	  .type = OPT_BOOL,
 	  .value = &flags.json,
@@ -30,11 +40,12 @@ static const struct opt table[] = {
 
 static const struct opt_set set = {
 	.tool = "mooncake doctor",
-	.usage = "[flags]",
-	.summary = "Tests what usually goes wrong on a host: limits, kernel settings, shared memory, "
-		   "configuration, cluster "
-		   "key, metadata service. It changes nothing.",
+	.usage = "[flags] [PEER]",
+	.summary = "Tests what usually goes wrong on a host: limits, kernel settings, shared memory, RDMA devices, "
+		   "configuration, cluster key, metadata service. With PEER, the name of a segment: whether it is "
+		   "reached, and every pair of RDMA devices from here to there. It changes nothing.",
 	.table = table,
+	.positional_max = 1,
 	.more = "Exit status: 0 if nothing failed (warnings are allowed), 1 if something did, 2 for a wrong "
 		"flag.\n",
 };
@@ -156,9 +167,10 @@ static void check_metadata(void)
 
 int cmd_doctor(int argc, char **argv)
 {
+	const char *peer = opt_parse(&set, argc, argv) ? argv[1] : NULL;
+	json_t *rails = NULL;
 	bool configured;
 
-	opt_parse(&set, argc, argv);
 	findings = json_array();
 	check_kernel();
 	check_memlock();
@@ -171,18 +183,20 @@ int cmd_doctor(int argc, char **argv)
 	check_socket_buffers();
 	check_port_range();
 	check_proxy();
-	check_rdma();
 	configured = check_config();
 	if (configured) {
 		check_key();
 		check_metadata();
+		check_rdma(flags.devices);
+		rails = peer ? check_peer(peer, flags.devices, flags.insecure, !flags.json) : NULL;
 	}
 	if (flags.json)
-		return print_json(json_pack("{so si si si}", "findings", findings, "ok",
+		return print_json(json_pack("{so si si si so*}", "findings", findings, "ok",
 					    (int)counts[FINDING_OK], "warnings", (int)counts[FINDING_WARN],
-					    "failures", (int)counts[FINDING_FAIL])) ||
+					    "failures", (int)counts[FINDING_FAIL], "rails", rails)) ||
 		       counts[FINDING_FAIL];
 	json_decref(findings);
+	json_decref(rails);
 	printf("%u ok, %u warning%s, %u failure%s\n", counts[FINDING_OK], counts[FINDING_WARN],
 	       counts[FINDING_WARN] == 1 ? "" : "s", counts[FINDING_FAIL],
 	       counts[FINDING_FAIL] == 1 ? "" : "s");

@@ -3,6 +3,7 @@
 #ifndef TOOLS_MOONCAKE_DOCTOR_H
 #define TOOLS_MOONCAKE_DOCTOR_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum finding_status { FINDING_OK, FINDING_WARN, FINDING_FAIL };
@@ -29,6 +30,9 @@ void check_congestion(void);
 void check_socket_buffers(void);
 void check_port_range(void);
 void check_proxy(void);
-void check_rdma(void);
+/* doctor_rdma.c: @devices as --device_name, or NULL */
+void check_rdma(const char *devices);
+/* doctor_rails.c: every pair of NICs to @peer; a JSON array of them */
+struct json_t *check_peer(const char *peer, const char *devices, bool insecure, bool print);
 
 #endif

@@ -117,31 +117,3 @@ void check_proxy(void)
 			"$%s is set: ours bypass it for metadata, classic tools and curl do not", found);
 	free(use);
 }
-
-void check_rdma(void)
-{
-	json_t *topology, *device;
-	unsigned int active = 0, count = 0;
-	char *text;
-	size_t i;
-
-	if (mc_topology_show(&text)) {
-		finding(FINDING_WARN, "RDMA", NULL, "%s", mc_errmsg());
-		return;
-	}
-	topology = json_loads(text, 0, NULL);
-	free(text);
-	json_array_foreach(json_object_get(topology, "rdma_devices"), i, device)
-	{
-		count++;
-		active += json_integer_value(json_object_get(device, "active_ports")) > 0;
-	}
-	json_decref(topology);
-	if (count)
-		finding(FINDING_OK, "RDMA", NULL,
-			"%u device%s, %u with an active port; this version moves data over TCP and shared "
-			"memory",
-			count, count == 1 ? "" : "s", active);
-	else
-		finding(FINDING_OK, "RDMA", NULL, "no device; data moves over TCP and shared memory");
-}

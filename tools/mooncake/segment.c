@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "commands.h"
 
@@ -34,7 +33,7 @@ static const struct opt show_table[] = {
 	  .type = OPT_TEXT,
 	  .value = &flags.transports,
 	  .group = "How",
-	  .help = "comma list of tcp, shm: only these; all if not given" },
+	  .help = "comma list of tcp, shm, rdma: only these; all if not given" },
 	{ .name = "timeout_ms",
 	  .type = OPT_UINT,
 	  .value = &flags.timeout_ms,
@@ -227,26 +226,6 @@ static void print_segment(json_t *segment)
 	out_table_print(t, stdout);
 }
 
-/* Our own name must be free: nobody is to be disturbed by a look. */
-static int open_engine(mc_engine **engine)
-{
-	struct mc_engine_attr attr;
-	char host[200] = "localhost", name[256], *uri;
-	int ret;
-
-	service_attr(&attr);
-	attr.flags = flags.insecure ? MC_ENGINE_INSECURE : 0;
-	uri = service.metadata_server ? strdup(service.metadata_server)
-				      : setting_text(service.config, "engine.metadata");
-	gethostname(host, sizeof(host) - 1);
-	snprintf(name, sizeof(name), "%s-look-%d", host, (int)getpid());
-	if (uri && strcmp(uri, "P2PHANDSHAKE"))
-		attr.name = name;
-	ret = mc_engine_open(&attr, engine);
-	free(uri);
-	return ret;
-}
-
 static int segment_show(int argc, char **argv)
 {
 	struct mc_segment_attr attr = MC_SEGMENT_ATTR_INIT;
@@ -258,7 +237,7 @@ static int segment_show(int argc, char **argv)
 	opt_parse(&show_set, argc, argv);
 	attr.timeout_ms = (uint32_t)flags.timeout_ms;
 	attr.transports = flags.transports;
-	ret = open_engine(&engine);
+	ret = service_engine(flags.insecure, NULL, NULL, &engine);
 	if (ret)
 		return service_error(ret);
 	if (mc_segment_open(engine, argv[1], &attr, &segment)) {

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "commands.h"
 
@@ -16,6 +17,27 @@ void service_attr(struct mc_engine_attr *attr)
 	attr->config_file = service.config;
 	attr->key_file = service.key_file;
 	attr->cluster_id = service.cluster_id;
+}
+
+int service_engine(bool insecure, const char *transports, const char *devices, mc_engine **engine)
+{
+	struct mc_engine_attr attr;
+	char host[200] = "localhost", name[256], *uri;
+	int ret;
+
+	service_attr(&attr);
+	attr.flags = insecure ? MC_ENGINE_INSECURE : 0;
+	attr.transports = transports;
+	attr.devices = devices;
+	uri = service.metadata_server ? strdup(service.metadata_server)
+				      : setting_text(service.config, "engine.metadata");
+	gethostname(host, sizeof(host) - 1);
+	snprintf(name, sizeof(name), "%s-look-%d", host, (int)getpid());
+	if (uri && strcmp(uri, "P2PHANDSHAKE"))
+		attr.name = name;
+	ret = mc_engine_open(&attr, engine);
+	free(uri);
+	return ret;
 }
 
 int service_error(int ret)

@@ -16,8 +16,8 @@ static const struct opt table[] = {
 	{ .name = "matrix",
 	  .type = OPT_BOOL,
 	  .value = &flags.matrix,
-	  .help = "only the priority matrix, in the format that --nic_priority_matrix of classic tools "
-		  "reads" },
+	  .help = "only the priority matrix, in the format that --nic_priority_matrix reads, here and "
+		  "in classic tools" },
 	{ .name = NULL },
 };
 
@@ -25,7 +25,8 @@ static const struct opt_set set = {
 	.tool = "mooncake topology",
 	.usage = "[flags]",
 	.summary =
-		"Shows NUMA nodes, network devices, RDMA devices and GPUs, as the kernel lists them in /sys.",
+		"Shows NUMA nodes, network devices, RDMA devices with the GID each port speaks with, and GPUs, as the "
+		"kernel lists them in /sys and over netlink.",
 	.table = table,
 };
 
@@ -82,23 +83,47 @@ static void print_netdevs(json_t *list)
 	out_table_print(t, stdout);
 }
 
-static void print_rdma(json_t *list)
+/* MTU of a network interface, "-" if it is not known here. */
+static const char *mtu_of(json_t *netdevs, const char *name)
 {
-	struct out_table *t;
 	json_t *item;
 	size_t i;
+
+	json_array_foreach(netdevs, i, item)
+		if (!strcmp(text_of(item, "name"), name))
+			return number_of(item, "mtu");
+	return "-";
+}
+
+/* A line per port; below, which GID it speaks with and why. */
+static void print_rdma(json_t *list, json_t *netdevs)
+{
+	struct out_table *t;
+	json_t *item, *port;
+	size_t i, p;
 
 	if (!json_array_size(list))
 		return;
 	t = out_table_new(false);
-	out_table_row(t, "RDMA device|active ports|rate|link|NUMA node|bus");
+	out_table_row(t, "RDMA device|port|state|rate|link|interface|MTU|NUMA node|bus");
 	json_array_foreach(list, i, item)
-		out_table_row(t, "%s|%s of %s|%s|%s|%s|%s", text_of(item, "name"),
-			      number_of(item, "active_ports"), number_of(item, "ports"),
-			      text_of(item, "rate"), text_of(item, "link_layer"),
-			      number_of(item, "numa_node"), text_of(item, "bus"));
+	{
+		json_array_foreach(json_object_get(item, "port_list"), p, port)
+			out_table_row(t, "%s|%s|%s|%s|%s|%s|%s|%s|%s", text_of(item, "name"),
+				      number_of(port, "port"), text_of(port, "state"), text_of(port, "rate"),
+				      text_of(port, "link_layer"), text_of(port, "netdev"),
+				      mtu_of(netdevs, text_of(port, "netdev")), number_of(item, "numa_node"),
+				      text_of(item, "bus"));
+	}
 	putchar('\n');
 	out_table_print(t, stdout);
+	putchar('\n');
+	json_array_foreach(list, i, item)
+	{
+		json_array_foreach(json_object_get(item, "port_list"), p, port)
+			printf("%s port %s: %s\n", text_of(item, "name"), number_of(port, "port"),
+			       text_of(port, "gid_why"));
+	}
 }
 
 static void print_gpus(json_t *list)
@@ -140,7 +165,7 @@ int cmd_topology(int argc, char **argv)
 	print_nodes(json_object_get(topology, "numa_nodes"));
 	putchar('\n');
 	print_netdevs(json_object_get(topology, "netdevs"));
-	print_rdma(json_object_get(topology, "rdma_devices"));
+	print_rdma(json_object_get(topology, "rdma_devices"), json_object_get(topology, "netdevs"));
 	print_gpus(json_object_get(topology, "gpus"));
 	putchar('\n');
 	json_array_foreach(json_object_get(topology, "notes"), i, item)

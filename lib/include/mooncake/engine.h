@@ -103,13 +103,23 @@ uint32_t mc_region_id(const mc_region *region);
 /* Remote segments */
 
 #define MC_SEGMENT_FOLLOW_RESTART (1u << 0)	/* a restarted peer's regions stand in for the old, by index */
+#define MC_SEGMENT_TRY_RAILS	  (1u << 1)	/* try every pair of RDMA NICs, and open even if none gets through */
 
+/**
+ * struct mc_segment_attr - how to reach a segment
+ * @size: sizeof(struct mc_segment_attr)
+ * @flags: MC_SEGMENT_* bits; with MC_SEGMENT_TRY_RAILS mc_engine_paths() then says what came of each pair
+ * @timeout_ms: 0 = 5000
+ * @transports: narrower than the engine's, NULL = the engine's
+ * @rails: pairs of RDMA NICs to use, "own:peer,own:peer"; NULL = all
+ */
 struct mc_segment_attr {
 	size_t size;
 	uint32_t flags;
-	uint32_t timeout_ms;		/* 0 = 5000 */
-	const char *transports;		/* narrower than the engine's, NULL = the engine's */
-	uint64_t reserved[4];
+	uint32_t timeout_ms;
+	const char *transports;
+	const char *rails;
+	uint64_t reserved[3];
 };
 
 #define MC_SEGMENT_ATTR_INIT { .size = sizeof(struct mc_segment_attr) }
@@ -235,6 +245,9 @@ int mc_engine_stats(mc_engine *engine, struct mc_engine_stats *stats);
 
 /* The ways to each open segment as a JSON array; free() it. */
 int mc_engine_paths(mc_engine *engine, char **json);
+
+/* The RDMA NICs in use, and which GID each speaks with and why, as a JSON array; free() it. */
+int mc_engine_nics(mc_engine *engine, char **json);
 
 /* CPU seconds a peer's process has used so far, as it says itself; for benches. */
 int mc_segment_cpu_seconds(mc_segment *segment, double *seconds);

@@ -15,6 +15,7 @@
 #include "core/errors.h"
 #include "core/log.h"
 #include "core/uuid.h"
+#include "topology/topology.h"
 #include "transport/rdma/initiator.h"
 
 #define CQ_ENTRIES 16384
@@ -38,8 +39,8 @@ static void read_numa_node(struct mci_nic *device)
 /* What the port is now; 0 or -errno with a sentence why it cannot be used. */
 static int look_at_port(struct mci_nic *device)
 {
-	int wanted = device->rdma->host->options.rdma.gid_index, index = 0, ret;
-	union ibv_gid gid = {.raw = {0}};
+	int wanted = device->rdma->host->options.rdma.gid_index, ret;
+	struct ibv_gid_entry gid = {0};
 	struct ibv_port_attr attr;
 	char why[sizeof(device->gid_why)] = "";
 
@@ -51,15 +52,18 @@ static int look_at_port(struct mci_nic *device)
 		ret = mci_fail(-ENETDOWN, "port %u of %s is down; check its cable and `ip link`",
 			       device->port, device->name);
 	else
-		ret = mci_rdma_gid_choose(device, wanted, &index, &gid, why, sizeof(why));
+		ret = mci_rdma_gid_choose(device, wanted, &gid, why, sizeof(why));
 	pthread_mutex_lock(&device->state_lock);
-	device->up = !ret && !device->fatal;
 	device->attr = attr;
 	if (!ret) {
-		device->gid_index = index;
-		device->gid = gid;
+		device->gid_index = (int)gid.gid_index;
+		device->gid = gid.gid;
+		if (device->ifindex != gid.ndev_ifindex)
+			device->link_down = device->link_watch && gid.ndev_ifindex && !mci_link_is_up(gid.ndev_ifindex);
+		device->ifindex = gid.ndev_ifindex;
 		snprintf(device->gid_why, sizeof(device->gid_why), "%s", why);
 	}
+	device->up = !ret && !device->fatal && !device->link_down;
 	pthread_mutex_unlock(&device->state_lock);
 	return ret;
 }
@@ -90,6 +94,33 @@ static void port_changed(struct mci_nic *device)
 		mci_info("port %u of %s is %s", device->port, device->name, now ? "up" : "down");
 	mci_rdma_serve_ports(device->rdma);
 	mci_rdma_initiator_port(device, now);
+}
+
+/*
+ * The kernel tells of an interface that goes down before the NIC does, and of some losses of carrier alone. The
+ * state at this moment counts, not that of the message.
+ */
+static void on_link(struct mci_watch *watch, uint32_t events)
+{
+	struct mci_nic *device = (struct mci_nic *)((char *)watch - offsetof(struct mci_nic, link));
+	unsigned int ifindex;
+	bool before, down;
+
+	(void)events;
+	pthread_mutex_lock(&device->state_lock);
+	ifindex = device->ifindex;
+	pthread_mutex_unlock(&device->state_lock);
+	if (!mci_link_watch_read(device->link_watch, ifindex) || !ifindex)
+		return;
+	down = !mci_link_is_up(ifindex);
+	pthread_mutex_lock(&device->state_lock);
+	before = device->link_down;
+	device->link_down = down;
+	pthread_mutex_unlock(&device->state_lock);
+	if (before == down)
+		return;
+	mci_info("the network interface of %s is %s", device->name, down ? "down" : "up");
+	port_changed(device);
 }
 
 static void on_event(struct mci_watch *watch, uint32_t events)
@@ -204,9 +235,23 @@ static void close_device(struct mci_nic *device)
 	if (device->pd)
 		verbs->ibv_dealloc_pd(device->pd);
 	verbs->ibv_close_device(device->context);
+	if (device->link_watch)
+		mci_link_watch_close(device->link_watch);
 	pthread_mutex_destroy(&device->state_lock);
 	pthread_mutex_destroy(&device->cq_lock);
 	free(device);
+}
+
+/* Where there is no netlink, the NIC's own events have to do. */
+static int watch_link(struct mci_nic *device)
+{
+	if (mci_link_watch_open(&device->link_watch)) {
+		mci_debug("%s: %s", device->name, mc_errmsg());
+		return 0;
+	}
+	device->link.fd = mci_link_watch_fd(device->link_watch);
+	device->link.fn = on_link;
+	return mci_loop_add(device->loop, &device->link, EPOLLIN);
 }
 
 static int watch_device(struct mci_nic *device)
@@ -221,6 +266,8 @@ static int watch_device(struct mci_nic *device)
 	ret = mci_loop_add(device->loop, &device->events, EPOLLIN);
 	if (!ret)
 		ret = mci_loop_add(device->loop, &device->completions, EPOLLIN);
+	if (!ret && device->attr.link_layer == IBV_LINK_LAYER_ETHERNET)
+		ret = watch_link(device);
 	return ret ? mci_fail(ret, "cannot watch %s: %s", device->name, strerror(-ret)) : 0;
 }
 
@@ -281,7 +328,7 @@ static bool named(const char *list, const char *name)
 	return false;
 }
 
-/* Each name that was asked for must be there. */
+/* Each name that was asked for must be there; of those that the matrix names, what is there is taken. */
 static int check_names(struct mci_rdma *rdma, struct ibv_device **list, int n)
 {
 	const char *wanted = rdma->host->options.rdma.devices;
@@ -298,7 +345,9 @@ static int check_names(struct mci_rdma *rdma, struct ibv_device **list, int n)
 	for (word = strtok_r(copy, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
 		for (i = 0; i < n && strcmp(rdma->verbs->ibv_get_device_name(list[i]), word); i++)
 			;
-		if (i == n)
+		if (i == n && rdma->host->options.rdma.devices_by_matrix)
+			mci_warn("the NIC priority matrix names '%s', and there is no such RDMA device here", word);
+		else if (i == n)
 			return mci_fail(-ENODEV, "there is no RDMA device '%s' here; %s%s", word,
 					n ? "there are: " : "there is none at all", there);
 	}
@@ -328,7 +377,7 @@ int mci_rdma_devices_open(struct mci_rdma *rdma)
 		err = open_device(rdma, list[i], &device);
 		if (err) {
 			snprintf(why, sizeof(why), "%s", mc_errmsg());
-			if (wanted && *wanted)
+			if (wanted && *wanted && !rdma->host->options.rdma.devices_by_matrix)
 				ret = err; /* asked for by name: no silent substitute */
 			else
 				mci_info("%s", why);
@@ -355,6 +404,8 @@ static void unwatch(void *arg) /* loop thread */
 
 	mci_loop_del(device->loop, &device->events);
 	mci_loop_del(device->loop, &device->completions);
+	if (device->link_watch)
+		mci_loop_del(device->loop, &device->link);
 }
 
 void mci_rdma_devices_close(struct mci_rdma *rdma)

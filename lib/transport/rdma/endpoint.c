@@ -6,6 +6,7 @@
  * then is what was in flight final, or sent anew. peer->lock is held throughout.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,7 +54,7 @@ static void release(struct mci_rdma_endpoint *e)
 int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, uint8_t to)
 {
 	struct mci_rdma_rail *rail = mci_rdma_rail_of(peer, device, to);
-	struct mci_rdma_endpoint *e;
+	struct mci_rdma_endpoint *e, **last;
 	unsigned int i;
 	int ret = 0;
 
@@ -78,6 +79,7 @@ int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, u
 	}
 	if (ret) {
 		mci_warn("no way to segment '%s' over %s: %s", peer->name, device->name, mc_errmsg());
+		mci_rdma_rail_why(rail, "", mc_errmsg());
 		rest(rail);
 		destroy_queues(e);
 		mci_rdma_pool_give(peer->rdma, e);
@@ -87,8 +89,10 @@ int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, u
 	e->state = MCI_RDMA_ASKED;
 	e->send_connect = true;
 	e->step_at = mci_now_ns() + ASK_NS;
-	e->next = peer->endpoints;
-	peer->endpoints = e;
+	/* Asked for in this order: connecting to what is not reachable may take the driver a second. */
+	for (last = &peer->endpoints; *last; last = &(*last)->next)
+		;
+	*last = e;
 	rail->endpoint = e;
 	mci_rdma_peer_post(peer);
 	return 0;
@@ -107,13 +111,16 @@ void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rd
 				 struct mci_request **finals)
 {
 	struct mci_rdma_endpoint *e = find(peer, end->number);
+	struct mci_rdma_rail *rail;
 	unsigned int i, count;
+	char why[256];
 	int ret = 0;
 
 	if (!e || e->state != MCI_RDMA_ASKED || e->send_connect)
 		return; /* given up meanwhile */
 	if (end->status) {
 		mci_info("segment '%s' refuses an endpoint: %s", peer->name, end->sentence);
+		mci_rdma_rail_why(mci_rdma_rail_of(peer, e->device, e->to), "it is refused there: ", end->sentence);
 		e->path_failed = true;
 		destroy_queues(e);
 		mci_rdma_endpoint_end(e, finals);
@@ -126,7 +133,10 @@ void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rd
 		ret = mci_rdma_qp_ready(e->device, e->queue[i]->qp, end, i, e->queue[i]->psn, true);
 	if (ret) {
 		mci_warn("no way to segment '%s' over %s: %s", peer->name, e->device->name, mc_errmsg());
+		snprintf(why, sizeof(why), "%s", mc_errmsg());
+		rail = mci_rdma_rail_of(peer, e->device, e->to);
 		mci_rdma_endpoint_break(e, ret, true, finals);
+		mci_rdma_rail_why(rail, "", why);
 		return;
 	}
 	e->flush_iova = end->flush_iova;
@@ -142,6 +152,7 @@ void mci_rdma_endpoint_proven(struct mci_rdma_endpoint *e)
 	if (e->state != MCI_RDMA_PROVING || e->in_flight)
 		return;
 	e->state = MCI_RDMA_UP;
+	mci_rdma_rail_why(mci_rdma_rail_of(e->peer, e->device, e->to), "", NULL);
 	atomic_store(&e->visited, true);
 	pthread_cond_broadcast(&e->peer->changed);
 }
@@ -176,9 +187,12 @@ void mci_rdma_endpoint_break(struct mci_rdma_endpoint *e, int err, bool path_fai
 	e->error = err;
 	e->path_failed = path_failed;
 	e->peer->breaking++;
-	if (path_failed)
+	if (path_failed) {
 		mci_info("endpoint over %s to NIC %u of segment '%s' failed: %s", e->device->name, e->to,
 			 e->peer->name, strerror(-err));
+		mci_rdma_rail_why(mci_rdma_rail_of(e->peer, e->device, e->to), "",
+				  err == -ETIMEDOUT || err == -EHOSTUNREACH ? "nothing comes through" : strerror(-err));
+	}
 	e->state = MCI_RDMA_BREAKING;
 	e->step_at = mci_now_ns() + MCI_RDMA_STEP_NS;
 	mci_rdma_peer_post(e->peer); /* the timer has to know */

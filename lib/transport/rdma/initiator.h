@@ -74,8 +74,17 @@ void mci_rdma_pool_leave(struct mci_rdma_peer *peer); /* wants none any more */
 struct mci_rdma_endpoint *mci_rdma_rail_pick(struct mci_rdma_peer *peer, uint32_t near, uint32_t far,
 					     struct mci_rdma_queue **queue);
 unsigned int mci_rdma_rails(const struct mci_rdma_peer *peer); /* in use together */
+json_t *mci_rdma_matrix(const struct mci_rdma *rdma); /* as configured, or of this machine; NULL: not known */
 uint32_t mci_rdma_prefer(const struct mci_rdma *rdma, const char *location);
 uint64_t mci_rdma_rail_wake(const struct mci_rdma_peer *peer, uint64_t now); /* 0, or when a rest ends */
+
+/* rails.c */
+int mci_rdma_rails_restrict(struct mci_rdma_peer *peer, const char *list); /* -EINVAL with a sentence */
+/* Opens every pair, and waits until each is up or failed. */
+void mci_rdma_rails_try(struct mci_rdma_peer *peer, uint64_t deadline_ns);
+json_t *mci_rdma_nics_json(struct mci_transport *transport);
+json_t *mci_rdma_rails_json(struct mci_peer *peer);
+void mci_rdma_rail_why(struct mci_rdma_rail *rail, const char *before, const char *why); /* NULL: it works */
 
 /* work.c */
 void mci_rdma_pump(struct mci_rdma_peer *peer, struct mci_request **finals);

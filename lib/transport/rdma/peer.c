@@ -489,6 +489,8 @@ void mci_rdma_peer_put(struct mci_rdma_peer *peer)
 		free(peer->hosts[i]);
 	free(peer->hosts);
 	free(peer->remote);
+	for (i = 0; i < peer->rail_count; i++)
+		free(peer->rail[i].why);
 	free(peer->rail);
 	free(peer->again);
 	pthread_cond_destroy(&peer->changed);
@@ -663,7 +665,10 @@ int mci_rdma_peer_open(struct mci_transport *transport, const struct mci_peer_in
 	peer->task.fn = on_task;
 	peer->timer.fn = on_timer;
 	peer->remote = calloc(count + 1, sizeof(*peer->remote));
-	peer->rail = calloc((size_t)rdma->device_count * MCI_RDMA_DEVICES_MAX, sizeof(*peer->rail));
+	peer->rail_count = rdma->device_count * MCI_RDMA_DEVICES_MAX;
+	peer->rail = calloc(peer->rail_count, sizeof(*peer->rail));
+	if (!peer->rail)
+		peer->rail_count = 0;
 	pthread_mutex_init(&peer->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -673,13 +678,17 @@ int mci_rdma_peer_open(struct mci_transport *transport, const struct mci_peer_in
 	ret = peer->remote && peer->rail
 		      ? take_ports(peer, info)
 		      : mci_fail(-ENOMEM, "no memory for a way to segment '%s'", info->name);
+	if (!ret && info->rails)
+		ret = mci_rdma_rails_restrict(peer, info->rails);
 	for (i = 0; i < count && !ret; i++)
 		peer->remote[i].prefer = prefer_far(peer, matrix, regions[i].location);
 	if (!ret)
 		ret = mci_rdma_peer_set_info(peer, info);
 	if (!ret)
 		ret = mci_rdma_peer_connect(peer, deadline_ns);
-	if (!ret)
+	if (!ret && info->try_rails)
+		mci_rdma_rails_try(peer, deadline_ns);
+	else if (!ret)
 		ret = probe(peer, deadline_ns);
 	if (ret) {
 		mci_rdma_peer_close((struct mci_peer *)peer);

@@ -55,6 +55,8 @@ static void consider(struct pick *pick, struct mci_nic *device, uint8_t to)
 	struct mci_rdma_endpoint *e = rail->endpoint;
 	struct mci_rdma_queue *q;
 
+	if (rail->excluded)
+		return;
 	if (!e) {
 		if (rail->rest_until > pick->now)
 			return;
@@ -146,15 +148,15 @@ static uint32_t bits(const struct mci_rdma *rdma, const json_t *list)
 	return mask;
 }
 
-static json_t *matrix(const struct mci_rdma *rdma)
+json_t *mci_rdma_matrix(const struct mci_rdma *rdma)
 {
 	const char *text = rdma->host->options.rdma.matrix;
 	struct mci_topology *topology;
-	json_t *json = NULL;
+	json_t *json;
 
 	if (text)
 		return json_loads(text, 0, NULL);
-	if (mci_topology_scan("/sys", &topology))
+	if (mci_topology_now(&topology))
 		return NULL;
 	json = mci_topology_matrix(topology);
 	mci_topology_free(topology);
@@ -164,13 +166,11 @@ static json_t *matrix(const struct mci_rdma *rdma)
 /* NICs near @location, by the matrix; all, if it says nothing of any that we use. */
 uint32_t mci_rdma_prefer(const struct mci_rdma *rdma, const char *location)
 {
-	json_t *json = rdma->device_count > 1 ? matrix(rdma) : NULL;
-	const json_t *entry = json ? json_object_get(json, location) : NULL;
+	const json_t *entry = json_object_get(rdma->matrix, location);
 	uint32_t mask;
 
 	mask = bits(rdma, entry ? json_array_get(entry, 0) : NULL);
 	if (!mask)
 		mask = bits(rdma, entry ? json_array_get(entry, 1) : NULL);
-	json_decref(json);
 	return mask ? mask : UINT32_MAX;
 }

@@ -2,14 +2,14 @@
 /*
  * Inside of the rdma transport.
  *
- *   device.c    NICs: open, port state, asynchronous events; gid.c: which GID a port uses
+ *   device.c    NICs: open, port state, events of the NIC and of its interface; gid.c: which GID a port uses
  *   memory.c    registration of regions on all NICs
  *   wire.c      control frames; qp.c: queue pairs, both sides
  *   serve.c     target: control connections, keys, responder queue pairs
  *   peer.c      initiator: ops on a peer, its queue and its deadlines; connect.c: its control connection
  *   endpoint.c  initiator: queue pairs to one NIC of a peer: opening, breaking, fencing
  *   pool.c      how many endpoints there may be; who must give one back (SIEVE)
- *   rail.c      which endpoint a slice takes
+ *   rail.c      which endpoint a slice takes; rails.c: all pairs of NICs, to be tried, restricted and shown
  *   work.c      slices to work requests; poll.c: completions
  *
  * Lock order: device->cq_lock, then peer->lock, then rdma->pool_lock. serve->lock is apart from them.
@@ -49,9 +49,11 @@ struct mci_rdma_serve;
 
 struct mci_nic {
 	struct mci_watch events, completions; /* async_fd, channel */
+	struct mci_watch link;		      /* netlink: fd < 0 where there is none */
+	struct mci_link_watch *link_watch;
 	struct mci_rdma *rdma;
 	uint8_t index, port;
-	char name[64], gid_why[128];
+	char name[64], gid_why[256];
 	struct ibv_context *context;
 	struct ibv_pd *pd;
 	struct ibv_comp_channel *channel;
@@ -60,8 +62,10 @@ struct mci_nic {
 	int numa_node;
 	uint32_t max_qp_wr, max_rd;
 	uint64_t max_mr;
-	pthread_mutex_t state_lock; /* the next five */
+	pthread_mutex_t state_lock; /* the next seven */
 	bool up;
+	bool link_down;	      /* its network interface carries nothing */
+	unsigned int ifindex; /* that interface, 0 = none */
 	int gid_index;
 	union ibv_gid gid;
 	struct ibv_port_attr attr;
@@ -84,6 +88,7 @@ struct mci_rdma_memory {
 };
 
 struct mci_rdma {
+	json_t *matrix; /* which NICs are near which memory; NULL: not known */
 	struct mci_transport_host *host;
 	const struct mci_verbs *verbs;
 	struct mci_rdma_hooks hooks;
@@ -115,8 +120,7 @@ int mci_rdma_devices_open(struct mci_rdma *rdma);
 void mci_rdma_devices_close(struct mci_rdma *rdma);
 void mci_rdma_device_port(struct mci_nic *device, struct mci_rdma_port *port); /* as of now */
 /* gid.c: -ENOENT with a sentence. */
-int mci_rdma_gid_choose(struct mci_nic *device, int wanted, int *index, union ibv_gid *gid, char *why,
-			size_t size);
+int mci_rdma_gid_choose(struct mci_nic *device, int wanted, struct ibv_gid_entry *out, char *why, size_t size);
 
 /* memory.c */
 int mci_rdma_memory_add(struct mci_rdma *rdma, struct mci_region *region);
@@ -195,6 +199,8 @@ struct mci_rdma_rail {	     /* a pair of NICs */
 	uint64_t rest_until; /* it failed: not before */
 	uint64_t rest_ns;
 	struct mci_rdma_endpoint *endpoint;
+	bool excluded; /* not among those that were asked for */
+	char *why;     /* how it failed the last time, or NULL */
 };
 
 enum { MCI_RDMA_DOWN, MCI_RDMA_CONNECTING, MCI_RDMA_LIVE };
@@ -240,6 +246,7 @@ struct mci_rdma_peer {
 	char port_name[MCI_RDMA_DEVICES_MAX][64];
 	uint8_t ports;		    /* NICs of the peer */
 	struct mci_rdma_rail *rail; /* [own device * MCI_RDMA_DEVICES_MAX + peer's] */
+	unsigned int rail_count;
 	struct mci_rdma_endpoint *endpoints;
 	unsigned int breaking; /* endpoints that leave */
 	struct {

@@ -6,7 +6,6 @@
 
 #include "core/errors.h"
 #include "core/uuid.h"
-#include "topology/topology.h"
 #include "transport/rdma/initiator.h"
 
 #define GRACE_NS MCI_NS_PER_S
@@ -38,6 +37,7 @@ static int rdma_open(struct mci_transport_host *host, struct mci_transport **out
 	ret = mci_rdma_devices_open(rdma);
 	if (ret)
 		goto err_close_pool;
+	rdma->matrix = mci_rdma_matrix(rdma);
 	ret = mci_rdma_serve_open(rdma);
 	if (ret)
 		goto err_close_devices;
@@ -45,6 +45,7 @@ static int rdma_open(struct mci_transport_host *host, struct mci_transport **out
 	return 0;
 
 err_close_devices:
+	json_decref(rdma->matrix);
 	mci_rdma_devices_close(rdma);
 err_close_pool:
 	mci_rdma_pool_close(rdma);
@@ -62,28 +63,22 @@ static void rdma_close(struct mci_transport *transport)
 	mci_rdma_serve_close(rdma);
 	mci_rdma_devices_close(rdma);
 	mci_rdma_pool_close(rdma);
+	json_decref(rdma->matrix);
 	free(rdma);
 }
 
 static int rdma_describe(struct mci_transport *transport, json_t *mine)
 {
 	struct mci_rdma *rdma = of(transport);
-	json_t *list = json_array(), *matrix = NULL;
-	struct mci_topology *topology;
+	json_t *list = json_array();
 	uint8_t i;
 	int ret = 0;
 
 	for (i = 0; i < rdma->device_count; i++)
 		ret |= json_array_append_new(list, json_pack("{s:s}", "name", rdma->device[i]->name));
 	ret |= json_object_set_new(mine, "devices", list);
-	if (rdma->host->options.rdma.matrix) {
-		matrix = json_loads(rdma->host->options.rdma.matrix, 0, NULL);
-	} else if (!mci_topology_scan("/sys", &topology)) {
-		matrix = mci_topology_matrix(topology);
-		mci_topology_free(topology);
-	}
-	if (matrix)
-		ret |= json_object_set_new(mine, "matrix", matrix);
+	if (rdma->matrix)
+		ret |= json_object_set(mine, "matrix", rdma->matrix);
 	return ret ? mci_fail(-ENOMEM, "no memory to describe the rdma transport") : 0;
 }
 
@@ -127,4 +122,6 @@ const struct mci_transport_ops mci_transport_rdma = {
 	.fence = mci_rdma_peer_fence,
 	.region_usable = mci_rdma_peer_usable,
 	.detail = mci_rdma_peer_detail,
+	.nics = mci_rdma_nics_json,
+	.rails = mci_rdma_rails_json,
 };
