@@ -3,7 +3,9 @@
 #ifndef PAIR_H
 #define PAIR_H
 
+#include <dirent.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <setjmp.h>
 #include <stdint.h>
 #include <stddef.h>
@@ -159,6 +161,20 @@ static inline struct mc_status move(struct pair *p, enum mc_op op, void *local, 
 	must(mc_batch_status(batch, 0, &status));
 	must(mc_batch_free(batch));
 	return status;
+}
+
+/* Soft-RoCE, in a guest, counts as well as a card. */
+static inline bool pair_has_nic(void)
+{
+	DIR *dir = opendir("/sys/class/infiniband");
+	struct dirent *entry;
+	bool found = false;
+
+	while (dir && (entry = readdir(dir)))
+		found |= entry->d_name[0] != '.';
+	if (dir)
+		closedir(dir);
+	return found;
 }
 
 #define assert_done(status)                                                \

@@ -142,7 +142,10 @@ void mci_rdma_endpoint_proven(struct mci_rdma_endpoint *e)
 	if (e->state != MCI_RDMA_PROVING || e->in_flight)
 		return;
 	e->state = MCI_RDMA_UP;
+	e->peer->proven = true;
 	atomic_store(&e->visited, true);
+	if (!atomic_load(&e->peer->pending))
+		mci_rdma_pool_settle(e);
 	pthread_cond_broadcast(&e->peer->changed);
 }
 

@@ -68,6 +68,8 @@ bool mci_rdma_pool_take(struct mci_rdma_peer *peer,
 void mci_rdma_pool_give(struct mci_rdma *rdma, struct mci_rdma_endpoint *e);
 struct mci_rdma_endpoint *mci_rdma_pool_find(struct mci_rdma *rdma, uint32_t number, uint32_t stamp);
 void mci_rdma_pool_leave(struct mci_rdma_peer *peer); /* wants none any more */
+bool mci_rdma_pool_waits(struct mci_rdma_peer *peer); /* it stands in the line */
+void mci_rdma_pool_settle(struct mci_rdma_endpoint *e); /* from here on it may be evicted */
 
 /* rail.c */
 /* Where the next slice goes: an endpoint with room; NULL: none now. Opens endpoints on its way. */

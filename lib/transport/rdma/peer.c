@@ -247,8 +247,12 @@ static void look(struct mci_rdma_peer *peer)
 	cut_off(peer, now, &finals);
 	if (atomic_exchange(&peer->port_lost, false))
 		mci_rdma_endpoint_ports(peer, &finals);
+	if (!atomic_load(&peer->pending) && !peer->probing)
+		mci_rdma_pool_leave(peer);
 	for (e = peer->endpoints; e; e = after) {
 		after = e->next;
+		if (e->state == MCI_RDMA_UP && !atomic_load(&peer->pending))
+			mci_rdma_pool_settle(e);
 		mci_rdma_endpoint_idle(e, &finals);
 	}
 	mci_rdma_endpoint_steps(peer, now, &finals);
@@ -618,26 +622,34 @@ static uint32_t prefer_far(const struct mci_rdma_peer *peer, const json_t *matri
  */
 static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 {
-	struct mci_rdma_endpoint *e = NULL;
+	uint64_t now = mci_now_ns(), until = now + PROBE_NS;
 	struct mci_rdma_queue *queue;
-	uint64_t now = mci_now_ns();
+	bool proven, waits = false;
 
-	if (now + PROBE_NS < deadline)
-		deadline = now + PROBE_NS;
 	pthread_mutex_lock(&peer->lock);
-	for (; now < deadline && !e; now = mci_now_ns()) {
-		e = mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, &queue);
-		if (!e)
+	peer->probing = true;
+	for (; now < until && now < deadline && !peer->proven; now = mci_now_ns()) {
+		mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, &queue);
+		waits = mci_rdma_pool_waits(peer);
+		if (waits)
+			until = now + PROBE_NS; /* it has not begun */
+		if (!peer->proven)
 			wait_changed(peer, now + 20 * MCI_NS_PER_MS);
 	}
+	peer->probing = false;
+	proven = peer->proven;
 	pthread_mutex_unlock(&peer->lock);
-	return e ? 0
-		 : mci_fail(
-			   -EOPNOTSUPP,
-			   "RDMA to segment '%s' does not get through; its address is reached by TCP, so "
-			   "compare GIDs and "
-			   "MTUs (`mooncake topology`) and look for firewalls on UDP port 4791 (own GID: %s)",
-			   peer->name, peer->rdma->device[0]->gid_why);
+	if (proven)
+		return 0;
+	if (waits)
+		return mci_fail(-EOPNOTSUPP,
+				"all %u RDMA endpoints are in use, and none became free for segment '%s' in time; "
+				"raise MC_MAX_EP_PER_CTX",
+				peer->rdma->endpoints_max, peer->name);
+	return mci_fail(-EOPNOTSUPP,
+			"RDMA to segment '%s' does not get through; its address is reached by TCP, so compare GIDs "
+			"and MTUs (`mooncake topology`) and look for firewalls on UDP port 4791 (own GID: %s)",
+			peer->name, peer->rdma->device[0]->gid_why);
 }
 
 int mci_rdma_peer_open(struct mci_transport *transport, const struct mci_peer_info *info, void *cookie,

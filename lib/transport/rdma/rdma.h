@@ -178,6 +178,7 @@ struct mci_rdma_endpoint {
 	bool send_connect, send_drop; /* frames that the loop thread owes the peer */
 	bool path_failed;	      /* leaves because the path does not work */
 	_Atomic bool evict;	      /* leave when idle */
+	_Atomic bool settled;	      /* it has carried something, or nothing waits for it: it may be evicted */
 	uint32_t number, stamp;	      /* its slot in the pool */
 	uint32_t in_flight;	      /* work requests */
 	uint64_t bytes;		      /* in flight */
@@ -242,6 +243,7 @@ struct mci_rdma_peer {
 	struct mci_rdma_rail *rail; /* [own device * MCI_RDMA_DEVICES_MAX + peer's] */
 	struct mci_rdma_endpoint *endpoints;
 	unsigned int breaking; /* endpoints that leave */
+	bool probing, proven;  /* peer_open() waits for an endpoint; something came through one */
 	struct {
 		struct mci_request *first, *last;
 	} queue[2], flight;	      /* queue[0]: priority > 0 */
