@@ -23,6 +23,7 @@ struct pair {
 	const char *transport; /* "tcp", "tcp-classic", "shm" */
 	const char *memory;    /* "memfd", "module" or "malloc" */
 	uint32_t flags;	       /* of both engines */
+	const char *initiator_nics, *target_nics; /* NULL: all */
 	mc_metadata_server *server;
 	char uri[64], target_name[64];
 	mc_engine *target, *initiator;
@@ -49,6 +50,7 @@ static inline void pair_open_engine(struct pair *p, const char *name, uint32_t d
 	attr.flags = p->flags;
 	attr.queue_depth = depth;
 	attr.lease_ms = 2000;
+	attr.devices = engine == &p->initiator ? p->initiator_nics : p->target_nics;
 	must(mc_engine_open(&attr, engine));
 }
 

@@ -131,6 +131,19 @@ static inline bool tap_spoil(bool responder, unsigned int pick)
 	return did;
 }
 
+/* All of one side. */
+static inline void tap_spoil_all(bool responder)
+{
+	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
+	unsigned int i;
+
+	pthread_mutex_lock(&tap.lock);
+	for (i = 0; i < tap.qps; i++)
+		if (tap.qp[i].responder == responder)
+			tap.spoiled += !tap.real->ibv_modify_qp(tap.qp[i].qp, &attr, IBV_QP_STATE);
+	pthread_mutex_unlock(&tap.lock);
+}
+
 static inline unsigned int tap_living(void)
 {
 	unsigned int n;
@@ -140,6 +153,47 @@ static inline unsigned int tap_living(void)
 	pthread_mutex_unlock(&tap.lock);
 	return n;
 }
+
+static inline int pair_up(void **state)
+{
+	static struct pair fresh = {
+		.transport = "rdma", .memory = "malloc", .initiator_nics = "rxe0", .target_nics = "rxe1"}, pair;
+
+	pair = fresh;
+	*state = &pair;
+	pair_setup(&pair);
+	tap_into(pair.initiator);
+	tap_into(pair.target);
+	/* Anew: the first queue pairs are older than the tap. */
+	must(mc_segment_close(pair.segment));
+	must(mc_segment_open(pair.initiator, pair.target_name, NULL, &pair.segment));
+	return 0;
+}
+
+static inline int pair_down(void **state)
+{
+	pair_teardown(*state);
+	return 0;
+}
+
+#define pair_test(f)                  \
+	{                             \
+#f, f, pair_up, pair_down, NULL \
+	}
+
+/* A program's tests, or one of them; says so where there is no device. */
+#define run_on_a_device(tests, argc, argv)                                                                \
+	({                                                                                                \
+		int ret_ = 77;                                                                            \
+		if (!pair_has_nic()) {                                                                    \
+			printf("no RDMA device here; runs in a guest (tests/vm/rdma_faults.sh)\n");       \
+		} else {                                                                                  \
+			if ((argc) > 1)                                                                   \
+				cmocka_set_test_filter((argv)[1]);                                        \
+			ret_ = cmocka_run_group_tests(tests, NULL, NULL);                                 \
+		}                                                                                         \
+		ret_;                                                                                     \
+	})
 
 static inline void fill(uint8_t *p, size_t n, uint64_t seed)
 {

@@ -1,186 +1,477 @@
 // SPDX-License-Identifier: MIT
 /*
- * The rdma transport against faults of queue pairs, keys and limits, on a real device: soft-RoCE in a guest
+ * The rdma transport against faults of queue pairs, keys, limits and processes, on a real device: soft-RoCE in a guest
  * (tests/vm/rdma_faults.sh). With an argument: that test alone.
  */
 #include "unit/rdma_env.h"
 
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 
-#define SLOT (64u << 10)
+/* ---- queue pairs that fail under load ---- */
 
-static int setup(void **state)
-{
-	static struct pair fresh = {.transport = "rdma", .memory = "malloc"}, pair;
-
-	pair = fresh;
-	*state = &pair;
-	pair_setup(&pair);
-	tap_into(pair.initiator);
-	tap_into(pair.target);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	pair_teardown(*state);
-	return 0;
-}
-
-/* ---- more targets than endpoints ---- */
-
-#define CROWD_THREADS 3u
-#define CROWD_CAP 16u
-
-struct crowd {
-	unsigned int count;
-	mc_engine *initiator, **target;
-	uint8_t *remote, *local; /* CROWD_THREADS slots of SLOT for each target */
-	mc_segment **segment;
-	struct mc_remote *at;
-	_Atomic unsigned int failed, wrong;
+struct writer {
+	struct pair *pair;
+	unsigned int index, rounds;
+	_Atomic bool *stop;
+	unsigned int failed, wrong, late;
+	struct mc_status first; /* of those that failed */
 };
+#define WRITERS 2u
+#define SPAN (PAIR_BYTES / WRITERS)
+#define PIECES 16u
 
-struct crowd_worker {
-	struct crowd *crowd;
-	unsigned int index;
-};
-
-static uint64_t place(unsigned int target, unsigned int worker)
+static void *keep_writing(void *arg)
 {
-	return (uint64_t)(target * CROWD_THREADS + worker) * SLOT;
-}
-
-/* Each batch goes to all targets at once: a write, and then a read of the same. */
-static void *crowd_work(void *arg)
-{
-	struct crowd_worker *w = arg;
-	struct crowd *c = w->crowd;
-	unsigned int rounds = effort("ROUNDS", 4), round, i;
+	struct writer *w = arg;
+	uint8_t *mine = w->pair->local + w->index * SPAN, *theirs = w->pair->remote + w->index * SPAN;
 	struct mc_submit_attr attr = MC_SUBMIT_ATTR_INIT;
+	size_t n = SPAN / PIECES;
 	struct mc_status status;
 	mc_batch *batch;
+	unsigned int i;
 
 	attr.timeout_ms = 60000;
-	must(mc_batch_alloc(c->initiator, c->count, &batch));
-	for (round = 0; round < 2 * rounds; round++) {
-		bool reading = round & 1;
-
-		for (i = 0; i < c->count; i++) {
-			uint8_t *mine = c->local + place(i, w->index);
-
-			if (reading)
-				memset(mine, 0, SLOT);
-			else
-				fill(mine, SLOT, round * 1000003 + place(i, w->index));
-			must(mc_batch_add(batch, reading ? MC_READ : MC_WRITE, mine, c->segment[i],
-					  (struct mc_remote){.region = c->at[i].region, .offset = w->index * SLOT}, SLOT));
+	if (mc_batch_alloc(w->pair->initiator, PIECES, &batch))
+		return NULL;
+	for (; !atomic_load(w->stop); w->rounds++) {
+		/* What was written by the round before, nothing older came over it meanwhile. */
+		w->late += w->rounds && memcmp(mine, theirs, SPAN);
+		fill(mine, SPAN, w->index * 1000000 + w->rounds);
+		for (i = 0; i < PIECES; i++)
+			mc_batch_add(batch, MC_WRITE, mine + i * n, w->pair->segment,
+				     (struct mc_remote){.offset = w->index * SPAN + i * n}, n);
+		w->failed += mc_batch_submit(batch, &attr) || mc_batch_wait(batch, -1);
+		for (i = 0; i < PIECES; i++) {
+			if (!mc_batch_status(batch, i, &status) && status.state == MC_DONE)
+				continue;
+			if (!w->failed++)
+				w->first = status;
 		}
-		must(mc_batch_submit(batch, &attr));
-		must(mc_batch_wait(batch, -1));
-		for (i = 0; i < c->count; i++) {
-			must(mc_batch_status(batch, i, &status));
-			c->failed += status.state != MC_DONE;
-			c->wrong += !!memcmp(c->local + place(i, w->index), c->remote + place(i, w->index), SLOT);
-		}
-		must(mc_batch_reset(batch));
+		w->wrong += !!memcmp(mine, theirs, SPAN);
+		mc_batch_reset(batch);
 	}
-	must(mc_batch_free(batch));
+	mc_batch_free(batch);
 	return NULL;
 }
 
-static mc_engine *crowd_engine(const struct pair *p, const char *name)
+static void test_requests_survive_queue_pairs_that_fail(void **state)
 {
-	struct mc_engine_attr attr = MC_ENGINE_ATTR_INIT;
-	mc_engine *engine;
+	unsigned int wanted = effort("SPOILS", 10), i;
+	struct mc_engine_stats stats = {.size = sizeof(stats)};
+	struct pair *p = *state;
+	struct writer writer[WRITERS];
+	pthread_t thread[WRITERS];
+	_Atomic bool stop = false;
 
-	attr.metadata = p->uri;
-	attr.name = name;
-	attr.transports = "rdma";
-	must(mc_engine_open(&attr, &engine));
-	return engine;
+	tap.spoiled = 0;
+	for (i = 0; i < WRITERS; i++) {
+		writer[i] = (struct writer){.pair = p, .index = i, .stop = &stop};
+		assert_int_equal(pthread_create(&thread[i], NULL, keep_writing, &writer[i]), 0);
+	}
+	for (i = 0; tap.spoiled < wanted && i < 10 * wanted; i++) {
+		pause_ms(120);
+		tap_spoil(tap.spoiled & 1, tap.spoiled);
+	}
+	atomic_store(&stop, true);
+	for (i = 0; i < WRITERS; i++)
+		pthread_join(thread[i], NULL);
+	for (i = 0; i < WRITERS; i++) {
+		if (writer[i].failed)
+			fail_msg("%u failed, the first with state %d error %d", writer[i].failed, writer[i].first.state,
+				 writer[i].first.error);
+		assert_int_equal(writer[i].wrong, 0);
+		assert_int_equal(writer[i].late, 0);
+		assert_true(writer[i].rounds > 0);
+	}
+	assert_int_equal(tap.spoiled, wanted);
+	must(mc_engine_stats(p->initiator, &stats));
+	assert_true(stats.resent_requests > 0);
+	print_message("%u queue pairs failed, %llu slices went anew\n", tap.spoiled,
+		      (unsigned long long)stats.resent_requests);
 }
 
-/* SIEVE gives the few endpoints to who needs one; nobody is forgotten, and no more are held than allowed. */
-static void test_more_targets_than_endpoints_are_all_served(void **state)
+/* A queue pair that failed while nothing was under way is noticed by what comes next. */
+static void test_a_queue_pair_that_fails_idle_costs_nothing(void **state)
 {
 	struct pair *p = *state;
-	struct crowd c = {.count = effort("TARGETS", 64)};
-	mc_region **region = calloc(c.count + 1, sizeof(*region));
-	struct crowd_worker worker[CROWD_THREADS];
-	pthread_t thread[CROWD_THREADS];
-	uint64_t bytes = place(c.count, 0);
-	unsigned int i;
-	char name[32];
+	unsigned int side;
 
-	setenv("MC_MAX_EP_PER_CTX", "16", 1);
-	setenv("MOONCAKE_IO_THREADS", "1", 1);
-	c.target = calloc(c.count, sizeof(*c.target));
-	c.segment = calloc(c.count, sizeof(*c.segment));
-	c.at = calloc(c.count, sizeof(*c.at));
-	c.remote = mmap(NULL, 2 * bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	assert_ptr_not_equal(c.remote, MAP_FAILED);
-	c.local = c.remote + bytes;
-	for (i = 0; i < c.count; i++) {
-		snprintf(name, sizeof(name), "crowd-%u", i);
-		c.target[i] = crowd_engine(p, name);
-		must(mc_engine_register(c.target[i], c.remote + place(i, 0), CROWD_THREADS * SLOT, NULL, &region[i]));
+	for (side = 0; side < 2; side++) {
+		assert_done(move(p, MC_WRITE, p->local, at(p, 0), 4096));
+		assert_true(tap_spoil(side, 0));
+		fill(p->local, 4096, side + 7);
+		assert_done(move(p, MC_WRITE, p->local, at(p, 0), 4096));
+		assert_memory_equal(p->local, p->remote, 4096);
+		assert_done(move(p, MC_READ, p->local + 4096, at(p, 0), 4096));
+		assert_memory_equal(p->local, p->local + 4096, 4096);
 	}
-	unsetenv("MOONCAKE_IO_THREADS");
-	c.initiator = crowd_engine(p, "crowd-initiator");
-	unsetenv("MC_MAX_EP_PER_CTX");
-	assert_int_equal(rdma_of(c.initiator)->endpoints_max, CROWD_CAP);
-	must(mc_engine_register(c.initiator, c.local, bytes, NULL, &region[c.count]));
-	for (i = 0; i < c.count; i++) {
-		struct mc_segment_region info = {.size = sizeof(info)};
-
-		snprintf(name, sizeof(name), "crowd-%u", i);
-		must(mc_segment_open(c.initiator, name, NULL, &c.segment[i]));
-		must(mc_segment_region(c.segment[i], 0, &info));
-		c.at[i].region = info.id;
-	}
-	for (i = 0; i < CROWD_THREADS; i++) {
-		worker[i] = (struct crowd_worker){&c, i};
-		assert_int_equal(pthread_create(&thread[i], NULL, crowd_work, &worker[i]), 0);
-	}
-	for (i = 0; i < CROWD_THREADS; i++)
-		pthread_join(thread[i], NULL);
-	assert_int_equal(c.failed, 0);
-	assert_int_equal(c.wrong, 0);
-	assert_true(atomic_load(&rdma_of(c.initiator)->evictions) >= c.count - CROWD_CAP);
-	print_message("%u targets, %u endpoints, %llu evictions\n", c.count, CROWD_CAP,
-		      (unsigned long long)atomic_load(&rdma_of(c.initiator)->evictions));
-	for (i = 0; i < c.count; i++)
-		must(mc_segment_close(c.segment[i]));
-	must(mc_engine_unregister(region[c.count], MC_UNREGISTER_WAIT));
-	must(mc_engine_close(c.initiator));
-	for (i = 0; i < c.count; i++) {
-		must(mc_engine_unregister(region[i], MC_UNREGISTER_WAIT));
-		must(mc_engine_close(c.target[i]));
-	}
-	munmap(c.remote, 2 * bytes);
-	free(c.target);
-	free(c.segment);
-	free(c.at);
-	free(region);
 }
 
-#define test(f)                \
-	{                      \
-#f, f, setup, teardown, NULL \
+/* ---- limits ---- */
+
+static void test_a_registration_that_fails_says_why_and_leaves_nothing(void **state)
+{
+	struct pair *p = *state;
+	unsigned int before = tap.regions;
+	mc_region *region = NULL;
+	uint8_t *memory;
+
+	memory = mmap(NULL, PAIR_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(memory, MAP_FAILED);
+	rdma_of(p->initiator)->hooks.max_mr = 1 << 20;
+	tap.region_budget = 3; /* of eight pieces */
+	assert_int_equal(mc_engine_register(p->initiator, memory, PAIR_BYTES, NULL, &region), -ENOMEM);
+	tap.region_budget = -1;
+	assert_null(region);
+	assert_non_null(strstr(mc_errmsg(), "rxe0"));
+	assert_non_null(strstr(mc_errmsg(), "ulimit -l"));
+	assert_int_equal(tap.regions, before);
+	assert_done(move(p, MC_WRITE, p->local, at(p, 0), 1 << 20));
+	/* In pieces, it is one region all the same. */
+	must(mc_engine_register(p->initiator, memory, PAIR_BYTES, NULL, &region));
+	assert_int_equal(tap.regions, before + 8);
+	fill(memory, PAIR_BYTES, 5);
+	assert_done(move(p, MC_WRITE, memory + 1000, at(p, 2000), PAIR_BYTES - 5000));
+	assert_memory_equal(memory + 1000, p->remote + 2000, PAIR_BYTES - 5000);
+	must(mc_engine_unregister(region, MC_UNREGISTER_WAIT));
+	assert_int_equal(tap.regions, before);
+	rdma_of(p->initiator)->hooks.max_mr = 1024;
+	assert_int_equal(mc_engine_register(p->initiator, memory, PAIR_BYTES, NULL, &region), -EFBIG);
+	rdma_of(p->initiator)->hooks.max_mr = 0;
+	munmap(memory, PAIR_BYTES);
+}
+
+static void test_a_device_without_queue_pairs_says_so(void **state)
+{
+	struct pair *p = *state;
+	mc_segment *segment = NULL;
+
+	must(mc_segment_close(p->segment));
+	p->segment = NULL;
+	tap.no_qp = true;
+	assert_int_not_equal(mc_segment_open(p->initiator, p->target_name, NULL, &segment), 0);
+	tap.no_qp = false;
+	assert_null(segment);
+	assert_non_null(strstr(mc_errmsg(), "no queue pair"));
+	assert_int_equal(tap_living(), 0);
+	must(mc_segment_open(p->initiator, p->target_name, NULL, &p->segment));
+	assert_done(move(p, MC_WRITE, p->local, at(p, 0), 4096));
+}
+
+/* ---- keys ---- */
+
+static struct mci_rdma_peer *only_peer(struct pair *p)
+{
+	struct mci_rdma_peer *peer = rdma_of(p->initiator)->peers;
+
+	assert_non_null(peer);
+	assert_null(peer->peers_next);
+	return peer;
+}
+
+/* Contracts I5. @gone: the odd region is not there any more, else only our key of it is wrong. */
+static void neighbours(struct pair *p, bool gone)
+{
+	enum { N = 64, BYTES = 32 << 10 };
+	struct mci_rdma_peer *peer;
+	struct mc_status status;
+	uint8_t *other, *mine;
+	unsigned int i, round;
+	mc_region *region;
+	mc_batch *batch;
+
+	other = mmap(NULL, N * BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(other, MAP_FAILED);
+	must(mc_engine_register(p->target, other, N * BYTES, NULL, &region));
+	must(mc_segment_close(p->segment));
+	must(mc_segment_open(p->initiator, p->target_name, NULL, &p->segment));
+	peer = only_peer(p);
+	must(mc_batch_alloc(p->initiator, 2 * N, &batch));
+	for (round = 0; round < 3; round++) {
+		mine = p->local + round * 1000;
+		fill(mine, 2 * N * BYTES, round + 50);
+		for (i = 0; i < N; i++) {
+			struct mc_segment_region info = {.size = sizeof(info)};
+
+			must(mc_segment_region(p->segment, 1, &info));
+			must(mc_batch_add(batch, MC_WRITE, mine + i * BYTES, p->segment, at(p, i * BYTES), BYTES));
+			must(mc_batch_add(batch, MC_WRITE, mine + (N + i) * BYTES, p->segment,
+					  (struct mc_remote){.region = info.id, .offset = i * BYTES}, BYTES));
+		}
+		pthread_mutex_lock(&peer->lock);
+		peer->remote[1].key[0] ^= 0x00ffff00;
+		pthread_mutex_unlock(&peer->lock);
+		if (gone && round == 2) {
+			must(mc_engine_unregister(region, MC_UNREGISTER_WAIT));
+			memset(other, 0x77, N * BYTES);
+		}
+		must(mc_batch_submit(batch, NULL));
+		must(mc_batch_wait(batch, -1));
+		for (i = 0; i < 2 * N; i++) {
+			must(mc_batch_status(batch, i, &status));
+			if (gone && round == 2 && i & 1)
+				assert_failed(status, -ESTALE);
+			else
+				assert_done(status);
+		}
+		assert_memory_equal(p->remote, mine, N * BYTES);
+		for (i = 0; i < N * BYTES && gone && round == 2; i++)
+			assert_int_equal(other[i], 0x77);
+		if (!gone || round < 2)
+			assert_memory_equal(other, mine + N * BYTES, N * BYTES);
+		must(mc_batch_reset(batch));
 	}
+	must(mc_batch_free(batch));
+	if (!gone)
+		must(mc_engine_unregister(region, MC_UNREGISTER_WAIT));
+	munmap(other, N * BYTES);
+}
+
+static void test_a_wrong_key_is_asked_for_anew_and_no_neighbour_fails(void **state) { neighbours(*state, false); }
+static void test_a_region_that_is_gone_fails_alone(void **state) { neighbours(*state, true); }
+
+/* ---- memory that comes and goes under access ---- */
+
+struct reader {
+	struct pair *pair;
+	_Atomic bool *stop;
+	unsigned int done, refused, poisoned, torn, reopened;
+	int odd; /* an error that was not expected */
+};
+#define POISON 0xdb
+#define SHEET (256u << 10)
+
+static void *keep_reading(void *arg)
+{
+	struct reader *r = arg;
+	struct pair *p = r->pair;
+	struct mc_segment_region info = {.size = sizeof(info)};
+	struct mc_status status;
+	mc_segment *segment = NULL;
+	unsigned int i;
+	mc_batch *batch;
+
+	if (mc_batch_alloc(p->initiator, 1, &batch))
+		return NULL;
+	while (!atomic_load(r->stop)) {
+		if (!segment) {
+			if (mc_segment_open(p->initiator, p->target_name, NULL, &segment))
+				continue;
+			r->reopened++;
+			if (mc_segment_region_count(segment) < 2 || mc_segment_region(segment, 1, &info)) {
+				mc_segment_close(segment);
+				segment = NULL;
+				continue;
+			}
+		}
+		memset(p->local, 0, SHEET);
+		if (mc_batch_add(batch, MC_READ, p->local, segment, (struct mc_remote){.region = info.id}, SHEET) ||
+		    mc_batch_submit(batch, NULL) || mc_batch_wait(batch, -1) || mc_batch_status(batch, 0, &status)) {
+			r->odd = -EINVAL;
+			break;
+		}
+		mc_batch_reset(batch);
+		if (status.state == MC_DONE) {
+			r->done++;
+			/* Each sheet holds one byte all over. */
+			for (i = 0; i < SHEET; i++) {
+				r->poisoned += p->local[i] == POISON;
+				r->torn += p->local[i] != p->local[0];
+			}
+			continue;
+		}
+		r->refused++;
+		if (status.error != -ESTALE)
+			r->odd = status.error;
+		mc_segment_close(segment);
+		segment = NULL;
+	}
+	if (segment)
+		mc_segment_close(segment);
+	mc_batch_free(batch);
+	return NULL;
+}
+
+/* Unregistered memory is out of reach when unregister() returns, whatever is on its way. */
+static void test_memory_that_is_registered_anew_is_never_taken_for_the_old(void **state)
+{
+	unsigned int rounds = effort("SHEETS", 12), i;
+	struct pair *p = *state;
+	_Atomic bool stop = false;
+	struct reader reader = {.pair = p, .stop = &stop};
+	mc_region *region;
+	uint8_t *sheet;
+	pthread_t thread;
+
+	sheet = mmap(NULL, SHEET, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(sheet, MAP_FAILED);
+	memset(sheet, POISON, SHEET);
+	assert_int_equal(pthread_create(&thread, NULL, keep_reading, &reader), 0);
+	for (i = 0; i < rounds; i++) {
+		memset(sheet, (int)(i % 64 + 1), SHEET);
+		must(mc_engine_register(p->target, sheet, SHEET, NULL, &region));
+		pause_ms(150);
+		must(mc_engine_unregister(region, MC_UNREGISTER_WAIT));
+		memset(sheet, POISON, SHEET);
+		pause_ms(10);
+	}
+	atomic_store(&stop, true);
+	pthread_join(thread, NULL);
+	munmap(sheet, SHEET);
+	print_message("%u reads done, %u refused, opened %u times\n", reader.done, reader.refused, reader.reopened);
+	assert_int_equal(reader.poisoned, 0);
+	assert_int_equal(reader.torn, 0);
+	assert_int_equal(reader.odd, 0);
+	assert_true(reader.done > 0);
+	assert_true(reader.refused > 0);
+}
+
+/* ---- processes that die or stand still ---- */
+
+#define NAME "child"
+
+/* A target in a process of its own: this program run again. */
+static _Noreturn void be_a_target(const char *uri)
+{
+	struct pair p = {.transport = "rdma", .memory = "malloc", .target_nics = "rxe1"};
+	mc_region *region;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	snprintf(p.uri, sizeof(p.uri), "%s", uri);
+	pair_open_engine(&p, NAME, 0, &p.target);
+	p.remote = pair_alloc(&p, &p.target_memory);
+	must(mc_engine_register(p.target, p.remote, PAIR_BYTES, NULL, &region));
+	dprintf(STDOUT_FILENO, "+");
+	for (;;)
+		pause();
+}
+
+static pid_t start_target(const struct pair *p)
+{
+	int pipes[2];
+	pid_t pid;
+	char c;
+
+	assert_int_equal(pipe(pipes), 0);
+	pid = fork();
+	if (!pid) {
+		dup2(pipes[1], STDOUT_FILENO);
+		close(pipes[0]);
+		execl("/proc/self/exe", "rdma_faults", "--target", p->uri, NULL);
+		_exit(127);
+	}
+	assert_true(pid > 0);
+	close(pipes[1]);
+	assert_int_equal(read(pipes[0], &c, 1), 1);
+	close(pipes[0]);
+	return pid;
+}
+
+#define DEADLINE_MS 3000u
+
+/* 64 writes under way while @signal hits the target; ends when all are final, with how many were done. */
+static unsigned int hit(struct pair *p, mc_segment *segment, pid_t pid, int signal, uint64_t *ms)
+{
+	struct mc_submit_attr attr = MC_SUBMIT_ATTR_INIT;
+	struct mc_status status;
+	unsigned int i, done = 0;
+	uint64_t begin = mci_now_ns();
+	mc_batch *batch;
+
+	attr.timeout_ms = DEADLINE_MS;
+	must(mc_batch_alloc(p->initiator, 256, &batch));
+	for (i = 0; i < 256; i++)
+		must(mc_batch_add(batch, MC_WRITE, p->local, segment, (struct mc_remote){0}, 1 << 20));
+	must(mc_batch_submit(batch, &attr));
+	assert_int_equal(kill(pid, signal), 0);
+	if (signal == SIGSTOP)
+		tap_spoil_all(false); /* else the NIC goes on by itself, and rightly so */
+	must(mc_batch_wait(batch, 20000));
+	*ms = (mci_now_ns() - begin) / MCI_NS_PER_MS;
+	for (i = 0; i < 256; i++) {
+		must(mc_batch_status(batch, i, &status));
+		assert_int_not_equal(status.state, MC_PENDING);
+		done += status.state == MC_DONE;
+	}
+	must(mc_batch_free(batch));
+	return done;
+}
+
+/* One second past the deadline is what breaking may take; a second more is for a machine with other things to do. */
+#define ENDED_BY (DEADLINE_MS + 2000)
+
+static void test_requests_to_a_killed_target_end_in_time(void **state)
+{
+	struct mc_batch *batch;
+	struct pair *p = *state;
+	struct mc_status status;
+	mc_segment *segment;
+	unsigned int done;
+	uint64_t ms;
+	pid_t pid;
+
+	must(mc_segment_close(p->segment));
+	p->segment = NULL;
+	pid = start_target(p);
+	must(mc_segment_open(p->initiator, NAME, NULL, &segment));
+	done = hit(p, segment, pid, SIGKILL, &ms);
+	print_message("killed: %u of 256 were done, all ended after %llu ms\n", done, (unsigned long long)ms);
+	assert_true(done < 256);
+	assert_true(ms <= ENDED_BY);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	/* Back under its name: it is other memory. */
+	pid = start_target(p);
+	must(mc_batch_alloc(p->initiator, 1, &batch));
+	must(mc_batch_add(batch, MC_WRITE, p->local, segment, (struct mc_remote){0}, 4096));
+	must(mc_batch_submit(batch, NULL));
+	must(mc_batch_wait(batch, -1));
+	must(mc_batch_status(batch, 0, &status));
+	assert_failed(status, -ESTALE);
+	must(mc_batch_free(batch));
+	must(mc_segment_close(segment));
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+static void test_a_target_that_stands_still_costs_its_own_requests(void **state)
+{
+	struct pair *p = *state;
+	mc_segment *segment;
+	unsigned int done;
+	uint64_t ms;
+	pid_t pid = start_target(p);
+
+	must(mc_segment_open(p->initiator, NAME, NULL, &segment));
+	done = hit(p, segment, pid, SIGSTOP, &ms);
+	print_message("stopped: %u of 256 were done, all ended after %llu ms\n", done, (unsigned long long)ms);
+	assert_true(ms <= ENDED_BY);
+	/* The other segment does not care. */
+	assert_done(move(p, MC_WRITE, p->local, at(p, 0), 1 << 20));
+	kill(pid, SIGCONT);
+	must(mc_segment_fence(segment, 10000));
+	must(mc_segment_close(segment));
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
 
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		test(test_more_targets_than_endpoints_are_all_served),
+		pair_test(test_requests_survive_queue_pairs_that_fail),
+		pair_test(test_a_queue_pair_that_fails_idle_costs_nothing),
+		pair_test(test_a_registration_that_fails_says_why_and_leaves_nothing),
+		pair_test(test_a_device_without_queue_pairs_says_so),
+		pair_test(test_a_wrong_key_is_asked_for_anew_and_no_neighbour_fails),
+		pair_test(test_a_region_that_is_gone_fails_alone),
+		pair_test(test_memory_that_is_registered_anew_is_never_taken_for_the_old),
+		pair_test(test_requests_to_a_killed_target_end_in_time),
+		pair_test(test_a_target_that_stands_still_costs_its_own_requests),
 	};
 
-	if (!pair_has_nic()) {
-		printf("no RDMA device here; runs in a guest (tests/vm/rdma_faults.sh)\n");
-		return 77;
-	}
-	if (argc > 1)
-		cmocka_set_test_filter(argv[1]);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	if (argc == 3 && !strcmp(argv[1], "--target"))
+		be_a_target(argv[2]);
+	return run_on_a_device(tests, argc, argv);
 }

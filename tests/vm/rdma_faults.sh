@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # vm: rxe kernels=6.1
-# Queue pairs, keys, limits and endpoints fail under the rdma transport: what was asked for is done, or says why not.
+# Queue pairs, keys, limits, endpoints and processes fail under the rdma transport: what was asked for is done, or says why not.
+#   rdma_faults.sh [PROGRAM [TEST]]
 . "$REPO/tests/vm/lib/guest.sh"
 vm_rxe_pair
 ulimit -l unlimited -n 65536
-export MOONCAKE_RDMA_TIMEOUT=17 # an emulated processor answers late
-[ -x "$B/tests/unit/rdma_faults" ] || fail "$B/tests/unit/rdma_faults was not built"
-"$B/tests/unit/rdma_faults" "$@"
+export MOONCAKE_RDMA_TIMEOUT=15 # an emulated processor answers late
+for program in ${1:-rdma_faults rdma_crowd}; do
+	[ -x "$B/tests/unit/$program" ] || fail "$B/tests/unit/$program was not built"
+	"$B/tests/unit/$program" ${2:+"$2"} || exit
+done

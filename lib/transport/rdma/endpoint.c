@@ -6,6 +6,7 @@
  * then is what was in flight final, or sent anew. peer->lock is held throughout.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,6 +51,12 @@ static void release(struct mci_rdma_endpoint *e)
 	free(e);
 }
 
+static void cannot(struct mci_rdma_peer *peer, const struct mci_nic *device, const char *why)
+{
+	snprintf(peer->why, sizeof(peer->why), "%s", why);
+	mci_warn("no way to segment '%s' over %s: %s", peer->name, device->name, why);
+}
+
 int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, uint8_t to)
 {
 	struct mci_rdma_rail *rail = mci_rdma_rail_of(peer, device, to);
@@ -77,7 +84,7 @@ int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, u
 		e->queue[e->count]->psn = mci_rdma_psn();
 	}
 	if (ret) {
-		mci_warn("no way to segment '%s' over %s: %s", peer->name, device->name, mc_errmsg());
+		cannot(peer, device, mc_errmsg());
 		rest(rail);
 		destroy_queues(e);
 		mci_rdma_pool_give(peer->rdma, e);
@@ -113,6 +120,7 @@ void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rd
 	if (!e || e->state != MCI_RDMA_ASKED || e->send_connect)
 		return; /* given up meanwhile */
 	if (end->status) {
+		snprintf(peer->why, sizeof(peer->why), "%s", end->sentence);
 		mci_info("segment '%s' refuses an endpoint: %s", peer->name, end->sentence);
 		e->path_failed = true;
 		destroy_queues(e);
@@ -125,7 +133,7 @@ void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rd
 	for (i = 0; i < e->count && !ret; i++)
 		ret = mci_rdma_qp_ready(e->device, e->queue[i]->qp, end, i, e->queue[i]->psn, true);
 	if (ret) {
-		mci_warn("no way to segment '%s' over %s: %s", peer->name, e->device->name, mc_errmsg());
+		cannot(peer, e->device, mc_errmsg());
 		mci_rdma_endpoint_break(e, ret, true, finals);
 		return;
 	}
@@ -180,8 +188,8 @@ void mci_rdma_endpoint_break(struct mci_rdma_endpoint *e, int err, bool path_fai
 	e->path_failed = path_failed;
 	e->peer->breaking++;
 	if (path_failed)
-		mci_info("endpoint over %s to NIC %u of segment '%s' failed: %s", e->device->name, e->to,
-			 e->peer->name, strerror(-err));
+		mci_info("endpoint over %s to %s of segment '%s' failed: %s", e->device->name,
+			 e->peer->port_name[e->to], e->peer->name, strerror(-err));
 	e->state = MCI_RDMA_BREAKING;
 	e->step_at = mci_now_ns() + MCI_RDMA_STEP_NS;
 	mci_rdma_peer_post(e->peer); /* the timer has to know */

@@ -646,6 +646,8 @@ static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 				"all %u RDMA endpoints are in use, and none became free for segment '%s' in time; "
 				"raise MC_MAX_EP_PER_CTX",
 				peer->rdma->endpoints_max, peer->name);
+	if (peer->why[0])
+		return mci_fail(-EOPNOTSUPP, "no RDMA to segment '%s': %s", peer->name, peer->why);
 	return mci_fail(-EOPNOTSUPP,
 			"RDMA to segment '%s' does not get through; its address is reached by TCP, so compare GIDs "
 			"and MTUs (`mooncake topology`) and look for firewalls on UDP port 4791 (own GID: %s)",

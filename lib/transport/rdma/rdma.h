@@ -233,6 +233,7 @@ struct mci_rdma_peer {
 	uint8_t state;
 	bool closing;
 	int error;	       /* of the last attempt to connect */
+	char why[MCI_RDMA_SENTENCE + 1]; /* the last endpoint could not be opened */
 	struct mci_conn *conn; /* loop thread */
 	bool conn_there;       /* under the lock: conn is live, or will be */
 	bool dropping;

@@ -12,7 +12,7 @@ uml_dir() {
 	echo "$dir"
 }
 
-# uml_boot DIR OUT MEMORY APPEND: its command line, in the array boot. The root is the host's below an overlay in memory, as in
+# uml_boot DIR OUT MEMORY APPEND: its command line, in the array boot, and its files. The root is the host's below an overlay in memory, as in
 # other guests; the kernel's words go to OUT/console.log.
 uml_boot() {
 	local dir=$1 out=$2 memory=$3 append=$4
@@ -31,7 +31,7 @@ uml_boot() {
 		exec chroot /mnt/new /bin/bash /host/guest-init
 	EOF
 	chmod 755 "$out/uml-init"
-	boot=(bash -c 'exec 3>"$1/console.log" && shift && "$@" 2>&3 | tee "$0"' "$out/output.log" "$out" "$dir/kb/linux"
-		"mem=${memory}M" root=/dev/root rootfstype=hostfs rootflags=/ ro "init=$out/uml-init" con=null con0=null,fd:3
-		ssl=null ssl1=null,fd:1 loglevel=5 panic=-1 "$append")
+	exec 3>"$out/console.log" 4> >(exec tee "$out/output.log") 5>/dev/null
+	boot=("$dir/kb/linux" "mem=${memory}M" root=/dev/root rootfstype=hostfs rootflags=/ ro "init=$out/uml-init"
+		con=null con0=null,fd:3 ssl=null ssl1=null,fd:4 loglevel=5 panic=-1 "$append")
 }
