@@ -20,9 +20,9 @@
 #define PAIR_BYTES (8u << 20)
 
 struct pair {
-	const char *transport; /* "tcp", "tcp-classic", "shm" */
-	const char *memory;    /* "memfd", "module" or "malloc" */
-	uint32_t flags;	       /* of both engines */
+	const char *transport;			  /* "tcp", "tcp-classic", "shm" */
+	const char *memory;			  /* "memfd", "module" or "malloc" */
+	uint32_t flags;				  /* of both engines */
 	const char *initiator_nics, *target_nics; /* NULL: all */
 	mc_metadata_server *server;
 	char uri[64], target_name[64];

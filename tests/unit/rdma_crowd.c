@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * More peers than endpoints: SIEVE moves the few to where they are needed. On a real device: soft-RoCE in a guest
- * (tests/vm/rdma_faults.sh). With an argument: that test alone.
+ * More peers than endpoints: SIEVE moves the few to where they are needed. On a real device: soft-RoCE in a
+ * guest (tests/vm/rdma_faults.sh). With an argument: that test alone.
  */
 #include "unit/rdma_env.h"
 
@@ -54,14 +54,17 @@ static void *crowd_work(void *arg)
 			else
 				fill(mine, SLOT, round * 1000003 + place(i, w->index));
 			must(mc_batch_add(batch, reading ? MC_READ : MC_WRITE, mine, c->segment[i],
-					  (struct mc_remote){.region = c->at[i].region, .offset = w->index * SLOT}, SLOT));
+					  (struct mc_remote){.region = c->at[i].region,
+							     .offset = w->index * SLOT},
+					  SLOT));
 		}
 		must(mc_batch_submit(batch, &attr));
 		must(mc_batch_wait(batch, -1));
 		for (i = 0; i < c->count; i++) {
 			must(mc_batch_status(batch, i, &status));
 			c->failed += status.state != MC_DONE;
-			c->wrong += !!memcmp(c->local + place(i, w->index), c->remote + place(i, w->index), SLOT);
+			c->wrong +=
+				!!memcmp(c->local + place(i, w->index), c->remote + place(i, w->index), SLOT);
 		}
 		must(mc_batch_reset(batch));
 	}
@@ -98,13 +101,15 @@ static void test_more_targets_than_endpoints_are_all_served(void **state)
 	c.target = calloc(c.count, sizeof(*c.target));
 	c.segment = calloc(c.count, sizeof(*c.segment));
 	c.at = calloc(c.count, sizeof(*c.at));
-	c.remote = mmap(NULL, 2 * bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	c.remote = mmap(NULL, 2 * bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE,
+			-1, 0);
 	assert_ptr_not_equal(c.remote, MAP_FAILED);
 	c.local = c.remote + bytes;
 	for (i = 0; i < c.count; i++) {
 		snprintf(name, sizeof(name), "crowd-%u", i);
 		c.target[i] = crowd_engine(p, name);
-		must(mc_engine_register(c.target[i], c.remote + place(i, 0), CROWD_THREADS * SLOT, NULL, &region[i]));
+		must(mc_engine_register(c.target[i], c.remote + place(i, 0), CROWD_THREADS * SLOT, NULL,
+					&region[i]));
 	}
 	unsetenv("MOONCAKE_IO_THREADS");
 	c.initiator = crowd_engine(p, "crowd-initiator");

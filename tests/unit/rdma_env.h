@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * For tests that break things under the rdma transport: two real engines on a real device, the transport behind an engine,
- * and a tap into the table of verbs, which knows the queue pairs and registrations that live and can spoil them.
+ * For tests that break things under the rdma transport: two real engines on a real device, the transport
+ * behind an engine, and a tap into the table of verbs, which knows the queue pairs and registrations that
+ * live and can spoil them.
  */
 #ifndef TESTS_UNIT_RDMA_ENV_H
 #define TESTS_UNIT_RDMA_ENV_H
@@ -40,7 +41,8 @@ static inline struct ibv_qp *tap_create_qp(struct ibv_pd *pd, struct ibv_qp_init
 	if (!tap.no_qp)
 		qp = tap.real->ibv_create_qp(pd, init);
 	if (qp && tap.qps < TAP_QPS)
-		tap.qp[tap.qps++] = (struct tap_qp){qp, init->cap.max_recv_wr == 1 && init->cap.max_send_wr < 16};
+		tap.qp[tap.qps++] =
+			(struct tap_qp){qp, init->cap.max_recv_wr == 1 && init->cap.max_send_wr < 16};
 	pthread_mutex_unlock(&tap.lock);
 	return qp;
 }
@@ -60,7 +62,8 @@ static inline int tap_destroy_qp(struct ibv_qp *qp)
 	return ret;
 }
 
-static inline struct ibv_mr *tap_reg_mr_iova(struct ibv_pd *pd, void *addr, size_t length, uint64_t iova, int access)
+static inline struct ibv_mr *tap_reg_mr_iova(struct ibv_pd *pd, void *addr, size_t length, uint64_t iova,
+					     int access)
 {
 	struct ibv_mr *mr = NULL;
 
@@ -156,8 +159,11 @@ static inline unsigned int tap_living(void)
 
 static inline int pair_up(void **state)
 {
-	static struct pair fresh = {
-		.transport = "rdma", .memory = "malloc", .initiator_nics = "rxe0", .target_nics = "rxe1"}, pair;
+	static struct pair fresh = {.transport = "rdma",
+				    .memory = "malloc",
+				    .initiator_nics = "rxe0",
+				    .target_nics = "rxe1"},
+			   pair;
 
 	pair = fresh;
 	*state = &pair;
@@ -176,23 +182,23 @@ static inline int pair_down(void **state)
 	return 0;
 }
 
-#define pair_test(f)                  \
-	{                             \
+#define pair_test(f)                            \
+	{                                       \
 #f, f, pair_up, pair_down, NULL \
 	}
 
 /* A program's tests, or one of them; says so where there is no device. */
-#define run_on_a_device(tests, argc, argv)                                                                \
-	({                                                                                                \
-		int ret_ = 77;                                                                            \
-		if (!pair_has_nic()) {                                                                    \
-			printf("no RDMA device here; runs in a guest (tests/vm/rdma_faults.sh)\n");       \
-		} else {                                                                                  \
-			if ((argc) > 1)                                                                   \
-				cmocka_set_test_filter((argv)[1]);                                        \
-			ret_ = cmocka_run_group_tests(tests, NULL, NULL);                                 \
-		}                                                                                         \
-		ret_;                                                                                     \
+#define run_on_a_device(tests, argc, argv)                                                          \
+	({                                                                                          \
+		int ret_ = 77;                                                                      \
+		if (!pair_has_nic()) {                                                              \
+			printf("no RDMA device here; runs in a guest (tests/vm/rdma_faults.sh)\n"); \
+		} else {                                                                            \
+			if ((argc) > 1)                                                             \
+				cmocka_set_test_filter((argv)[1]);                                  \
+			ret_ = cmocka_run_group_tests(tests, NULL, NULL);                           \
+		}                                                                                   \
+		ret_;                                                                               \
 	})
 
 static inline void fill(uint8_t *p, size_t n, uint64_t seed)
@@ -212,7 +218,8 @@ static inline void pause_ms(unsigned int ms)
 	nanosleep(&t, NULL);
 }
 
-/* How often, or how long, a test goes on: a number from the environment, where a script asks for more or less. */
+/* How often, or how long, a test goes on: a number from the environment, where a script asks for more or
+ * less. */
 static inline unsigned int effort(const char *name, unsigned int otherwise)
 {
 	const char *text = getenv(name);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * The rdma transport against faults of queue pairs, keys, limits and processes, on a real device: soft-RoCE in a guest
- * (tests/vm/rdma_faults.sh). With an argument: that test alone.
+ * The rdma transport against faults of queue pairs, keys, limits and processes, on a real device: soft-RoCE
+ * in a guest (tests/vm/rdma_faults.sh). With an argument: that test alone.
  */
 #include "unit/rdma_env.h"
 
@@ -80,8 +80,8 @@ static void test_requests_survive_queue_pairs_that_fail(void **state)
 		pthread_join(thread[i], NULL);
 	for (i = 0; i < WRITERS; i++) {
 		if (writer[i].failed)
-			fail_msg("%u failed, the first with state %d error %d", writer[i].failed, writer[i].first.state,
-				 writer[i].first.error);
+			fail_msg("%u failed, the first with state %d error %d", writer[i].failed,
+				 writer[i].first.state, writer[i].first.error);
 		assert_int_equal(writer[i].wrong, 0);
 		assert_int_equal(writer[i].late, 0);
 		assert_true(writer[i].rounds > 0);
@@ -197,7 +197,8 @@ static void neighbours(struct pair *p, bool gone)
 			struct mc_segment_region info = {.size = sizeof(info)};
 
 			must(mc_segment_region(p->segment, 1, &info));
-			must(mc_batch_add(batch, MC_WRITE, mine + i * BYTES, p->segment, at(p, i * BYTES), BYTES));
+			must(mc_batch_add(batch, MC_WRITE, mine + i * BYTES, p->segment, at(p, i * BYTES),
+					  BYTES));
 			must(mc_batch_add(batch, MC_WRITE, mine + (N + i) * BYTES, p->segment,
 					  (struct mc_remote){.region = info.id, .offset = i * BYTES}, BYTES));
 		}
@@ -230,7 +231,10 @@ static void neighbours(struct pair *p, bool gone)
 	munmap(other, N * BYTES);
 }
 
-static void test_a_wrong_key_is_asked_for_anew_and_no_neighbour_fails(void **state) { neighbours(*state, false); }
+static void test_a_wrong_key_is_asked_for_anew_and_no_neighbour_fails(void **state)
+{
+	neighbours(*state, false);
+}
 static void test_a_region_that_is_gone_fails_alone(void **state) { neighbours(*state, true); }
 
 /* ---- memory that comes and goes under access ---- */
@@ -268,8 +272,10 @@ static void *keep_reading(void *arg)
 			}
 		}
 		memset(p->local, 0, SHEET);
-		if (mc_batch_add(batch, MC_READ, p->local, segment, (struct mc_remote){.region = info.id}, SHEET) ||
-		    mc_batch_submit(batch, NULL) || mc_batch_wait(batch, -1) || mc_batch_status(batch, 0, &status)) {
+		if (mc_batch_add(batch, MC_READ, p->local, segment, (struct mc_remote){.region = info.id},
+				 SHEET) ||
+		    mc_batch_submit(batch, NULL) || mc_batch_wait(batch, -1) ||
+		    mc_batch_status(batch, 0, &status)) {
 			r->odd = -EINVAL;
 			break;
 		}
@@ -321,7 +327,8 @@ static void test_memory_that_is_registered_anew_is_never_taken_for_the_old(void 
 	atomic_store(&stop, true);
 	pthread_join(thread, NULL);
 	munmap(sheet, SHEET);
-	print_message("%u reads done, %u refused, opened %u times\n", reader.done, reader.refused, reader.reopened);
+	print_message("%u reads done, %u refused, opened %u times\n", reader.done, reader.refused,
+		      reader.reopened);
 	assert_int_equal(reader.poisoned, 0);
 	assert_int_equal(reader.torn, 0);
 	assert_int_equal(reader.odd, 0);
@@ -400,7 +407,8 @@ static unsigned int hit(struct pair *p, mc_segment *segment, pid_t pid, int sign
 	return done;
 }
 
-/* One second past the deadline is what breaking may take; a second more is for a machine with other things to do. */
+/* One second past the deadline is what breaking may take; a second more is for a machine with other things to
+ * do. */
 #define ENDED_BY (DEADLINE_MS + 2000)
 
 static void test_requests_to_a_killed_target_end_in_time(void **state)
@@ -446,7 +454,8 @@ static void test_a_target_that_stands_still_costs_its_own_requests(void **state)
 
 	must(mc_segment_open(p->initiator, NAME, NULL, &segment));
 	done = hit(p, segment, pid, SIGSTOP, &ms);
-	print_message("stopped: %u of 256 were done, all ended after %llu ms\n", done, (unsigned long long)ms);
+	print_message("stopped: %u of 256 were done, all ended after %llu ms\n", done,
+		      (unsigned long long)ms);
 	assert_true(ms <= ENDED_BY);
 	/* The other segment does not care. */
 	assert_done(move(p, MC_WRITE, p->local, at(p, 0), 1 << 20));

@@ -137,6 +137,7 @@ void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rd
 		mci_rdma_endpoint_break(e, ret, true, finals);
 		return;
 	}
+	memcpy(e->peer_gid, end->gid, sizeof(e->peer_gid));
 	e->flush_iova = end->flush_iova;
 	e->flush_key = end->flush_key;
 	e->state = MCI_RDMA_PROVING;
@@ -255,6 +256,9 @@ void mci_rdma_endpoint_end(struct mci_rdma_endpoint *e, struct mci_request **fin
 	give_back(e, finals);
 	if (e->state == MCI_RDMA_BREAKING || e->state == MCI_RDMA_FENCING)
 		peer->breaking--;
+	/* Queue pairs that were connected ended, and the peer did not say that his are gone. */
+	if (e->state != MCI_RDMA_ASKED && !peer->conn_there)
+		peer->unconfirmed = true;
 	if (e->path_failed)
 		rest(rail);
 	if (rail->endpoint == e)
@@ -305,7 +309,7 @@ void mci_rdma_endpoint_steps(struct mci_rdma_peer *peer, uint64_t now, struct mc
 	mci_rdma_peer_lost(peer, finals);
 }
 
-/* Ports changed: what leads over one that is down breaks now, before its time-outs do. */
+/* Ports changed: what leads over one that is down, or has another address, breaks now, before its time-outs do. */
 void mci_rdma_endpoint_ports(struct mci_rdma_peer *peer, struct mci_request **finals)
 {
 	struct mci_rdma_endpoint *e, *next;
@@ -316,5 +320,8 @@ void mci_rdma_endpoint_ports(struct mci_rdma_peer *peer, struct mci_request **fi
 		mci_rdma_device_port(e->device, &port);
 		if (!port.up || !peer->port[e->to].up)
 			mci_rdma_endpoint_break(e, -ENETDOWN, true, finals);
+		else if (e->state == MCI_RDMA_UP && (memcmp(port.gid, e->own_gid, 16) ||
+						     memcmp(peer->port[e->to].gid, e->peer_gid, 16)))
+			mci_rdma_endpoint_break(e, -EADDRNOTAVAIL, false, finals);
 	}
 }

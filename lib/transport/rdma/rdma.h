@@ -112,6 +112,7 @@ struct mci_rdma {
 /* ---- both sides ---- */
 
 int mci_rdma_devices_open(struct mci_rdma *rdma);
+void mci_rdma_devices_ignore(struct mci_rdma *rdma); /* nothing that they say arrives any more */
 void mci_rdma_devices_close(struct mci_rdma *rdma);
 void mci_rdma_device_port(struct mci_nic *device, struct mci_rdma_port *port); /* as of now */
 /* gid.c: -ENOENT with a sentence. */
@@ -185,6 +186,7 @@ struct mci_rdma_endpoint {
 	uint64_t step_at;	      /* when the present step takes too long */
 	uint64_t flush_iova;	      /* what a flush reads in the peer */
 	uint32_t flush_key;
+	uint8_t own_gid[16], peer_gid[16]; /* what it was opened with */
 	int error; /* why it breaks */
 	_Atomic bool visited;
 	struct mci_rdma_endpoint *next;		 /* of the peer */
@@ -237,6 +239,8 @@ struct mci_rdma_peer {
 	struct mci_conn *conn; /* loop thread */
 	bool conn_there;       /* under the lock: conn is live, or will be */
 	bool dropping;
+	bool unconfirmed;     /* something ended without the peer's word, since the last incarnation began */
+	unsigned int fencing; /* threads that wait for that word */
 	struct mci_rdma_remote *remote; /* by index in regions */
 	struct mci_rdma_port port[MCI_RDMA_DEVICES_MAX];
 	char port_name[MCI_RDMA_DEVICES_MAX][64];
@@ -256,7 +260,7 @@ struct mci_rdma_peer {
 	/* loop thread: frames to be sent are found by flags */
 	struct mci_task task;
 	_Atomic bool posted;
-	_Atomic bool port_lost; /* a NIC of ours went down */
+	_Atomic bool ports_changed; /* of ours */
 	bool ask_keys;		/* some region's keys are wanted anew */
 	struct mci_timer timer;
 	uint64_t timer_at;	 /* 0 = not armed */

@@ -32,6 +32,6 @@ uml_boot() {
 	EOF
 	chmod 755 "$out/uml-init"
 	exec 3>"$out/console.log" 4> >(exec tee "$out/output.log") 5>/dev/null
-	boot=("$dir/kb/linux" "mem=${memory}M" root=/dev/root rootfstype=hostfs rootflags=/ ro "init=$out/uml-init"
+	boot=(sh -c 'exec "$0" "$@" 2>&3' "$dir/kb/linux" "mem=${memory}M" root=/dev/root rootfstype=hostfs rootflags=/ ro "init=$out/uml-init"
 		con=null con0=null,fd:3 ssl=null ssl1=null,fd:4 loglevel=5 panic=-1 "$append")
 }
