@@ -102,8 +102,10 @@ bool mci_rdma_pool_take(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e)
 		pthread_mutex_unlock(&rdma->pool_lock);
 		return false;
 	}
-	for (i = 0; rdma->slot[i]; i++)
+	/* A number rests before it is used again. */
+	for (i = rdma->slot_turn; rdma->slot[i]; i = (i + 1) % rdma->endpoints_max)
 		;
+	rdma->slot_turn = (i + 1) % rdma->endpoints_max;
 	rdma->slot[i] = e;
 	rdma->slots_used++;
 	e->number = i;

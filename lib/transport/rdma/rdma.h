@@ -98,7 +98,7 @@ struct mci_rdma {
 	pthread_mutex_t pool_lock;
 	struct mci_rdma_endpoint **slot; /* by number: endpoints_max */
 	uint32_t *slot_stamp;		 /* raised whenever a slot is given away */
-	uint32_t slots_used;
+	uint32_t slots_used, slot_turn;
 	struct mci_rdma_endpoint *sieve_head, *sieve_tail, *hand;
 	struct mci_rdma_peer *starving_first, *starving_last;
 	_Atomic uint32_t starving;
