@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Contracts B1, B2 over RDMA: a write that the network holds back finds no queue pair once its request was sent anew or has
- * ended. Two rails, one of them with half a second of delay (tests/vm/rdma_late.sh makes them and sets SLOW_WIRE).
+ * Contracts B1, B2 over RDMA: a write that the network holds back finds no queue pair once its request was sent anew or
+ * has ended. Two rails, one of them with half a second of delay (tests/vm/rdma_late.sh makes them and sets SLOW_WIRE).
  */
 #include "unit/rdma_env.h"
 
