@@ -36,7 +36,7 @@ static void *crowd_work(void *arg)
 {
 	struct crowd_worker *w = arg;
 	struct crowd *c = w->crowd;
-	unsigned int rounds = effort("ROUNDS", 4), round, i;
+	unsigned int rounds = effort("ROUNDS", 2), round, i;
 	struct mc_submit_attr attr = MC_SUBMIT_ATTR_INIT;
 	struct mc_status status;
 	mc_batch *batch;
@@ -88,7 +88,7 @@ static mc_engine *crowd_engine(const struct pair *p, const char *name)
 static void test_more_targets_than_endpoints_are_all_served(void **state)
 {
 	struct pair *p = *state;
-	struct crowd c = {.count = effort("TARGETS", 64)};
+	struct crowd c = {.count = effort("TARGETS", 24)};
 	mc_region **region = calloc(c.count + 1, sizeof(*region));
 	struct crowd_worker worker[CROWD_THREADS];
 	pthread_t thread[CROWD_THREADS];
@@ -150,10 +150,104 @@ static void test_more_targets_than_endpoints_are_all_served(void **state)
 	free(region);
 }
 
+/* ---- all with all ---- */
+
+#define MESH 5u
+
+struct mesh {
+	mc_engine *engine[MESH];
+	mc_region *region[MESH];
+	uint8_t *memory[MESH]; /* a slot to send from, and one for each sender */
+	_Atomic unsigned int failed, wrong;
+};
+
+struct mesh_worker {
+	struct mesh *mesh;
+	unsigned int index;
+};
+
+static void *mesh_work(void *arg)
+{
+	struct mesh_worker *w = arg;
+	struct mesh *m = w->mesh;
+	unsigned int rounds = effort("ROUNDS", 2), round, i;
+	uint8_t *mine = m->memory[w->index];
+	mc_segment *segment[MESH] = {NULL};
+	struct mc_status status;
+	mc_batch *batch;
+	char name[32];
+
+	for (i = 0; i < MESH; i++) {
+		snprintf(name, sizeof(name), "mesh-%u", i);
+		if (i != w->index && mc_segment_open(m->engine[w->index], name, NULL, &segment[i]))
+			m->failed++;
+	}
+	must(mc_batch_alloc(m->engine[w->index], MESH, &batch));
+	for (round = 0; round < 4 * rounds && !m->failed; round++) {
+		fill(mine, SLOT, round * MESH + w->index);
+		for (i = 0; i < MESH; i++)
+			if (i != w->index)
+				must(mc_batch_add(batch, MC_WRITE, mine, segment[i],
+						  (struct mc_remote){.offset = (1 + w->index) * SLOT}, SLOT));
+		must(mc_batch_submit(batch, NULL));
+		must(mc_batch_wait(batch, -1));
+		for (i = 0; i < MESH - 1; i++) {
+			must(mc_batch_status(batch, i, &status));
+			m->failed += status.state != MC_DONE;
+		}
+		for (i = 0; i < MESH; i++)
+			m->wrong += i != w->index && memcmp(mine, m->memory[i] + (1 + w->index) * SLOT, SLOT);
+		must(mc_batch_reset(batch));
+	}
+	must(mc_batch_free(batch));
+	for (i = 0; i < MESH; i++)
+		if (segment[i])
+			must(mc_segment_close(segment[i]));
+	return NULL;
+}
+
+/* Each has two endpoints for four others, and answers all of them meanwhile: nobody waits for somebody who
+ * waits. */
+static void test_all_talk_to_all_with_few_endpoints(void **state)
+{
+	struct pair *p = *state;
+	struct mesh m = {.failed = 0};
+	struct mesh_worker worker[MESH];
+	pthread_t thread[MESH];
+	unsigned int i;
+	char name[32];
+
+	setenv("MC_MAX_EP_PER_CTX", "2", 1);
+	for (i = 0; i < MESH; i++) {
+		snprintf(name, sizeof(name), "mesh-%u", i);
+		m.engine[i] = crowd_engine(p, name);
+		m.memory[i] = mmap(NULL, (MESH + 1) * SLOT, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		assert_ptr_not_equal(m.memory[i], MAP_FAILED);
+		must(mc_engine_register(m.engine[i], m.memory[i], (MESH + 1) * SLOT, NULL, &m.region[i]));
+	}
+	unsetenv("MC_MAX_EP_PER_CTX");
+	for (i = 0; i < MESH; i++) {
+		worker[i] = (struct mesh_worker){&m, i};
+		assert_int_equal(pthread_create(&thread[i], NULL, mesh_work, &worker[i]), 0);
+	}
+	for (i = 0; i < MESH; i++)
+		pthread_join(thread[i], NULL);
+	assert_int_equal(m.failed, 0);
+	assert_int_equal(m.wrong, 0);
+	for (i = 0; i < MESH; i++) {
+		assert_true(atomic_load(&rdma_of(m.engine[i])->evictions) > 0);
+		must(mc_engine_unregister(m.region[i], MC_UNREGISTER_WAIT));
+		must(mc_engine_close(m.engine[i]));
+		munmap(m.memory[i], (MESH + 1) * SLOT);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		pair_test(test_more_targets_than_endpoints_are_all_served),
+		pair_test(test_all_talk_to_all_with_few_endpoints),
 	};
 
 	return run_on_a_device(tests, argc, argv);

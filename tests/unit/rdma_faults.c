@@ -161,6 +161,24 @@ static void test_a_device_without_queue_pairs_says_so(void **state)
 	assert_done(move(p, MC_WRITE, p->local, at(p, 0), 4096));
 }
 
+/* Contracts B6: what peers have us hold is theirs to pay, and bounded. */
+static void test_queue_pairs_are_paid_by_the_peer_that_wants_them(void **state)
+{
+	struct pair *p = *state;
+	struct mci_ledger *ledger = p->target->host.ledger;
+	uint64_t open = mci_ledger_used(ledger), end = mci_now_ns() + 10 * MCI_NS_PER_S;
+
+	assert_true(open >= 8192);
+	must(mc_segment_close(p->segment));
+	p->segment = NULL;
+	while (mci_ledger_used(ledger) > open - 8192) {
+		assert_true(mci_now_ns() < end);
+		pause_ms(10);
+	}
+	must(mc_segment_open(p->initiator, p->target_name, NULL, &p->segment));
+	assert_true(mci_ledger_used(ledger) >= 8192);
+}
+
 /* ---- keys ---- */
 
 static struct mci_rdma_peer *only_peer(struct pair *p)
@@ -473,6 +491,7 @@ int main(int argc, char **argv)
 		pair_test(test_a_queue_pair_that_fails_idle_costs_nothing),
 		pair_test(test_a_registration_that_fails_says_why_and_leaves_nothing),
 		pair_test(test_a_device_without_queue_pairs_says_so),
+		pair_test(test_queue_pairs_are_paid_by_the_peer_that_wants_them),
 		pair_test(test_a_wrong_key_is_asked_for_anew_and_no_neighbour_fails),
 		pair_test(test_a_region_that_is_gone_fails_alone),
 		pair_test(test_memory_that_is_registered_anew_is_never_taken_for_the_old),

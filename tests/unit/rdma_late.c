@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Contracts B1, B2 over RDMA: a write that the network holds back finds no queue pair once its request was sent anew or
- * has ended. Two rails, one of them with half a second of delay (tests/vm/rdma_late.sh makes them and sets SLOW_WIRE).
+ * Contracts B1, B2 over RDMA: a write that the network holds back finds no queue pair once its request was
+ * sent anew or has ended. Two rails, one of them with half a second of delay (tests/vm/rdma_late.sh makes
+ * them and sets SLOW_WIRE).
  */
 #include "unit/rdma_env.h"
 
@@ -112,8 +113,8 @@ static void test_without_the_fence_old_data_lands_late(void **state)
 	assert_false(new_data_stays(*state, false, false));
 }
 
-#define late_test(f)                \
-	{                           \
+#define late_test(f)                           \
+	{                                      \
 #f, f, set_up, pair_down, NULL \
 	}
 

@@ -13,7 +13,7 @@
 
 static void test_params_come_back_as_they_went(void **state)
 {
-	const struct mci_rdma_params in = {
+	static const struct mci_rdma_params in = {
 		.version = 1,
 		.session = {{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}},
 		.incarnation = 1ull << 40};
