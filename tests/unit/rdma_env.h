@@ -191,7 +191,7 @@ static inline int pair_down(void **state)
 #define run_on_a_device(tests, argc, argv)                                                          \
 	({                                                                                          \
 		int ret_ = 77;                                                                      \
-		if (!pair_has_nic()) {                                                              \
+		if (!pair_has_nic(argv)) {                                                              \
 			printf("no RDMA device here; runs in a guest (tests/vm/rdma_faults.sh)\n"); \
 		} else {                                                                            \
 			if ((argc) > 1)                                                             \
