@@ -85,6 +85,8 @@ UAPI := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/uapi/*.c tests/vm/*.c
 	$(patsubst %,$(B)/tests/uapi/%32,layout errors errors_fields offsets)
 EXAMPLES := $(patsubst %.c,$(B)/%,$(wildcard examples/*.c))
 HELPERS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/net/*.c tests/interop/*.c))
+# A NIC in software, where the headers of libibverbs are there.
+SOFTNIC := $(if $(filter 1,$(USE_RDMA)),$(B)/tests/softnic/libibverbs.so.1)
 FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))
 
 .DELETE_ON_ERROR:
@@ -98,7 +100,7 @@ lib: $(B)/libmooncake.so $(B)/libmooncake.a $(B)/mooncake.pc ## shared and stati
 
 tools: $(TOOLS) ## the command-line tools
 
-tests: $(UNIT) $(API) $(HELPERS) $(BENCH) $(EXAMPLES) ## test and bench programs
+tests: $(UNIT) $(API) $(HELPERS) $(BENCH) $(EXAMPLES) $(SOFTNIC) ## test and bench programs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | column -t -s'|'
@@ -157,6 +159,10 @@ $(B)/tests/unit/%: tests/unit/%.c $(B)/libmooncake.a
 $(B)/tests/api/%: tests/api/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -Itests -MMD -MP -o $@ $< -L$(B) -lmooncake -Wl,-rpath,'$$ORIGIN/../..' -lcmocka -ljansson -lpthread -lm
+
+$(B)/tests/softnic/libibverbs.so.1: tests/softnic/verbs.c
+	@mkdir -p $(@D)
+	$(CC) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror $(CFLAGS) $(SAN) -fPIC -shared -pthread -Wl,-soname,libibverbs.so.1 -o $@ $<
 
 # Examples are what a user would write: headers that are installed, no flags of ours.
 $(B)/examples/%: examples/%.c uapi/linux/mooncake.h

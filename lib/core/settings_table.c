@@ -100,7 +100,7 @@ const struct mci_setting mci_setting_table[] = {
 	NUMBER("rdma.service_level", "0", "MOONCAKE_RDMA_SERVICE_LEVEL", "MC_IB_SL", 0, 15,
 	       "InfiniBand service level"),
 	NUMBER("rdma.timeout", "14", "MOONCAKE_RDMA_TIMEOUT", NULL, 1, 31,
-	       "4.096 us * 2^N until the NIC sends a packet again; 7 times, then the path counts as dead"),
+	       "4.096 us * 2^N until the NIC sends a packet again; 6 times, then the path counts as dead"),
 	NUMBER("rdma.endpoints_max", "256", "MOONCAKE_RDMA_ENDPOINTS_MAX", "MC_MAX_EP_PER_CTX", 1, 4096,
 	       "connections to NICs of peers that are held at a time"),
 	NUMBER("rdma.qps", "1", "MOONCAKE_RDMA_QPS", "MC_NUM_QP_PER_EP", 1, 8,

@@ -3,7 +3,9 @@
 #ifndef PAIR_H
 #define PAIR_H
 
+#include <dirent.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <setjmp.h>
 #include <stdint.h>
 #include <stddef.h>
@@ -11,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <errno.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include <mooncake/mooncake.h>
@@ -18,9 +21,10 @@
 #define PAIR_BYTES (8u << 20)
 
 struct pair {
-	const char *transport; /* "tcp", "tcp-classic", "shm" */
-	const char *memory;    /* "memfd", "module" or "malloc" */
-	uint32_t flags;	       /* of both engines */
+	const char *transport;			  /* "tcp", "tcp-classic", "shm" */
+	const char *memory;			  /* "memfd", "module" or "malloc" */
+	uint32_t flags;				  /* of both engines */
+	const char *initiator_nics, *target_nics; /* NULL: all */
 	mc_metadata_server *server;
 	char uri[64], target_name[64];
 	mc_engine *target, *initiator;
@@ -47,6 +51,7 @@ static inline void pair_open_engine(struct pair *p, const char *name, uint32_t d
 	attr.flags = p->flags;
 	attr.queue_depth = depth;
 	attr.lease_ms = 2000;
+	attr.devices = engine == &p->initiator ? p->initiator_nics : p->target_nics;
 	must(mc_engine_open(&attr, engine));
 }
 
@@ -159,6 +164,41 @@ static inline struct mc_status move(struct pair *p, enum mc_op op, void *local, 
 	must(mc_batch_status(batch, 0, &status));
 	must(mc_batch_free(batch));
 	return status;
+}
+
+/* Soft-RoCE, in a guest, counts as well as a card. */
+static inline bool pair_has_device(void)
+{
+	DIR *dir = opendir("/sys/class/infiniband");
+	struct dirent *entry;
+	bool found = false;
+
+	while (dir && (entry = readdir(dir)))
+		found |= entry->d_name[0] != '.';
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+/* Is there a NIC? Where there is no device, the program starts again with one in software (tests/softnic). */
+static inline bool pair_has_nic(char **argv)
+{
+	char exe[256] = "", folder[300];
+	ssize_t n;
+
+	if (pair_has_device() || getenv("MOONCAKE_SOFTNIC"))
+		return true;
+	n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+	if (n <= 0 || !strrchr(exe, '/'))
+		return false;
+	*strrchr(exe, '/') = 0;
+	snprintf(folder, sizeof(folder), "%s/../softnic", exe);
+	if (access(folder, X_OK))
+		return false;
+	setenv("LD_LIBRARY_PATH", folder, 1);
+	setenv("MOONCAKE_SOFTNIC", "1", 1);
+	execv("/proc/self/exe", argv);
+	return false;
 }
 
 #define assert_done(status)                                                \

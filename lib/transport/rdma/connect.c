@@ -25,6 +25,7 @@ int mci_rdma_peer_set_info(struct mci_rdma_peer *peer, const struct mci_peer_inf
 {
 	char **hosts = calloc(info->address_count ? info->address_count : 1, sizeof(*hosts)), **old;
 	unsigned int i, n = 0, old_count;
+	int ret;
 
 	for (i = 0; hosts && i < info->address_count; i++) {
 		hosts[n] = strdup(info->addresses[i]);
@@ -33,6 +34,7 @@ int mci_rdma_peer_set_info(struct mci_rdma_peer *peer, const struct mci_peer_inf
 	if (!hosts)
 		return mci_fail(-ENOMEM, "no memory for the addresses of segment '%s'", info->name);
 	pthread_mutex_lock(&peer->lock);
+	ret = mci_rdma_rails_learn(peer, info);
 	old = peer->hosts;
 	old_count = peer->host_count;
 	peer->hosts = hosts;
@@ -45,10 +47,15 @@ int mci_rdma_peer_set_info(struct mci_rdma_peer *peer, const struct mci_peer_inf
 	for (i = 0; i < old_count; i++)
 		free(old[i]);
 	free(old);
-	return 0;
+	return ret;
 }
 
-static int use_info(void *arg, const struct mci_peer_info *info) { return mci_rdma_peer_set_info(arg, info); }
+static int use_info(void *arg, const struct mci_peer_info *info)
+{
+	int ret = mci_rdma_peer_set_info(arg, info);
+
+	return ret == -EOPNOTSUPP ? -ESTALE : ret; /* it has come back without RDMA */
+}
 
 /* ---- frames of the peer; peer->lock held ---- */
 
@@ -284,6 +291,7 @@ static void start(void *arg) /* loop thread */
 		peer->state = MCI_RDMA_LIVE;
 		peer->refused_since = 0;
 		peer->backoff_ns = 0;
+		peer->unconfirmed = false;
 		mci_rdma_pump(peer, &finals);
 		pthread_cond_broadcast(&peer->changed);
 	}
@@ -360,6 +368,7 @@ void mci_rdma_control_frames(struct mci_rdma_peer *peer)
 			end.mtu = port.mtu;
 			end.lid = port.lid;
 			memcpy(end.gid, port.gid, 16);
+			memcpy(e->own_gid, port.gid, 16);
 			for (i = 0; i < e->count; i++) {
 				end.qpn[i] = e->queue[i]->qp->qp_num;
 				end.psn[i] = e->queue[i]->psn;
@@ -480,7 +489,7 @@ static void *connector_main(void *arg)
 
 	atomic_fetch_add_explicit(&host->stats.reconnects, 1, memory_order_relaxed);
 	pthread_mutex_lock(&peer->lock);
-	while (!peer->closing && atomic_load(&peer->pending)) {
+	while (!peer->closing && mci_rdma_peer_wanted(peer)) {
 		uint64_t pause = peer->backoff_ns;
 
 		/* Reset once it is up; a peer that accepts and hangs up again is not hammered, either. */
@@ -489,7 +498,7 @@ static void *connector_main(void *arg)
 			peer->backoff_ns = BACKOFF_LAST_NS;
 		if (pause || peer->conn)
 			pause_for(peer, pause ? pause : BACKOFF_FIRST_NS);
-		if (peer->closing || !atomic_load(&peer->pending))
+		if (peer->closing || !mci_rdma_peer_wanted(peer))
 			break;
 		pthread_mutex_unlock(&peer->lock);
 		ret = mci_rdma_peer_connect(peer, mci_now_ns() + patience);
@@ -502,6 +511,7 @@ static void *connector_main(void *arg)
 		pthread_mutex_lock(&peer->lock);
 		if (!ret)
 			break;
+		peer->error = ret;
 		if (given_up(peer, ret)) {
 			fail_waiting(peer, ret, false, &finals);
 			break;

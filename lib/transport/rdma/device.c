@@ -18,7 +18,7 @@
 #include "topology/topology.h"
 #include "transport/rdma/initiator.h"
 
-#define CQ_ENTRIES 16384
+#define CQ_ENTRIES_MIN 4096
 #define DEFAULT_RD_ATOMIC 16
 
 static void read_numa_node(struct mci_nic *device)
@@ -93,7 +93,7 @@ static void port_changed(struct mci_nic *device)
 	if (before != now)
 		mci_info("port %u of %s is %s", device->port, device->name, now ? "up" : "down");
 	mci_rdma_serve_ports(device->rdma);
-	mci_rdma_initiator_port(device, now);
+	mci_rdma_initiator_port(device);
 }
 
 /*
@@ -195,7 +195,11 @@ static int set_nonblocking(int fd)
 static int open_queues(struct mci_nic *device, const struct ibv_device_attr *attr)
 {
 	const struct mci_verbs *verbs = device->rdma->verbs;
-	int entries = attr->max_cqe > 0 && attr->max_cqe < CQ_ENTRIES ? attr->max_cqe : CQ_ENTRIES;
+	uint32_t each = device->rdma->qps * MCI_RDMA_DEPTH, fits;
+	int entries = (int)(device->rdma->endpoints_max * each);
+
+	if (attr->max_cqe > 0 && attr->max_cqe < entries)
+		entries = attr->max_cqe;
 
 	device->pd = verbs->ibv_alloc_pd(device->context);
 	if (!device->pd)
@@ -203,12 +207,22 @@ static int open_queues(struct mci_nic *device, const struct ibv_device_attr *att
 	device->channel = verbs->ibv_create_comp_channel(device->context);
 	if (!device->channel)
 		return mci_fail(-ENOMEM, "%s gives no completion channel: %s", device->name, strerror(errno));
+	/* When a port fails, all work requests of all endpoints come back at once: there has to be room. */
 	device->cq = verbs->ibv_create_cq(device->context, entries, device, device->channel, 0);
+	while (!device->cq && entries > CQ_ENTRIES_MIN) {
+		entries = entries / 2 > CQ_ENTRIES_MIN ? entries / 2 : CQ_ENTRIES_MIN;
+		device->cq = verbs->ibv_create_cq(device->context, entries, device, device->channel, 0);
+	}
 	if (!device->cq)
 		return mci_fail(-ENOMEM,
 				"%s gives no completion queue of %d entries: %s; raise the limit on locked "
 				"memory (ulimit -l)",
 				device->name, entries, strerror(errno));
+	fits = (uint32_t)device->cq->cqe / each;
+	if (fits < device->rdma->endpoints_max) {
+		device->rdma->endpoints_max = fits ? fits : 1;
+		mci_info("%s has room for %u endpoints at a time", device->name, device->rdma->endpoints_max);
+	}
 	device->flush_mr = (verbs->ibv_reg_mr_iova)(device->pd, device->flush_word,
 						    sizeof(device->flush_word), (uintptr_t)device->flush_word,
 						    IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ);
@@ -408,13 +422,20 @@ static void unwatch(void *arg) /* loop thread */
 		mci_loop_del(device->loop, &device->link);
 }
 
+void mci_rdma_devices_ignore(struct mci_rdma *rdma)
+{
+	uint8_t i;
+
+	for (i = 0; i < rdma->device_count; i++) {
+		if (rdma->device[i]->loop)
+			mci_loop_call(rdma->device[i]->loop, unwatch, rdma->device[i]);
+		rdma->device[i]->loop = NULL;
+	}
+}
+
 void mci_rdma_devices_close(struct mci_rdma *rdma)
 {
-	while (rdma->device_count) {
-		struct mci_nic *device = rdma->device[--rdma->device_count];
-
-		if (device->loop)
-			mci_loop_call(device->loop, unwatch, device);
-		close_device(device);
-	}
+	mci_rdma_devices_ignore(rdma);
+	while (rdma->device_count)
+		close_device(rdma->device[--rdma->device_count]);
 }

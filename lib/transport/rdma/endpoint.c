@@ -51,6 +51,12 @@ static void release(struct mci_rdma_endpoint *e)
 	free(e);
 }
 
+static void cannot(struct mci_rdma_peer *peer, const struct mci_nic *device, const char *why)
+{
+	snprintf(peer->why, sizeof(peer->why), "%s", why);
+	mci_warn("no way to segment '%s' over %s: %s", peer->name, device->name, why);
+}
+
 int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, uint8_t to)
 {
 	struct mci_rdma_rail *rail = mci_rdma_rail_of(peer, device, to);
@@ -78,7 +84,7 @@ int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, u
 		e->queue[e->count]->psn = mci_rdma_psn();
 	}
 	if (ret) {
-		mci_warn("no way to segment '%s' over %s: %s", peer->name, device->name, mc_errmsg());
+		cannot(peer, device, mc_errmsg());
 		mci_rdma_rail_why(rail, "", mc_errmsg());
 		rest(rail);
 		destroy_queues(e);
@@ -119,6 +125,7 @@ void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rd
 	if (!e || e->state != MCI_RDMA_ASKED || e->send_connect)
 		return; /* given up meanwhile */
 	if (end->status) {
+		snprintf(peer->why, sizeof(peer->why), "%s", end->sentence);
 		mci_info("segment '%s' refuses an endpoint: %s", peer->name, end->sentence);
 		mci_rdma_rail_why(mci_rdma_rail_of(peer, e->device, e->to), "it is refused there: ", end->sentence);
 		e->path_failed = true;
@@ -132,13 +139,14 @@ void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rd
 	for (i = 0; i < e->count && !ret; i++)
 		ret = mci_rdma_qp_ready(e->device, e->queue[i]->qp, end, i, e->queue[i]->psn, true);
 	if (ret) {
-		mci_warn("no way to segment '%s' over %s: %s", peer->name, e->device->name, mc_errmsg());
+		cannot(peer, e->device, mc_errmsg());
 		snprintf(why, sizeof(why), "%s", mc_errmsg());
 		rail = mci_rdma_rail_of(peer, e->device, e->to);
 		mci_rdma_endpoint_break(e, ret, true, finals);
 		mci_rdma_rail_why(rail, "", why);
 		return;
 	}
+	memcpy(e->peer_gid, end->gid, sizeof(e->peer_gid));
 	e->flush_iova = end->flush_iova;
 	e->flush_key = end->flush_key;
 	e->state = MCI_RDMA_PROVING;
@@ -153,7 +161,10 @@ void mci_rdma_endpoint_proven(struct mci_rdma_endpoint *e)
 		return;
 	e->state = MCI_RDMA_UP;
 	mci_rdma_rail_why(mci_rdma_rail_of(e->peer, e->device, e->to), "", NULL);
+	e->peer->proven = true;
 	atomic_store(&e->visited, true);
+	if (!atomic_load(&e->peer->pending))
+		mci_rdma_pool_settle(e);
 	pthread_cond_broadcast(&e->peer->changed);
 }
 
@@ -188,8 +199,8 @@ void mci_rdma_endpoint_break(struct mci_rdma_endpoint *e, int err, bool path_fai
 	e->path_failed = path_failed;
 	e->peer->breaking++;
 	if (path_failed) {
-		mci_info("endpoint over %s to NIC %u of segment '%s' failed: %s", e->device->name, e->to,
-			 e->peer->name, strerror(-err));
+		mci_info("endpoint over %s to %s of segment '%s' failed: %s", e->device->name,
+			 e->peer->port_name[e->to], e->peer->name, strerror(-err));
 		mci_rdma_rail_why(mci_rdma_rail_of(e->peer, e->device, e->to), "",
 				  err == -ETIMEDOUT || err == -EHOSTUNREACH ? "nothing comes through" : strerror(-err));
 	}
@@ -258,6 +269,9 @@ void mci_rdma_endpoint_end(struct mci_rdma_endpoint *e, struct mci_request **fin
 	give_back(e, finals);
 	if (e->state == MCI_RDMA_BREAKING || e->state == MCI_RDMA_FENCING)
 		peer->breaking--;
+	/* Queue pairs that were connected ended, and the peer did not say that his are gone. */
+	if (e->state != MCI_RDMA_ASKED && !peer->conn_there)
+		peer->unconfirmed = true;
 	if (e->path_failed)
 		rest(rail);
 	if (rail->endpoint == e)
@@ -308,7 +322,7 @@ void mci_rdma_endpoint_steps(struct mci_rdma_peer *peer, uint64_t now, struct mc
 	mci_rdma_peer_lost(peer, finals);
 }
 
-/* Ports changed: what leads over one that is down breaks now, before its time-outs do. */
+/* Ports changed: what leads over one that is down, or has another address, breaks now, before its time-outs do. */
 void mci_rdma_endpoint_ports(struct mci_rdma_peer *peer, struct mci_request **finals)
 {
 	struct mci_rdma_endpoint *e, *next;
@@ -319,5 +333,8 @@ void mci_rdma_endpoint_ports(struct mci_rdma_peer *peer, struct mci_request **fi
 		mci_rdma_device_port(e->device, &port);
 		if (!port.up || !peer->port[e->to].up)
 			mci_rdma_endpoint_break(e, -ENETDOWN, true, finals);
+		else if (e->state == MCI_RDMA_UP && (memcmp(port.gid, e->own_gid, 16) ||
+						     memcmp(peer->port[e->to].gid, e->peer_gid, 16)))
+			mci_rdma_endpoint_break(e, -EADDRNOTAVAIL, false, finals);
 	}
 }

@@ -21,6 +21,10 @@ void mci_rdma_finals_tell(struct mci_rdma_peer *peer, struct mci_request *finals
 void mci_rdma_peer_put(struct mci_rdma_peer *peer);
 void mci_rdma_peer_post(struct mci_rdma_peer *peer); /* any thread, lock or not: run the task in the loop */
 unsigned int mci_rdma_region_index(const struct mci_rdma_peer *peer, const struct mci_request *r);
+static inline bool mci_rdma_peer_wanted(const struct mci_rdma_peer *peer)
+{
+	return atomic_load(&peer->pending) || peer->fencing;
+}
 /* The control connection is no more: nothing is sent before the next incarnation. */
 void mci_rdma_peer_lost(struct mci_rdma_peer *peer, struct mci_request **finals);
 
@@ -68,6 +72,8 @@ bool mci_rdma_pool_take(struct mci_rdma_peer *peer,
 void mci_rdma_pool_give(struct mci_rdma *rdma, struct mci_rdma_endpoint *e);
 struct mci_rdma_endpoint *mci_rdma_pool_find(struct mci_rdma *rdma, uint32_t number, uint32_t stamp);
 void mci_rdma_pool_leave(struct mci_rdma_peer *peer); /* wants none any more */
+bool mci_rdma_pool_waits(struct mci_rdma_peer *peer); /* it stands in the line */
+void mci_rdma_pool_settle(struct mci_rdma_endpoint *e); /* from here on it may be evicted */
 
 /* rail.c */
 /* Where the next slice goes: an endpoint with room; NULL: none now. Opens endpoints on its way. */
@@ -76,6 +82,7 @@ struct mci_rdma_endpoint *mci_rdma_rail_pick(struct mci_rdma_peer *peer, uint32_
 unsigned int mci_rdma_rails(const struct mci_rdma_peer *peer); /* in use together */
 json_t *mci_rdma_matrix(const struct mci_rdma *rdma); /* as configured, or of this machine; NULL: not known */
 uint32_t mci_rdma_prefer(const struct mci_rdma *rdma, const char *location);
+int mci_rdma_rails_learn(struct mci_rdma_peer *peer, const struct mci_peer_info *info);
 uint64_t mci_rdma_rail_wake(const struct mci_rdma_peer *peer, uint64_t now); /* 0, or when a rest ends */
 
 /* rails.c */
@@ -100,8 +107,8 @@ bool mci_rdma_poll(struct mci_nic *device, bool wait); /* true: something came *
 void mci_rdma_poll_event(struct mci_watch *watch, uint32_t events);
 void mci_rdma_poll_arm(struct mci_nic *device);
 
-/* A port of ours went up or down (loop thread, no lock). */
-void mci_rdma_initiator_port(struct mci_nic *device, bool up);
+/* A port of ours went up or down, or has another GID (loop thread, no lock). */
+void mci_rdma_initiator_port(struct mci_nic *device);
 
 static inline uint64_t mci_rdma_wr_id(const struct mci_rdma_endpoint *e, unsigned int queue,
 				      uint32_t position)

@@ -245,10 +245,14 @@ static void look(struct mci_rdma_peer *peer)
 	expire_list(peer, peer->queue[1].first, now, &next, &finals);
 	expire_list(peer, peer->flight.first, now, &next, &finals);
 	cut_off(peer, now, &finals);
-	if (atomic_exchange(&peer->port_lost, false))
+	if (atomic_exchange(&peer->ports_changed, false))
 		mci_rdma_endpoint_ports(peer, &finals);
+	if (!atomic_load(&peer->pending) && !peer->probing)
+		mci_rdma_pool_leave(peer);
 	for (e = peer->endpoints; e; e = after) {
 		after = e->next;
+		if (e->state == MCI_RDMA_UP && !atomic_load(&peer->pending))
+			mci_rdma_pool_settle(e);
 		mci_rdma_endpoint_idle(e, &finals);
 	}
 	mci_rdma_endpoint_steps(peer, now, &finals);
@@ -310,11 +314,11 @@ void mci_rdma_peer_lost(struct mci_rdma_peer *peer, struct mci_request **finals)
 		else if (e->state == MCI_RDMA_ASKED || e->state == MCI_RDMA_FENCING)
 			mci_rdma_endpoint_end(e, finals);
 	}
-	if (atomic_load(&peer->pending) && peer->state == MCI_RDMA_DOWN && !peer->closing)
+	if (mci_rdma_peer_wanted(peer) && peer->state == MCI_RDMA_DOWN && !peer->closing)
 		mci_rdma_connector_start(peer, finals);
 }
 
-void mci_rdma_initiator_port(struct mci_nic *device, bool up)
+void mci_rdma_initiator_port(struct mci_nic *device)
 {
 	struct mci_rdma *rdma = device->rdma;
 	struct mci_rdma_peer *peer;
@@ -322,8 +326,7 @@ void mci_rdma_initiator_port(struct mci_nic *device, bool up)
 	/* Peers are looked at by their own loops: they may be closing. */
 	pthread_mutex_lock(&rdma->pool_lock);
 	for (peer = rdma->peers; peer; peer = peer->peers_next) {
-		if (!up)
-			atomic_store(&peer->port_lost, true);
+		atomic_store(&peer->ports_changed, true);
 		mci_rdma_peer_post(peer);
 	}
 	pthread_mutex_unlock(&rdma->pool_lock);
@@ -460,20 +463,35 @@ static void wait_changed(struct mci_rdma_peer *peer, uint64_t deadline)
 	pthread_cond_timedwait(&peer->changed, &peer->lock, &at);
 }
 
-/* What a failed write may still do is over once the endpoints that broke are confirmed by the peer. */
+/*
+ * What a failed write may still do is over once the peer has confirmed the end of the endpoints that broke: each
+ * by itself, or all, if the connection was lost, by accepting the next incarnation.
+ */
 int mci_rdma_peer_fence(struct mci_peer *opaque, uint64_t deadline_ns)
 {
 	struct mci_rdma_peer *peer = of(opaque);
+	struct mci_request *finals = NULL;
+	bool started = false;
 	int ret = 0;
 
 	pthread_mutex_lock(&peer->lock);
-	while (peer->breaking && mci_now_ns() < deadline_ns)
-		wait_changed(peer, deadline_ns);
-	if (peer->breaking)
-		ret = -ETIMEDOUT;
+	peer->fencing++;
+	while ((peer->breaking || peer->unconfirmed) && !ret) {
+		if (mci_now_ns() >= deadline_ns)
+			ret = -ETIMEDOUT;
+		else if (peer->unconfirmed && peer->state == MCI_RDMA_DOWN && started)
+			ret = peer->error ? peer->error : -ECONNRESET;
+		else if (peer->unconfirmed && peer->state == MCI_RDMA_DOWN)
+			mci_rdma_connector_start(peer, &finals);
+		else
+			wait_changed(peer, deadline_ns);
+		started |= peer->state == MCI_RDMA_CONNECTING;
+	}
+	peer->fencing--;
 	pthread_mutex_unlock(&peer->lock);
-	return ret ? mci_fail(ret, "segment '%s' did not confirm in time that nothing old is under way",
-			      peer->name)
+	mci_rdma_finals_tell(peer, finals);
+	return ret ? mci_fail(ret, "segment '%s' did not confirm that nothing old is under way: %s", peer->name,
+			      strerror(-ret))
 		   : 0;
 }
 
@@ -580,38 +598,6 @@ static void join(struct mci_rdma_peer *peer, const struct mc_uuid *target)
 	memcpy(peer->session.b, mac, 16);
 }
 
-static int take_ports(struct mci_rdma_peer *peer, const struct mci_peer_info *info)
-{
-	const json_t *list = info->transport ? json_object_get(info->transport, "devices") : NULL, *device;
-	size_t i;
-
-	if (!json_is_array(list) || !json_array_size(list) || json_array_size(list) > MCI_RDMA_DEVICES_MAX)
-		return mci_fail(-EOPNOTSUPP, "segment '%s' does not offer RDMA", info->name);
-	json_array_foreach(list, i, device)
-	{
-		const char *name = json_string_value(json_object_get(device, "name"));
-
-		snprintf(peer->port_name[i], sizeof(peer->port_name[i]), "%s", name ? name : "?");
-	}
-	peer->ports = (uint8_t)json_array_size(list);
-	return 0;
-}
-
-/* NICs of the peer that are near a region, by the matrix it publishes. */
-static uint32_t prefer_far(const struct mci_rdma_peer *peer, const json_t *matrix, const char *location)
-{
-	const json_t *list = json_array_get(json_object_get(matrix, location), 0), *name;
-	uint32_t mask = 0;
-	uint8_t p;
-	size_t i;
-
-	json_array_foreach(list, i, name) for (p = 0; p < peer->ports;
-					       p++) if (json_is_string(name) &&
-							!strcmp(json_string_value(name), peer->port_name[p]))
-		mask |= 1u << p;
-	return mask ? mask : UINT32_MAX;
-}
-
 #define PROBE_NS (3 * MCI_NS_PER_S)
 
 /*
@@ -620,26 +606,36 @@ static uint32_t prefer_far(const struct mci_rdma_peer *peer, const json_t *matri
  */
 static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 {
-	struct mci_rdma_endpoint *e = NULL;
+	uint64_t now = mci_now_ns(), until = now + PROBE_NS;
 	struct mci_rdma_queue *queue;
-	uint64_t now = mci_now_ns();
+	bool proven, waits = false;
 
-	if (now + PROBE_NS < deadline)
-		deadline = now + PROBE_NS;
 	pthread_mutex_lock(&peer->lock);
-	for (; now < deadline && !e; now = mci_now_ns()) {
-		e = mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, &queue);
-		if (!e)
+	peer->probing = true;
+	for (; now < until && now < deadline && !peer->proven; now = mci_now_ns()) {
+		mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, &queue);
+		waits = mci_rdma_pool_waits(peer);
+		if (waits)
+			until = now + PROBE_NS; /* it has not begun */
+		if (!peer->proven)
 			wait_changed(peer, now + 20 * MCI_NS_PER_MS);
 	}
+	peer->probing = false;
+	proven = peer->proven;
 	pthread_mutex_unlock(&peer->lock);
-	return e ? 0
-		 : mci_fail(
-			   -EOPNOTSUPP,
-			   "RDMA to segment '%s' does not get through; its address is reached by TCP, so "
-			   "compare GIDs and "
-			   "MTUs (`mooncake topology`) and look for firewalls on UDP port 4791 (own GID: %s)",
-			   peer->name, peer->rdma->device[0]->gid_why);
+	if (proven)
+		return 0;
+	if (waits)
+		return mci_fail(-EOPNOTSUPP,
+				"all %u RDMA endpoints are in use, and none became free for segment '%s' in time; "
+				"raise MC_MAX_EP_PER_CTX",
+				peer->rdma->endpoints_max, peer->name);
+	if (peer->why[0])
+		return mci_fail(-EOPNOTSUPP, "no RDMA to segment '%s': %s", peer->name, peer->why);
+	return mci_fail(-EOPNOTSUPP,
+			"RDMA to segment '%s' does not get through; its address is reached by TCP, so compare GIDs "
+			"and MTUs (`mooncake topology`) and look for firewalls on UDP port 4791 (own GID: %s)",
+			peer->name, peer->rdma->device[0]->gid_why);
 }
 
 int mci_rdma_peer_open(struct mci_transport *transport, const struct mci_peer_info *info, void *cookie,
@@ -648,9 +644,7 @@ int mci_rdma_peer_open(struct mci_transport *transport, const struct mci_peer_in
 {
 	struct mci_rdma *rdma = (struct mci_rdma *)transport;
 	struct mci_rdma_peer *peer = calloc(1, sizeof(*peer));
-	const json_t *matrix = info->transport ? json_object_get(info->transport, "matrix") : NULL;
 	pthread_condattr_t attr;
-	unsigned int i;
 	int ret;
 
 	if (!peer)
@@ -676,14 +670,10 @@ int mci_rdma_peer_open(struct mci_transport *transport, const struct mci_peer_in
 	pthread_condattr_destroy(&attr);
 	join(peer, &info->uuid);
 	ret = peer->remote && peer->rail
-		      ? take_ports(peer, info)
+		      ? mci_rdma_peer_set_info(peer, info)
 		      : mci_fail(-ENOMEM, "no memory for a way to segment '%s'", info->name);
 	if (!ret && info->rails)
 		ret = mci_rdma_rails_restrict(peer, info->rails);
-	for (i = 0; i < count && !ret; i++)
-		peer->remote[i].prefer = prefer_far(peer, matrix, regions[i].location);
-	if (!ret)
-		ret = mci_rdma_peer_set_info(peer, info);
 	if (!ret)
 		ret = mci_rdma_peer_connect(peer, deadline_ns);
 	if (!ret && info->try_rails)

@@ -50,15 +50,16 @@ static void refused(struct mci_rdma_peer *peer, struct mci_request *r, struct mc
 {
 	struct mci_rdma_remote *remote = &peer->remote[mci_rdma_region_index(peer, r)];
 
+	/* What else was under way with the same keys is refused with it: that counts once. */
+	if (remote->state != MCI_RDMA_KEYS_THERE)
+		return;
 	if (++remote->faults > 2) {
 		mci_rdma_request_end(peer, r, MC_FAILED, -EREMOTEIO, finals);
 		return;
 	}
-	if (remote->state == MCI_RDMA_KEYS_THERE) {
-		remote->state = MCI_RDMA_KEYS_NONE;
-		peer->ask_keys = true;
-		mci_rdma_peer_post(peer);
-	}
+	remote->state = MCI_RDMA_KEYS_NONE;
+	peer->ask_keys = true;
+	mci_rdma_peer_post(peer);
 }
 
 static void failed(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, uint32_t position,

@@ -95,16 +95,17 @@ bool mci_rdma_pool_take(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e)
 	uint32_t i;
 
 	pthread_mutex_lock(&rdma->pool_lock);
-	/* Those who wait come first. */
-	if (rdma->slots_used == rdma->endpoints_max ||
-	    (rdma->starving_first && rdma->starving_first != peer && !peer->endpoints)) {
+	/* Those who wait come first, in their order; who has one already waits for none. */
+	if (rdma->slots_used == rdma->endpoints_max || (rdma->starving_first && rdma->starving_first != peer)) {
 		if (!peer->endpoints)
 			starve(rdma, peer);
 		pthread_mutex_unlock(&rdma->pool_lock);
 		return false;
 	}
-	for (i = 0; rdma->slot[i]; i++)
+	/* A number rests before it is used again. */
+	for (i = rdma->slot_turn; rdma->slot[i]; i = (i + 1) % rdma->endpoints_max)
 		;
+	rdma->slot_turn = (i + 1) % rdma->endpoints_max;
 	rdma->slot[i] = e;
 	rdma->slots_used++;
 	e->number = i;
@@ -147,19 +148,52 @@ struct mci_rdma_endpoint *mci_rdma_pool_find(struct mci_rdma *rdma, uint32_t num
 
 void mci_rdma_pool_leave(struct mci_rdma_peer *peer)
 {
-	pthread_mutex_lock(&peer->rdma->pool_lock);
-	unstarve(peer->rdma, peer);
-	pthread_mutex_unlock(&peer->rdma->pool_lock);
+	struct mci_rdma *rdma = peer->rdma;
+
+	if (!atomic_load(&rdma->starving))
+		return;
+	pthread_mutex_lock(&rdma->pool_lock);
+	unstarve(rdma, peer);
+	if (rdma->starving_first)
+		post(rdma); /* the next one in the line */
+	pthread_mutex_unlock(&rdma->pool_lock);
 }
 
-/* The next victim; one that is on its way out already counts. */
+bool mci_rdma_pool_waits(struct mci_rdma_peer *peer)
+{
+	bool waits;
+
+	pthread_mutex_lock(&peer->rdma->pool_lock);
+	waits = peer->starving;
+	pthread_mutex_unlock(&peer->rdma->pool_lock);
+	return waits;
+}
+
+void mci_rdma_pool_settle(struct mci_rdma_endpoint *e)
+{
+	struct mci_rdma *rdma = e->peer->rdma;
+
+	if (atomic_load_explicit(&e->settled, memory_order_relaxed))
+		return;
+	atomic_store(&e->settled, true);
+	if (!atomic_load(&rdma->starving))
+		return;
+	pthread_mutex_lock(&rdma->pool_lock);
+	post(rdma);
+	pthread_mutex_unlock(&rdma->pool_lock);
+}
+
+/*
+ * The next victim. One that is on its way out already counts. One that was opened for something and has not
+ * carried it yet stays: else all who wait could take them from each other for ever.
+ */
 static struct mci_rdma_endpoint *victim(struct mci_rdma *rdma)
 {
 	struct mci_rdma_endpoint *e = rdma->hand ? rdma->hand : rdma->sieve_tail;
 	uint32_t rounds = 2 * rdma->slots_used + 1;
 
 	for (; e && rounds; rounds--, e = e->newer ? e->newer : rdma->sieve_tail) {
-		if (atomic_load(&e->evict))
+		if (atomic_load(&e->evict) || !atomic_load(&e->settled))
 			continue;
 		if (atomic_exchange(&e->visited, false))
 			continue;

@@ -10,7 +10,8 @@
 
 #define HOP_LIMIT 64
 #define MIN_RNR_TIMER 12
-#define RETRIES 7
+#define RETRIES 6 /* soft-RoCE takes 7 for "for ever", and a dead path would never show */
+#define RNR_RETRIES 7 /* for ever: nobody waits for a receive here */
 
 uint32_t mci_rdma_psn(void)
 {
@@ -99,7 +100,7 @@ static int to_send(struct mci_nic *device, struct ibv_qp *qp, uint32_t psn)
 		.sq_psn = psn,
 		.timeout = (uint8_t)device->rdma->host->options.rdma.timeout,
 		.retry_cnt = RETRIES,
-		.rnr_retry = RETRIES,
+		.rnr_retry = RNR_RETRIES,
 		.max_rd_atomic = (uint8_t)device->max_rd,
 	};
 

@@ -5,10 +5,13 @@
  * of ours has one pair of first choice (and each of the peer's), so that n NICs need n endpoints and not n
  * times n.
  */
+#include <errno.h>
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/errors.h"
 #include "core/log.h"
 #include "topology/topology.h"
 #include "transport/rdma/initiator.h"
@@ -173,4 +176,49 @@ uint32_t mci_rdma_prefer(const struct mci_rdma *rdma, const char *location)
 	if (!mask)
 		mask = bits(rdma, entry ? json_array_get(entry, 1) : NULL);
 	return mask ? mask : UINT32_MAX;
+}
+
+static int take_names(struct mci_rdma_peer *peer, const struct mci_peer_info *info)
+{
+	const json_t *list = info->transport ? json_object_get(info->transport, "devices") : NULL, *device;
+	size_t i;
+
+	if (!json_is_array(list) || !json_array_size(list) || json_array_size(list) > MCI_RDMA_DEVICES_MAX)
+		return mci_fail(-EOPNOTSUPP, "segment '%s' does not offer RDMA", info->name);
+	json_array_foreach(list, i, device)
+	{
+		const char *name = json_string_value(json_object_get(device, "name"));
+
+		snprintf(peer->port_name[i], sizeof(peer->port_name[i]), "%s", name ? name : "?");
+	}
+	peer->ports = (uint8_t)json_array_size(list);
+	return 0;
+}
+
+/* NICs of the peer that are near a region, by the matrix it publishes. */
+static uint32_t prefer_far(const struct mci_rdma_peer *peer, const json_t *matrix, const char *location)
+{
+	const json_t *list = json_array_get(json_object_get(matrix, location), 0), *name;
+	uint32_t mask = 0;
+	uint8_t p;
+	size_t i;
+
+	json_array_foreach(list, i, name) for (p = 0; p < peer->ports;
+					       p++) if (json_is_string(name) &&
+							!strcmp(json_string_value(name), peer->port_name[p]))
+		mask |= 1u << p;
+	return mask ? mask : UINT32_MAX;
+}
+
+/* The NICs of the peer, as its descriptor has them: they may be others after a restart. peer->lock held. */
+int mci_rdma_rails_learn(struct mci_rdma_peer *peer, const struct mci_peer_info *info)
+{
+	const json_t *matrix = info->transport ? json_object_get(info->transport, "matrix") : NULL;
+	unsigned int i;
+	int ret;
+
+	ret = take_names(peer, info);
+	for (i = 0; i < peer->count && !ret; i++)
+		peer->remote[i].prefer = prefer_far(peer, matrix, peer->regions[i].location);
+	return ret;
 }

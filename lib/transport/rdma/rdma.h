@@ -103,7 +103,7 @@ struct mci_rdma {
 	pthread_mutex_t pool_lock;
 	struct mci_rdma_endpoint **slot; /* by number: endpoints_max */
 	uint32_t *slot_stamp;		 /* raised whenever a slot is given away */
-	uint32_t slots_used;
+	uint32_t slots_used, slot_turn;
 	struct mci_rdma_endpoint *sieve_head, *sieve_tail, *hand;
 	struct mci_rdma_peer *starving_first, *starving_last;
 	_Atomic uint32_t starving;
@@ -117,6 +117,7 @@ struct mci_rdma {
 /* ---- both sides ---- */
 
 int mci_rdma_devices_open(struct mci_rdma *rdma);
+void mci_rdma_devices_ignore(struct mci_rdma *rdma); /* nothing that they say arrives any more */
 void mci_rdma_devices_close(struct mci_rdma *rdma);
 void mci_rdma_device_port(struct mci_nic *device, struct mci_rdma_port *port); /* as of now */
 /* gid.c: -ENOENT with a sentence. */
@@ -182,12 +183,14 @@ struct mci_rdma_endpoint {
 	bool send_connect, send_drop; /* frames that the loop thread owes the peer */
 	bool path_failed;	      /* leaves because the path does not work */
 	_Atomic bool evict;	      /* leave when idle */
+	_Atomic bool settled;	      /* it has carried something, or nothing waits for it: it may be evicted */
 	uint32_t number, stamp;	      /* its slot in the pool */
 	uint32_t in_flight;	      /* work requests */
 	uint64_t bytes;		      /* in flight */
 	uint64_t step_at;	      /* when the present step takes too long */
 	uint64_t flush_iova;	      /* what a flush reads in the peer */
 	uint32_t flush_key;
+	uint8_t own_gid[16], peer_gid[16]; /* what it was opened with */
 	int error; /* why it breaks */
 	_Atomic bool visited;
 	struct mci_rdma_endpoint *next;		 /* of the peer */
@@ -238,9 +241,12 @@ struct mci_rdma_peer {
 	uint8_t state;
 	bool closing;
 	int error;	       /* of the last attempt to connect */
+	char why[MCI_RDMA_SENTENCE + 1]; /* the last endpoint could not be opened */
 	struct mci_conn *conn; /* loop thread */
 	bool conn_there;       /* under the lock: conn is live, or will be */
 	bool dropping;
+	bool unconfirmed;     /* something ended without the peer's word, since the last incarnation began */
+	unsigned int fencing; /* threads that wait for that word */
 	struct mci_rdma_remote *remote; /* by index in regions */
 	struct mci_rdma_port port[MCI_RDMA_DEVICES_MAX];
 	char port_name[MCI_RDMA_DEVICES_MAX][64];
@@ -249,6 +255,7 @@ struct mci_rdma_peer {
 	unsigned int rail_count;
 	struct mci_rdma_endpoint *endpoints;
 	unsigned int breaking; /* endpoints that leave */
+	bool probing, proven;  /* peer_open() waits for an endpoint; something came through one */
 	struct {
 		struct mci_request *first, *last;
 	} queue[2], flight;	      /* queue[0]: priority > 0 */
@@ -260,7 +267,7 @@ struct mci_rdma_peer {
 	/* loop thread: frames to be sent are found by flags */
 	struct mci_task task;
 	_Atomic bool posted;
-	_Atomic bool port_lost; /* a NIC of ours went down */
+	_Atomic bool ports_changed; /* of ours */
 	bool ask_keys;		/* some region's keys are wanted anew */
 	struct mci_timer timer;
 	uint64_t timer_at;	 /* 0 = not armed */

@@ -18,12 +18,14 @@
 
 #define CONNECTIONS_MAX 4096
 #define ENDPOINTS_MAX 4096 /* responders of all connections */
+#define QP_BYTES (8u << 10) /* what a queue pair without queues costs here, in the driver and below it, roughly */
 
 struct responder { /* queue pairs that answer one endpoint of an initiator */
 	struct responder *next;
 	struct mci_nic *device;
 	uint32_t number;
 	uint8_t count;
+	uint64_t charged; /* to the peer */
 	struct ibv_qp *qp[MCI_RDMA_QPS_MAX];
 };
 
@@ -35,6 +37,7 @@ struct served {
 	struct mc_uuid session, owner;
 	uint64_t incarnation;
 	char name[MCI_NAME_MAX + 1];
+	struct mci_payer payer;
 	struct mci_incoming *in; /* waits for an older incarnation to end */
 	bool closing;		 /* has to end, or is no more */
 	bool tell_ports, task_posted;
@@ -89,13 +92,15 @@ static void post(struct served *s)
 	mci_loop_post(s->loop, &s->task);
 }
 
-static void destroy_responder(struct mci_rdma_serve *serve, struct responder *r)
+static void destroy_responder(struct served *s, struct responder *r)
 {
+	struct mci_rdma_serve *serve = s->serve;
 	unsigned int i;
 
 	for (i = 0; i < r->count; i++)
 		if (r->qp[i])
 			serve->rdma->verbs->ibv_destroy_qp(r->qp[i]);
+	mci_ledger_give(serve->rdma->host->ledger, &s->payer, r->charged);
 	free(r);
 	atomic_fetch_sub(&serve->responders, 1);
 }
@@ -127,7 +132,7 @@ static void served_forget(struct served *s)
 
 	while ((r = s->responders)) {
 		s->responders = r->next;
-		destroy_responder(serve, r);
+		destroy_responder(s, r);
 	}
 	pthread_mutex_lock(&serve->lock);
 	s->conn = NULL;
@@ -206,24 +211,32 @@ static int build(struct served *s, const struct mci_rdma_end *peer, struct mci_r
 	struct mci_rdma_serve *serve = s->serve;
 	struct mci_rdma *rdma = serve->rdma;
 	struct mci_nic *device;
+	char refusal[MCI_SENTENCE_MAX + 1];
 	struct mci_rdma_port port;
+	uint64_t bytes = sizeof(struct responder) + (uint64_t)peer->count * QP_BYTES;
 	struct responder *r;
 	unsigned int i;
-	int ret = 0;
+	int ret;
 
 	if (peer->to >= rdma->device_count)
 		return mci_fail(-ENODEV, "segment '%s' has no RDMA device number %u", rdma->host->self->name,
 				peer->to);
+	ret = mci_ledger_take(rdma->host->ledger, &s->payer, bytes, refusal);
+	if (ret)
+		return mci_fail(ret, "segment '%s': %s", rdma->host->self->name, refusal);
 	if (atomic_fetch_add(&serve->responders, 1) >= ENDPOINTS_MAX) {
 		atomic_fetch_sub(&serve->responders, 1);
+		mci_ledger_give(rdma->host->ledger, &s->payer, bytes);
 		return mci_fail(-EBUSY, "segment '%s' answers as many endpoints as it can (%u)",
 				rdma->host->self->name, ENDPOINTS_MAX);
 	}
 	r = calloc(1, sizeof(*r));
 	if (!r) {
 		atomic_fetch_sub(&serve->responders, 1);
+		mci_ledger_give(rdma->host->ledger, &s->payer, bytes);
 		return mci_fail(-ENOMEM, "no memory for an endpoint");
 	}
+	r->charged = bytes;
 	device = rdma->device[peer->to];
 	mci_rdma_device_port(device, &port);
 	r->device = device;
@@ -241,7 +254,7 @@ static int build(struct served *s, const struct mci_rdma_end *peer, struct mci_r
 		}
 	}
 	if (ret) {
-		destroy_responder(serve, r);
+		destroy_responder(s, r);
 		return ret;
 	}
 	own->count = peer->count;
@@ -287,7 +300,7 @@ static int on_drop(struct served *s, const struct mci_frame *frame)
 		if (r->number != mci_get32(frame->body))
 			continue;
 		*link = r->next;
-		destroy_responder(s->serve, r);
+		destroy_responder(s, r);
 		break;
 	}
 	memcpy(out, frame->body, 4);
@@ -386,6 +399,7 @@ static void on_ready(void *arg, struct mci_sock sock, const struct mci_hello *he
 		served_forget(s);
 		return;
 	}
+	mci_conn_account(s->conn, s->serve->rdma->host->ledger, &s->payer);
 	if (send_ports(s))
 		mci_conn_close(s->conn);
 }
@@ -458,6 +472,7 @@ void mci_rdma_serve_incoming(struct mci_rdma *rdma, struct mci_incoming *in)
 	s->task.fn = on_task;
 	s->session = params.session;
 	s->owner = hello->peer.uuid;
+	s->payer = *mci_incoming_payer(in);
 	s->incarnation = params.incarnation;
 	snprintf(s->name, sizeof(s->name), "%s", hello->peer.name);
 	pthread_mutex_lock(&serve->lock);

@@ -34,19 +34,18 @@ static int rdma_open(struct mci_transport_host *host, struct mci_transport **out
 	ret = mci_rdma_pool_open(rdma);
 	if (ret)
 		goto err_free;
-	ret = mci_rdma_devices_open(rdma);
+	ret = mci_rdma_serve_open(rdma); /* first: events of devices tell those who are served */
 	if (ret)
 		goto err_close_pool;
-	rdma->matrix = mci_rdma_matrix(rdma);
-	ret = mci_rdma_serve_open(rdma);
+	ret = mci_rdma_devices_open(rdma);
 	if (ret)
-		goto err_close_devices;
+		goto err_close_serve;
+	rdma->matrix = mci_rdma_matrix(rdma);
 	*out = (struct mci_transport *)rdma;
 	return 0;
 
-err_close_devices:
-	json_decref(rdma->matrix);
-	mci_rdma_devices_close(rdma);
+err_close_serve:
+	mci_rdma_serve_close(rdma);
 err_close_pool:
 	mci_rdma_pool_close(rdma);
 err_free:
@@ -60,6 +59,7 @@ static void rdma_close(struct mci_transport *transport)
 {
 	struct mci_rdma *rdma = of(transport);
 
+	mci_rdma_devices_ignore(rdma);
 	mci_rdma_serve_close(rdma);
 	mci_rdma_devices_close(rdma);
 	mci_rdma_pool_close(rdma);

@@ -118,6 +118,7 @@ static void chain(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, const s
 	e->in_flight++;
 	e->bytes += slice->length;
 	atomic_store_explicit(&e->visited, true, memory_order_relaxed);
+	mci_rdma_pool_settle(e);
 	if (++q->chained == MCI_RDMA_CHAIN)
 		post(e, index, finals);
 }
