@@ -57,6 +57,28 @@ static int collect_regions(struct mc_engine *engine, struct mci_descriptor *desc
 	return 0;
 }
 
+/* What classic peers are told of RDMA. publish_lock held. */
+static int collect_rdma(struct mc_engine *engine, struct mci_descriptor *descriptor)
+{
+	const struct mci_transport_ops *ops = mci_transports[MCI_TRANSPORT_RDMA_CLASSIC];
+	struct mci_transport *transport = engine->transport[MCI_TRANSPORT_RDMA_CLASSIC];
+	struct mc_region *region;
+	int ret;
+
+	if (!transport || !descriptor->classic)
+		return 0;
+	descriptor->classic_root = json_object();
+	ret = ops->classic_describe(transport, descriptor->classic_root);
+	if (ret)
+		return ret == -EOPNOTSUPP ? 0 : ret;
+	snprintf(descriptor->protocol, sizeof(descriptor->protocol), "rdma");
+	descriptor->classic_buffers = json_array();
+	for (region = engine->regions; region && !ret; region = region->next)
+		if (region->base.classic)
+			ret = ops->classic_buffers(transport, &region->base, descriptor->classic_buffers);
+	return ret;
+}
+
 static int collect_transports(struct mc_engine *engine, struct mci_descriptor *descriptor)
 {
 	unsigned int i;
@@ -108,8 +130,12 @@ static int encode(struct mc_engine *engine, char **text)
 	if (!ret)
 		ret = collect_transports(engine, &descriptor);
 	if (!ret)
+		ret = collect_rdma(engine, &descriptor);
+	if (!ret)
 		ret = mci_descriptor_encode(&descriptor, &engine->cluster, text);
 	json_decref(descriptor.transports);
+	json_decref(descriptor.classic_root);
+	json_decref(descriptor.classic_buffers);
 	free(descriptor.regions);
 	free(descriptor.buffers);
 	return ret;

@@ -180,7 +180,10 @@ static int open_queues(struct mci_nic *device, const struct ibv_device_attr *att
 				device->name, entries, strerror(errno));
 	device->flush_mr = (verbs->ibv_reg_mr_iova)(device->pd, device->flush_word,
 						    sizeof(device->flush_word), (uintptr_t)device->flush_word,
-						    IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ);
+						    IBV_ACCESS_LOCAL_WRITE |
+							    (mci_rdma_is_classic(device->rdma)
+								     ? 0
+								     : IBV_ACCESS_REMOTE_READ));
 	if (!device->flush_mr)
 		return mci_fail(
 			-ENOMEM,

@@ -11,7 +11,7 @@
 
 #define GRACE_NS MCI_NS_PER_S
 
-static int rdma_open(struct mci_transport_host *host, struct mci_transport **out)
+int mci_rdma_new(struct mci_transport_host *host, enum mci_transport_id id, struct mci_rdma **out)
 {
 	const struct mci_rdma_options *options = &host->options.rdma;
 	const struct mci_verbs *verbs = mci_verbs();
@@ -24,11 +24,12 @@ static int rdma_open(struct mci_transport_host *host, struct mci_transport **out
 	if (!rdma)
 		return mci_fail(-ENOMEM, "no memory for the rdma transport");
 	rdma->host = host;
+	rdma->id = id;
 	rdma->verbs = verbs;
 	rdma->endpoints_max = options->endpoints_max ? options->endpoints_max : 256;
 	if (rdma->endpoints_max > MCI_RDMA_ENDPOINTS_MAX)
 		rdma->endpoints_max = MCI_RDMA_ENDPOINTS_MAX;
-	rdma->qps = options->qps ? options->qps : 1;
+	rdma->qps = options->qps ? options->qps : mci_rdma_is_classic(rdma) ? 2 : 1;
 	if (rdma->qps > MCI_RDMA_QPS_MAX)
 		rdma->qps = MCI_RDMA_QPS_MAX;
 	mci_uuid_new(&rdma->secret);
@@ -38,14 +39,9 @@ static int rdma_open(struct mci_transport_host *host, struct mci_transport **out
 	ret = mci_rdma_devices_open(rdma);
 	if (ret)
 		goto err_close_pool;
-	ret = mci_rdma_serve_open(rdma);
-	if (ret)
-		goto err_close_devices;
-	*out = (struct mci_transport *)rdma;
+	*out = rdma;
 	return 0;
 
-err_close_devices:
-	mci_rdma_devices_close(rdma);
 err_close_pool:
 	mci_rdma_pool_close(rdma);
 err_free:
@@ -53,16 +49,34 @@ err_free:
 	return ret;
 }
 
+void mci_rdma_free(struct mci_rdma *rdma)
+{
+	mci_rdma_devices_close(rdma);
+	mci_rdma_pool_close(rdma);
+	free(rdma);
+}
+
+static int rdma_open(struct mci_transport_host *host, struct mci_transport **out)
+{
+	struct mci_rdma *rdma;
+	int ret = mci_rdma_new(host, MCI_TRANSPORT_RDMA, &rdma);
+
+	if (ret)
+		return ret;
+	ret = mci_rdma_serve_open(rdma);
+	if (ret)
+		mci_rdma_free(rdma);
+	else
+		*out = (struct mci_transport *)rdma;
+	return ret;
+}
+
 static struct mci_rdma *of(struct mci_transport *transport) { return (struct mci_rdma *)transport; }
 
 static void rdma_close(struct mci_transport *transport)
 {
-	struct mci_rdma *rdma = of(transport);
-
-	mci_rdma_serve_close(rdma);
-	mci_rdma_devices_close(rdma);
-	mci_rdma_pool_close(rdma);
-	free(rdma);
+	mci_rdma_serve_close(of(transport));
+	mci_rdma_free(of(transport));
 }
 
 static int rdma_describe(struct mci_transport *transport, json_t *mine)
