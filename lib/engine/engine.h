@@ -178,6 +178,7 @@ int mci_segment_lookup(void *engine, const char *name, uint64_t deadline_ns, jso
 int mci_publish_start(struct mc_engine *engine);
 int mci_publish_update(struct mc_engine *engine); /* publish_lock held */
 void mci_publish_stop(struct mc_engine *engine);
+int mci_publish_again(void *engine); /* host->publish */
 char *
 mci_publish_text(struct mc_engine *engine); /* copy of the descriptor, or NULL; never waits for the service */
 bool mci_metadata_is_remote(const struct mc_engine *engine);

@@ -349,6 +349,7 @@ static int open_transports(struct mc_engine *engine, const struct mc_engine_attr
 	host->refresh = mci_segment_refresh;
 	host->notify = mci_notify_arrived;
 	host->lookup = mci_segment_lookup;
+	host->publish = mci_publish_again;
 	host->options = (struct mci_transport_options){
 		.streams = (uint32_t)number(attr->streams, s, "engine.streams"),
 		.slice_size = (uint32_t)mci_settings_number(s, "engine.slice_size"),

@@ -57,7 +57,10 @@ static int collect_regions(struct mc_engine *engine, struct mci_descriptor *desc
 	return 0;
 }
 
-/* What classic peers are told of RDMA. publish_lock held. */
+/*
+ * What classic peers are told of RDMA; publish_lock held. The devices stand there also where we are their client
+ * only: peers before 0.3.11 look up whose queue pairs they connect to.
+ */
 static int collect_rdma(struct mc_engine *engine, struct mci_descriptor *descriptor)
 {
 	const struct mci_transport_ops *ops = mci_transports[MCI_TRANSPORT_RDMA_CLASSIC];
@@ -65,7 +68,7 @@ static int collect_rdma(struct mc_engine *engine, struct mci_descriptor *descrip
 	struct mc_region *region;
 	int ret;
 
-	if (!transport || !descriptor->classic)
+	if (!transport)
 		return 0;
 	descriptor->classic_root = json_object();
 	ret = ops->classic_describe(transport, descriptor->classic_root);
@@ -74,7 +77,7 @@ static int collect_rdma(struct mc_engine *engine, struct mci_descriptor *descrip
 	snprintf(descriptor->protocol, sizeof(descriptor->protocol), "rdma");
 	descriptor->classic_buffers = json_array();
 	for (region = engine->regions; region && !ret; region = region->next)
-		if (region->base.classic)
+		if (descriptor->classic && region->base.classic)
 			ret = ops->classic_buffers(transport, &region->base, descriptor->classic_buffers);
 	return ret;
 }
@@ -148,6 +151,18 @@ static int taken_over(const struct mc_engine *engine)
 		"the name '%s' was taken over by another process; open the engine anew under a name of "
 		"its own",
 		engine->self.name);
+}
+
+int mci_publish_again(void *arg)
+{
+	struct mc_engine *engine = arg;
+	int ret = 0;
+
+	pthread_mutex_lock(&engine->publish_lock);
+	if (!engine->publish_later)
+		ret = mci_publish_update(engine);
+	pthread_mutex_unlock(&engine->publish_lock);
+	return ret;
 }
 
 char *mci_publish_text(struct mc_engine *engine)

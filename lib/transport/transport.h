@@ -139,6 +139,8 @@ struct mci_transport_host {
 	 * fetches them), -EBADMSG: the sender's request fails with that status. */
 	int (*notify)(void *engine, const struct mc_uuid *sender, uint64_t sequence, const void *p,
 		      uint32_t length);
+	/* A transport has more to describe than when the descriptor was published. Blocks; not in open(). */
+	int (*publish)(void *engine);
 	/* The descriptor that @name leads to, a new reference. Blocks up to @deadline_ns: not from a loop. */
 	int (*lookup)(void *engine, const char *name, uint64_t deadline_ns, json_t **descriptor);
 };
@@ -164,7 +166,7 @@ struct mci_transport_ops {
 	void (*incoming)(struct mci_transport *transport, struct mci_incoming *in);
 	/*
 	 * Serving classic peers, under --classic only; all NULL but in one transport. classic_describe(): add to @root
-	 * what the descriptor says outside of our member; -EOPNOTSUPP: nothing is served. classic_buffers(): append
+	 * what the descriptor says outside of our member; -EOPNOTSUPP: nothing. classic_buffers(): append
 	 * one object or more for a region flagged classic. classic_connection(): see struct mci_service_attr.
 	 */
 	int (*classic_describe)(struct mci_transport *transport, json_t *root);

@@ -85,15 +85,13 @@ static int judge(const struct mci_rdma_peer *peer, uint8_t to, const struct mci_
 	if (answer->reply[0])
 		return mci_fail(-EREMOTEIO, "'%s' refuses queue pairs: %s%s", own->peer, answer->reply,
 				strstr(answer->reply, "QP count mismatch")
-					? "; MC_NUM_QP_PER_EP must be equal on both sides"
+					? "; set MC_NUM_QP_PER_EP alike"
 					: "");
 	if (strcmp(answer->local, own->peer) || strcmp(answer->peer, own->local))
 		return mci_fail(-EPROTO, "'%s' answers for '%s' to '%s': another process than was asked", own->peer,
 				answer->local, answer->peer);
 	if (answer->count != own->count)
-		return mci_fail(-EPROTO,
-				"'%s' answers with %u queue pairs instead of %u; MC_NUM_QP_PER_EP must be equal on both "
-				"sides",
+		return mci_fail(-EPROTO, "'%s' answers with %u queue pairs instead of %u; set MC_NUM_QP_PER_EP alike",
 				own->peer, answer->count, own->count);
 	if (!answer->has_gid) {
 		answer->lid = peer->port[to].lid;
@@ -597,11 +595,14 @@ static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 	pthread_mutex_unlock(&peer->lock);
 	if (e)
 		return 0;
+	if (why[0] && (ret == -ETIMEDOUT || ret == -ECONNREFUSED || ret == -EHOSTUNREACH))
+		return mci_fail(ret, "%s", why);
 	if (why[0])
-		return mci_fail(ret == -ETIMEDOUT || ret == -ECONNREFUSED || ret == -EHOSTUNREACH ? ret : -EOPNOTSUPP, "%s", why);
+		return mci_fail(-EOPNOTSUPP, "%s", why);
 	return mci_fail(-EOPNOTSUPP,
-			"RDMA to classic segment '%s' does not get through, though its rpc port answers; compare GIDs and "
-			"MTUs (MC_MTU must be equal on both sides) and look for firewalls on UDP port 4791 (own GID: %s)",
+			"RDMA to classic segment '%s' does not get through, though its rpc port answers; compare GIDs "
+			"and MTUs (MC_MTU must be equal on both sides) and look for firewalls on UDP port 4791 (own "
+			"GID: %s)",
 			peer->name, peer->rdma->device[0]->gid_why);
 }
 

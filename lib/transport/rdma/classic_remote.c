@@ -138,8 +138,8 @@ static bool same_keys(const struct mci_rdma_remote *a, const struct mci_rdma_rem
 /* NICs of the peer that are near a region, by the matrix it publishes. */
 static uint32_t prefer(const struct mci_rdma_peer *peer, const json_t *descriptor, const char *location)
 {
-	const json_t *list = json_array_get(json_object_get(json_object_get(descriptor, "priority_matrix"), location), 0);
-	const json_t *name;
+	const json_t *matrix = json_object_get(descriptor, "priority_matrix");
+	const json_t *list = json_array_get(json_object_get(matrix, location), 0), *name;
 	uint32_t mask = 0;
 	uint8_t p;
 	size_t i;

@@ -45,12 +45,14 @@ err_free:
 	return ret;
 }
 
-static int needed(struct classic *classic)
+/* @fresh: it was not there before. */
+static int needed(struct classic *classic, bool *fresh)
 {
 	int ret = 0;
 
 	pthread_mutex_lock(&classic->lock);
-	if (!classic->rdma)
+	*fresh = !classic->rdma;
+	if (*fresh)
 		ret = start(classic);
 	pthread_mutex_unlock(&classic->lock);
 	return ret;
@@ -69,13 +71,14 @@ static struct mci_rdma *rdma_of(struct mci_transport *transport)
 static int classic_open(struct mci_transport_host *host, struct mci_transport **transport)
 {
 	struct classic *classic = calloc(1, sizeof(*classic));
+	bool fresh;
 	int ret;
 
 	if (!classic)
 		return mci_fail(-ENOMEM, "no memory for the rdma-classic transport");
 	classic->host = host;
 	pthread_mutex_init(&classic->lock, NULL);
-	ret = host->options.classic ? needed(classic) : 0;
+	ret = host->options.classic ? needed(classic, &fresh) : 0;
 	if (ret) {
 		pthread_mutex_destroy(&classic->lock);
 		free(classic);
@@ -158,7 +161,7 @@ static json_t *matrix(struct mci_rdma *rdma)
 
 static int classic_root(struct mci_transport *transport, json_t *root)
 {
-	struct mci_rdma *rdma = serving(transport);
+	struct mci_rdma *rdma = rdma_of(transport);
 	json_t *list = json_array();
 	char gid[MCI_RDMA_GID_TEXT];
 	struct mci_rdma_port port;
@@ -210,7 +213,8 @@ static int classic_buffers(struct mci_transport *transport, struct mci_region *r
 	return ret ? mci_fail(-ENOMEM, "no memory for the descriptor") : 0;
 }
 
-static void classic_connection(struct mci_transport *transport, struct mci_incoming *in, const char *json, size_t length)
+static void classic_connection(struct mci_transport *transport, struct mci_incoming *in, const char *json,
+			       size_t length)
 {
 	mci_rdma_classic_serve(of(transport)->rdma, in, json, length);
 }
@@ -242,6 +246,7 @@ static int classic_peer_open(struct mci_transport *transport, const struct mci_p
 {
 	struct classic *classic = of(transport);
 	const struct mci_transport_host *host = classic->host;
+	bool fresh;
 	int ret;
 
 	if (!mci_rdma_classic_speaks(info))
@@ -251,7 +256,9 @@ static int classic_peer_open(struct mci_transport *transport, const struct mci_p
 				"segment '%s' is served by a classic peer, which knows no cluster key; "
 				"give --classic to talk to it all the same",
 				info->name);
-	ret = needed(classic);
+	ret = needed(classic, &fresh);
+	if (!ret && fresh)
+		ret = host->publish(host->engine);
 	return ret ? ret
 		   : mci_rdma_classic_open(classic->rdma, info, cookie, regions, count, deadline_ns,
 					   (struct mci_rdma_handle **)peer);
