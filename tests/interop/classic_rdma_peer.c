@@ -242,7 +242,7 @@ static bool connect_to(struct endpoint *e, const uint32_t *qpn, const union ibv_
 			return no("to RTR: %s", strerror(errno));
 		attr = (struct ibv_qp_attr){.qp_state = IBV_QPS_RTS,
 					    .timeout = 14,
-					    .retry_cnt = 7,
+					    .retry_cnt = 6, /* soft-RoCE takes 7 for "for ever" */
 					    .rnr_retry = 7,
 					    .max_rd_atomic = 16};
 		if (ibv_modify_qp(e->qp[i], &attr,
@@ -457,14 +457,16 @@ static char *descriptor(void)
 
 	for (i = 0; i < o.buffers; i++)
 		json_array_append_new(buffers,
-				      json_pack("{s:I, s:I, s:[i], s:s, s:[i]}", "addr", (json_int_t)(uintptr_t)memory[i],
-						"length", (json_int_t)o.size, "lkey", (int)mr[i]->lkey, "name", "cpu:0",
-						"rkey", (int)mr[i]->rkey));
+				      json_pack("{s:I, s:I, s:[I], s:s, s:[I]}", "addr",
+						(json_int_t)(uintptr_t)memory[i], "length", (json_int_t)o.size, "lkey",
+						(json_int_t)mr[i]->lkey, "name", "cpu:0", "rkey",
+						(json_int_t)mr[i]->rkey));
 	strftime(stamp, sizeof(stamp), "%F %T.000000", localtime(&now));
 	gid_text(text);
-	root = json_pack("{s:s, s:s, s:i, s:i, s:s, s:[{s:s, s:i, s:s}], s:o, s:{s:[[s], []]}}", "name", name, "protocol",
-			 "rdma", "tcp_data_port", 0, "tcp_proto_version", 1, "timestamp", stamp, "devices", "gid", text,
-			 "lid", port_attr.lid, "name", o.device, "buffers", buffers, "priority_matrix", "cpu:0", o.device);
+	root = json_pack("{s:s, s:s, s:i, s:i, s:s, s:[{s:s, s:i, s:s}], s:o, s:{s:[[s], []]}}", "name", name,
+			 "protocol", "rdma", "tcp_data_port", 0, "tcp_proto_version", 1, "timestamp", stamp, "devices",
+			 "gid", text, "lid", port_attr.lid, "name", o.device, "buffers", buffers, "priority_matrix",
+			 "cpu:0", o.device);
 	return dump(root);
 }
 
@@ -873,8 +875,9 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	while (fgets(line, sizeof(line), stdin)) {
-		for (n = 0, word[0] = strtok_r(line, " \n", &save); word[n] && n < 3; word[n] = strtok_r(NULL, " \n", &save))
-			n++;
+		word[n = 0] = strtok_r(line, " \n", &save);
+		while (word[n] && n < 3)
+			word[++n] = strtok_r(NULL, " \n", &save);
 		if (n && !strcmp(word[0], "quit"))
 			return 0;
 		if (n)

@@ -19,6 +19,7 @@
 
 #define CQ_ENTRIES 16384
 #define DEFAULT_RD_ATOMIC 16
+#define SOFT_ROCE_VENDOR 0xffffff
 
 static void read_numa_node(struct mci_nic *device)
 {
@@ -255,6 +256,7 @@ static int open_device(struct mci_rdma *rdma, struct ibv_device *from, struct mc
 	}
 	device->max_qp_wr = (uint32_t)attr.max_qp_wr;
 	device->max_mr = attr.max_mr_size;
+	device->soft = attr.vendor_id == SOFT_ROCE_VENDOR;
 	device->max_rd =
 		attr.max_qp_rd_atom < DEFAULT_RD_ATOMIC ? (uint32_t)attr.max_qp_rd_atom : DEFAULT_RD_ATOMIC;
 	if (!device->max_rd)

@@ -117,6 +117,9 @@ static int to_send(struct mci_nic *device, struct ibv_qp *qp, uint32_t psn)
 		.max_rd_atomic = (uint8_t)device->max_rd,
 	};
 
+	/* Soft-RoCE takes the greatest number for "for ever", and only errors tell that a classic peer is gone. */
+	if (device->soft && mci_rdma_is_classic(device->rdma))
+		attr.retry_cnt = RETRIES - 1;
 	return device->rdma->verbs->ibv_modify_qp(qp, &attr,
 						  IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT |
 							  IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |

@@ -65,6 +65,7 @@ struct mci_nic {
 	int numa_node;
 	uint32_t max_qp_wr, max_rd;
 	uint64_t max_mr;
+	bool soft; /* soft-RoCE */
 	pthread_mutex_t state_lock; /* the next five */
 	bool up;
 	int gid_index;
