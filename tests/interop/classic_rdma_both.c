@@ -1,19 +1,28 @@
 // SPDX-License-Identifier: MIT
 /*
- * An engine that serves classic peers and writes to one at the same time: classic_rdma_both SEGMENT NIC SECONDS.
- * Prints "ready NAME", then writes patterns to the segment and reads them back until the time is over. Its own memory
- * that peers may reach is another region, 16 MiB, which it leaves alone. Exit status: 0; 1, with a sentence.
+ * An engine that serves classic peers and writes to one at the same time: classic_rdma_both SEGMENT NIC.
+ * Prints "ready NAME", waits for a line on its standard input, then writes patterns to the segment and reads them back
+ * until SIGTERM. Its own memory that peers may reach is another region, 16 MiB, which it leaves alone.
+ * Exit status: 0; 1, with a sentence.
  */
 #include <mooncake/mooncake.h>
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #define SIZE (512u << 10)
 #define SERVED (16u << 20)
+
+static volatile sig_atomic_t over;
+
+static void on_term(int sig)
+{
+	(void)sig;
+	over = 1;
+}
 
 static void must(int ret, const char *what)
 {
@@ -60,10 +69,11 @@ int main(int argc, char **argv)
 	unsigned int rounds = 0, i;
 	mc_engine *engine;
 	mc_batch *batch;
-	time_t end;
+	char line[16];
 
-	if (argc != 4)
+	if (argc != 3)
 		return 2;
+	signal(SIGTERM, on_term);
 	attr.metadata = "P2PHANDSHAKE";
 	attr.name = "127.0.0.1";
 	attr.transports = "rdma";
@@ -77,10 +87,12 @@ int main(int argc, char **argv)
 	must(mc_engine_register(engine, out, 2 * SIZE, &local, &buffer), "register");
 	printf("ready %s\n", mc_engine_name(engine));
 	fflush(stdout);
+	if (!fgets(line, sizeof(line), stdin))
+		return 1;
 	must(mc_segment_open(engine, argv[1], NULL, &segment), "segment");
 	must(mc_segment_region(segment, 0, &remote), "region");
 	must(mc_batch_alloc(engine, 1, &batch), "batch");
-	for (end = time(NULL) + atoi(argv[3]); time(NULL) < end; rounds++) {
+	for (; !over; rounds++) {
 		for (i = 0; i < SIZE; i++)
 			out[i] = (uint8_t)(i * 7 + rounds);
 		memset(in, 0, SIZE);

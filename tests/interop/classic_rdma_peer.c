@@ -367,8 +367,7 @@ static char *fetch(const char *server)
 	char line[600], *text = calloc(1, 1 << 16);
 	FILE *pipe;
 
-	snprintf(line, sizeof(line), "curl -fsS '%s?key=mooncake%%2Fram%%2F%.*s%%3A%s'", o.metadata,
-		 (int)strcspn(server, ":"), server, strchr(server, ':') + 1);
+	snprintf(line, sizeof(line), "curl -fsSG --data-urlencode 'key=mooncake/ram/%s' '%s'", server, o.metadata);
 	pipe = popen(line, "r");
 	if (!pipe || !fread(text, 1, (1 << 16) - 1, pipe))
 		no("nothing from: %s", line);

@@ -22,13 +22,13 @@ die() { fail "$* -- $(tail -n 20 "$work"/{peer,target,out,err,both} 2>/dev/null)
 
 # start_peer FLAGS...: a peer on rxe1 that takes commands; its name in $segment, its pid in $peer_pid
 start_peer() {
-	rm -f "$work/in"
+	rm -f "$work/in" "$work/peer"
 	mkfifo "$work/in"
 	"$peer" --device=rxe1 --buffers=2 "$@" <"$work/in" >"$work/peer" 2>&1 &
 	peer_pid=$!
 	pids+=("$peer_pid")
 	exec 7>"$work/in"
-	wait_for 20 grep -q '^ready' "$work/peer" || die "the peer does not start"
+	wait_for 20 grep -qs '^ready' "$work/peer" || die "the peer does not start"
 	segment=$(sed -n 's/^ready //p' "$work/peer")
 }
 stop_peer() {
@@ -55,15 +55,16 @@ initiate() {
 		--metadata_server="${uri:-P2PHANDSHAKE}" --protocol=rdma --block_size=32K --batch_size=8 --threads=1 \
 		--duration=1 --warmup=0 --timeout_ms=20000 "$@" >"$work/out" 2>"$work/err"
 }
-must() { jq -e "$1" "$work/out" >/dev/null || die "not so: $1"; }
+must() { [ "$(jq "$1" "$work/out")" = true ] || die "not so: $1"; }
 
 # start_target FLAGS...: ours; its name in $segment
 start_target() {
+	rm -f "$work/target"
 	"$bench" --mode=target --metadata_server="${uri:-P2PHANDSHAKE}" --local_server_name=127.0.0.1:0 --protocol=rdma \
 		--device_name=rxe0 --buffer_size=8M --block_size=32K --batch_size=8 --threads=1 "$@" >"$work/target" 2>&1 &
 	target=$!
 	pids+=("$target")
-	wait_for 60 grep -q '^Ready' "$work/target" || die "our target does not start"
+	wait_for 60 grep -qs '^Ready' "$work/target" || die "our target does not start"
 	segment=$(sed -n 's/^Segment \([^,]*\),.*/\1/p' "$work/target")
 }
 stop_target() {
@@ -175,15 +176,18 @@ stop_target
 pids+=("$!")
 uri=http://127.0.0.1:18080/metadata
 wait_for 20 curl -sf http://127.0.0.1:18080/health -o /dev/null || fail "no metadata server"
-descriptor() { curl -fsS "$uri?key=mooncake%2Fram%2F$(printf %s "$segment" | sed 's/:/%3A/')"; }
+descriptor() { curl -fsSG --data-urlencode "key=mooncake/ram/$segment" "$uri" >"$work/out" || die "no descriptor of $segment"; }
 start_target
-descriptor | jq -e '.buffers == [] and (tostring | test("rkey") | not)' >/dev/null || die "published: $(descriptor)"
+descriptor
+must '.name != null and .buffers == [] and (tostring | test("rkey") | not)'
 stop_target
 start_target --classic
-descriptor | jq -e '.protocol == "rdma" and (.devices | length) == 1 and .devices[0].name == "rxe0" and
-	(.buffers | length) > 0 and (.buffers | all(.addr > 0 and .length > 0 and .name == "cpu:0" and
-	(.rkey | length) == 1 and (.lkey | length) == 1)) and (.priority_matrix | .. | strings) == "rxe0"' >/dev/null ||
-	die "published: $(descriptor)"
+descriptor
+must '.protocol == "rdma" and (.devices | length) == 1 and .devices[0].name == "rxe0" and .devices[0].lid == 0'
+must '.devices[0].gid == "00:00:00:00:00:00:00:00:00:00:ff:ff:0a:09:00:01"'
+must '(.buffers | length) > 0 and (.buffers | all(.addr > 0 and .length > 0 and .name != ""))'
+must '.buffers | all((.rkey | length) == 1 and (.lkey | length) == 1 and .rkey[0] > 0)'
+must '[.priority_matrix[][][]] | unique == ["rxe0"]'
 stop_target
 
 section "a metadata service in between, and a peer before 0.3.11 that looks us up there: no --classic is needed"
@@ -199,21 +203,32 @@ stop_peer
 
 section "both sides send, over one pair of NICs"
 unset uri
-start_peer
-: >"$work/both"
-"$both" "$segment" rxe0 12 >"$work/both" 2>&1 &
-pair=$!
-pids+=("$pair")
-wait_for 30 grep -q '^ready' "$work/both" || die "our side does not start"
-ours=$(sed -n 's/^ready //p' "$work/both")
-for i in 1 2 3 4; do
-	tell write "$ours" "$i"
-	tell read "$ours" "$i"
+for first in us them; do
+	start_peer --length=262144
+	rm -f "$work/both" "$work/go"
+	mkfifo "$work/go"
+	"$both" "$segment" rxe0 <"$work/go" >"$work/both" 2>&1 &
+	pair=$!
+	pids+=("$pair")
+	exec 8>"$work/go"
+	wait_for 30 grep -qs '^ready' "$work/both" || die "our side does not start"
+	ours=$(sed -n 's/^ready //p' "$work/both")
+	[ $first = us ] || tell write "$ours" 1
+	echo go >&8
+	[ $first = them ] || wait_for 20 grep -q '^connected' "$work/peer" || die "we do not ask"
+	for i in 1 2 3; do
+		tell write "$ours" $i
+		tell read "$ours" $i
+	done
+	grep -q '^retired' "$work/peer" && die "one side threw out what the other had made"
+	[ $first = us ] || grep -q '^repeated' "$work/peer" || die "queue pairs that they made are not used"
+	tell evict
+	tell write "$ours" 5
+	tell read "$ours" 5
+	kill -TERM "$pair"
+	wait "$pair" || die "our side, while the peer wrote too"
+	exec 8>&-
+	stop_peer
 done
-tell evict
-tell write "$ours" 5
-tell read "$ours" 5
-wait "$pair" || die "our side, while the peer wrote too"
-stop_peer
 
 section "all well"
