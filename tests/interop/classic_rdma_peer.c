@@ -14,7 +14,7 @@
  *   fill SEED              puts it there
  *   evict                  destroys all queue pairs without a word, as a full endpoint store does
  *   rereg                  registers the buffers anew: other keys
- * Flags: --device=NAME --gid_index=N --port=N (rpc) --host=ADDR (127.0.0.1) --qps=N (2) --buffers=N --size=BYTES
+ * Flags: --device=NAME --gid_index=N --port=N (rpc) --host=ADDR (127.0.0.1) --qps=N (2) --buffers=N --size=BYTES --timeout=N (14)
  *   --length --offset --buffer --old (says no local_gid, as before 0.3.11) --no_type (no type byte, as before
  *   0.3.0) --ack (ready_ack, as from 0.3.12 on) --metadata=URI (of an HTTP service, to read descriptors from)
  * Prints "ready NAME" and "descriptor JSON" first, then a line per event: connected, repeated, retired, acked.
@@ -51,10 +51,10 @@
 
 static struct {
 	const char *device, *host, *metadata;
-	unsigned int gid_index, port, qps, buffers, buffer;
+	unsigned int gid_index, port, qps, buffers, buffer, timeout;
 	bool old, no_type, ack;
 	uint64_t size, length, offset;
-} o = {.host = "127.0.0.1", .gid_index = 1, .qps = 2, .buffers = 1, .size = 16 << 20, .length = 1 << 20};
+} o = {.host = "127.0.0.1", .gid_index = 1, .qps = 2, .timeout = 14, .buffers = 1, .size = 16 << 20, .length = 1 << 20};
 
 struct endpoint {
 	char path[300]; /* of the peer's NIC */
@@ -241,7 +241,7 @@ static bool connect_to(struct endpoint *e, const uint32_t *qpn, const union ibv_
 					  IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER))
 			return no("to RTR: %s", strerror(errno));
 		attr = (struct ibv_qp_attr){.qp_state = IBV_QPS_RTS,
-					    .timeout = 14,
+					    .timeout = (uint8_t)o.timeout,
 					    .retry_cnt = 6, /* soft-RoCE takes 7 for "for ever" */
 					    .rnr_retry = 7,
 					    .max_rd_atomic = 16};
@@ -827,7 +827,7 @@ static bool parse(char *arg)
 		     {"metadata", .text = &o.metadata},
 		     {"gid_index", .number = &o.gid_index}, {"port", .number = &o.port},
 		     {"qps", .number = &o.qps},		{"buffers", .number = &o.buffers},
-		     {"buffer", .number = &o.buffer},	{"size", .size = &o.size},
+		     {"timeout", .number = &o.timeout}, {"buffer", .number = &o.buffer},	{"size", .size = &o.size},
 		     {"length", .size = &o.length},	{"offset", .size = &o.offset},
 		     {"old", .on = &o.old},		{"no_type", .on = &o.no_type},
 		     {"ack", .on = &o.ack}};
