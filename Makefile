@@ -177,7 +177,7 @@ $(B)/tests/uapi/layout: tests/uapi/layout.c tests/uapi/layout.h uapi/linux/moonc
 # A peer of another make: nothing of the library, and verbs linked as usual.
 $(B)/tests/interop/classic_rdma_peer: tests/interop/classic_rdma_peer.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -MMD -MP -o $@ $< -libverbs -ljansson -lpthread
+	$(CC) $(ALL_CFLAGS) -Itests -MMD -MP -o $@ $< -libverbs -ljansson -lpthread
 
 $(B)/tests/%: tests/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* What every transport keeps: one test body, run over tcp, rdma, their classic forms, and shm with both kinds of memory. */
+/* What every transport keeps: one test body, run over tcp, rdma, their classic forms, and shm. */
 #include "api/pair.h"
 
 #include <dirent.h>

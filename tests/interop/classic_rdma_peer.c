@@ -9,24 +9,20 @@
  *   write|read NAME SEED   a pattern made from SEED to the segment NAME, or checks for it (flags --length, --offset,
  *                          --buffer); retried as classic programs do: other queue pairs, the descriptor read again
  *   ask NAME PATH          only asks NAME for queue pairs of PATH, and prints the answer
- *   repeat NAME            asks twice with the same queue pairs: the answers must be equal
- *   check SEED             is the pattern in our own buffer 0?
- *   fill SEED              puts it there
+ *   repeat NAME PATH       asks twice with the same queue pairs: the answers must be equal
  *   evict                  destroys all queue pairs without a word, as a full endpoint store does
  *   rereg                  registers the buffers anew: other keys
- * Flags: --device=NAME --gid_index=N --port=N (rpc) --host=ADDR (127.0.0.1) --qps=N (2) --buffers=N --size=BYTES --timeout=N (14)
- *   --length --offset --buffer --old (says no local_gid, as before 0.3.11) --no_type (no type byte, as before
- *   0.3.0) --ack (ready_ack, as from 0.3.12 on) --metadata=URI (of an HTTP service, to read descriptors from)
+ * Flags: --device=NAME --gid_index=N --port=N (rpc) --host=ADDR (127.0.0.1) --qps=N (2) --timeout=N (14)
+ *   --buffers=N --size=BYTES --length --offset --buffer --old (says no local_gid, as before 0.3.11) --no_type (no
+ *   type byte, as before 0.3.0) --ack (ready_ack, as from 0.3.12 on) --metadata=URI (of an HTTP service, to read
+ *   descriptors from)
  * Prints "ready NAME" and "descriptor JSON" first, then a line per event: connected, repeated, retired, acked.
  * Exit status: 0 done, 1 failed, 2 usage.
  */
-#include <arpa/inet.h>
-#include <endian.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -41,10 +37,11 @@
 #include <infiniband/verbs.h>
 #include <jansson.h>
 
+#include "interop/classic_message.h"
+
 #define QPS_MAX 8
 #define BUFFERS_MAX 16
 #define ENDPOINTS_MAX 64
-#define MESSAGE_MAX (16u << 20)
 #define SLICE 65536
 #define RETRIES 8
 #define COUNT_TEXT "QP count mismatch in peer and local endpoints, check MC_MAX_EP_PER_CTX"
@@ -72,127 +69,7 @@ static uint8_t *memory[BUFFERS_MAX], *scratch;
 static struct ibv_mr *mr[BUFFERS_MAX], *scratch_mr;
 static struct endpoint endpoints[ENDPOINTS_MAX];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* endpoints, registrations */
-static char name[128], why[512];
-
-static void die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
-static void die(const char *fmt, ...)
-{
-	va_list ap;
-
-	fputs("classic_rdma_peer: ", stderr);
-	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	fputc('\n', stderr);
-	exit(1);
-}
-
-static bool no(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-static bool no(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(why, sizeof(why), fmt, ap);
-	va_end(ap);
-	return false;
-}
-
-static void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-static void say(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	putchar('\n');
-	fflush(stdout);
-}
-
-/* ---- sockets ---- */
-
-static bool get(int fd, void *p, size_t n)
-{
-	while (n) {
-		ssize_t got = recv(fd, p, n, 0);
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
-			return false;
-		p = (char *)p + got;
-		n -= (size_t)got;
-	}
-	return true;
-}
-
-static bool put(int fd, const void *p, size_t n)
-{
-	while (n) {
-		ssize_t done = send(fd, p, n, MSG_NOSIGNAL);
-
-		if (done <= 0)
-			return false;
-		p = (const char *)p + done;
-		n -= (size_t)done;
-	}
-	return true;
-}
-
-static bool put_message(int fd, int type, const char *json)
-{
-	uint64_t length = htole64(strlen(json) + (type >= 0));
-	uint8_t byte = (uint8_t)type;
-
-	return put(fd, &length, 8) && (type < 0 || put(fd, &byte, 1)) && put(fd, json, strlen(json));
-}
-
-/* Type -1: the form without a type. */
-static char *get_message(int fd, int *type)
-{
-	uint64_t length;
-	uint8_t first;
-	char *json;
-
-	if (!get(fd, &length, 8) || !get(fd, &first, 1))
-		return NULL;
-	length = le64toh(length);
-	if (!length || length > MESSAGE_MAX)
-		return NULL;
-	json = calloc(1, length + 1);
-	*type = first <= 3 ? first : -1;
-	if (first > 3)
-		json[0] = (char)first;
-	if (!get(fd, json + (first > 3), length - 1)) {
-		free(json);
-		return NULL;
-	}
-	return json;
-}
-
-static char *exchange(const char *target, int type, const char *json)
-{
-	struct sockaddr_in in = {.sin_family = AF_INET};
-	const char *colon = strrchr(target, ':');
-	char host[64], *reply = NULL;
-	int fd, got = type;
-
-	if (!colon || (size_t)(colon - target) >= sizeof(host)) {
-		no("'%s' is not host:port", target);
-		return NULL;
-	}
-	snprintf(host, sizeof(host), "%.*s", (int)(colon - target), target);
-	in.sin_port = htons((uint16_t)atoi(colon + 1));
-	inet_pton(AF_INET, host, &in.sin_addr);
-	fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (connect(fd, (struct sockaddr *)&in, sizeof(in)))
-		no("cannot connect to %s: %s", target, strerror(errno));
-	else if (!put_message(fd, type, json) || !(reply = get_message(fd, &got)) || got != type)
-		no("%s closed without an answer of type %d", target, type);
-	close(fd);
-	return reply;
-}
+static char name[128];
 
 /* ---- queue pairs ---- */
 
@@ -722,17 +599,6 @@ static bool only_ask(const char *target, const char *path, bool repeat)
 	return ok;
 }
 
-static bool check(uint64_t seed)
-{
-	uint8_t *want = malloc(o.length);
-	bool ok;
-
-	make_pattern(want, seed);
-	ok = !memcmp(memory[0] + o.offset, want, o.length) || no("buffer 0 holds other bytes");
-	free(want);
-	return ok;
-}
-
 static void register_all(void)
 {
 	unsigned int i;
@@ -757,12 +623,6 @@ static bool command(int n, char **word)
 		return only_ask(word[1], word[2], false);
 	if (n == 3 && !strcmp(word[0], "repeat"))
 		return only_ask(word[1], word[2], true);
-	if (n == 2 && !strcmp(word[0], "check"))
-		return check(strtoull(word[1], NULL, 0));
-	if (n == 2 && !strcmp(word[0], "fill")) {
-		make_pattern(memory[0] + o.offset, strtoull(word[1], NULL, 0));
-		return true;
-	}
 	if (n != 1 || (strcmp(word[0], "evict") && strcmp(word[0], "rereg")))
 		return no("no such command");
 	pthread_mutex_lock(&lock);
@@ -827,7 +687,8 @@ static bool parse(char *arg)
 		     {"metadata", .text = &o.metadata},
 		     {"gid_index", .number = &o.gid_index}, {"port", .number = &o.port},
 		     {"qps", .number = &o.qps},		{"buffers", .number = &o.buffers},
-		     {"timeout", .number = &o.timeout}, {"buffer", .number = &o.buffer},	{"size", .size = &o.size},
+		     {"timeout", .number = &o.timeout},
+		     {"buffer", .number = &o.buffer},	{"size", .size = &o.size},
 		     {"length", .size = &o.length},	{"offset", .size = &o.offset},
 		     {"old", .on = &o.old},		{"no_type", .on = &o.no_type},
 		     {"ack", .on = &o.ack}};
