@@ -3,7 +3,7 @@
  * An engine that serves classic peers and writes to one at the same time: classic_rdma_both SEGMENT NIC.
  * Prints "ready NAME", waits for a line on its standard input, then writes patterns to the segment and reads them back
  * until SIGTERM. Its own memory that peers may reach is another region, 16 MiB, which it leaves alone.
- * Exit status: 0; 1, with a sentence.
+ * SEGMENT "self" is its own, reached as a classic peer would. Exit status: 0; 1, with a sentence.
  */
 #include <mooncake/mooncake.h>
 
@@ -63,6 +63,7 @@ int main(int argc, char **argv)
 	struct mc_engine_attr attr = MC_ENGINE_ATTR_INIT;
 	struct mc_segment_region remote = {.size = sizeof(remote)};
 	struct mc_region_attr local = MC_REGION_ATTR_INIT;
+	struct mc_segment_attr how = MC_SEGMENT_ATTR_INIT;
 	mc_region *served, *buffer;
 	uint8_t *out, *in;
 	mc_segment *segment;
@@ -76,7 +77,7 @@ int main(int argc, char **argv)
 	signal(SIGTERM, on_term);
 	attr.metadata = "P2PHANDSHAKE";
 	attr.name = "127.0.0.1";
-	attr.transports = "rdma";
+	attr.transports = "rdma,rdma-classic";
 	attr.devices = argv[2];
 	attr.flags = MC_ENGINE_CLASSIC;
 	must(mc_engine_open(&attr, &engine), "open");
@@ -89,8 +90,14 @@ int main(int argc, char **argv)
 	fflush(stdout);
 	if (!fgets(line, sizeof(line), stdin))
 		return 1;
-	must(mc_segment_open(engine, argv[1], NULL, &segment), "segment");
+	if (!strcmp(argv[1], "self"))
+		how.transports = "rdma-classic";
+	must(mc_segment_open(engine, how.transports ? mc_engine_name(engine) : argv[1], &how, &segment), "segment");
 	must(mc_segment_region(segment, 0, &remote), "region");
+	if (strcmp(remote.path, "rdma-classic")) {
+		fprintf(stderr, "the path is %s\n", remote.path);
+		return 1;
+	}
 	must(mc_batch_alloc(engine, 1, &batch), "batch");
 	for (; !over; rounds++) {
 		for (i = 0; i < SIZE; i++)

@@ -43,8 +43,10 @@ static void test_the_example_is_written_to_the_byte(void **state)
 
 static void test_records_of_every_age_are_read(void **state)
 {
-	static const char old[] = "{\"local_nic_path\":\"a@b\",\"peer_nic_path\":\"c@d\",\"qp_num\":[1],\"reply_msg\":\"\"}";
-	static const char refused[] = "{\"local_nic_path\":\"\",\"peer_nic_path\":\"\",\"reply_msg\":\"no\",\"later\":{}}";
+	static const char old[] =
+		"{\"local_nic_path\":\"a@b\",\"peer_nic_path\":\"c@d\",\"qp_num\":[1],\"reply_msg\":\"\"}";
+	static const char refused[] =
+		"{\"local_nic_path\":\"\",\"peer_nic_path\":\"\",\"reply_msg\":\"no\",\"later\":{}}";
 	struct mci_rdma_record record;
 
 	(void)state;
@@ -105,8 +107,10 @@ static void test_paths_are_split_at_the_first_at(void **state)
 static void test_a_region_may_be_several_buffers_in_a_row(void **state)
 {
 	json_t *root = json_loads("{\"buffers\":[{\"addr\":12288,\"length\":4096,\"rkey\":[3]},"
-				  "{\"addr\":4096,\"length\":4096,\"rkey\":[1]},{\"addr\":8192,\"length\":4096,\"rkey\":[2]},"
-				  "{\"addr\":16384,\"length\":100,\"rkey\":[4]},{\"addr\":65536,\"length\":8192,\"rkey\":[]}]}",
+				  "{\"addr\":4096,\"length\":4096,\"rkey\":[1]},"
+				  "{\"addr\":8192,\"length\":4096,\"rkey\":[2]},"
+				  "{\"addr\":16384,\"length\":100,\"rkey\":[4]},"
+				  "{\"addr\":65536,\"length\":8192,\"rkey\":[]}]}",
 				  0, NULL);
 	struct mci_rdma_buffers buffers;
 	unsigned int first;

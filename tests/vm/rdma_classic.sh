@@ -93,21 +93,24 @@ for flags in "" "--ack" "--old" "--old --no_type"; do
 done
 
 section "queue pairs vanish: nothing fails, nothing is wrong"
-start_peer
-initiate --check --json --duration=15 &
-initiator=$!
-pids+=("$initiator")
 connected() { grep -c '^connected' "$work/peer"; }
 more_connected() { [ "$(connected)" -gt "$1" ]; }
-wait_for 20 more_connected 0 || die "no queue pairs were asked for"
-sleep 2
-for i in 1 2 3; do
+start_peer
+for what in --check --operation=write; do
 	n=$(connected)
-	tell evict
-	wait_for 10 more_connected "$n" || die "the peer was not asked again"
+	initiate $what --json --duration=12 &
+	initiator=$!
+	pids+=("$initiator")
+	wait_for 20 more_connected "$n" || die "no queue pairs were asked for"
+	sleep 2
+	for i in 1 2; do
+		n=$(connected)
+		tell evict
+		wait_for 10 more_connected "$n" || die "the peer was not asked again"
+	done
+	wait "$initiator" || die "with evictions"
+	must '.failed == 0 and .timed_out == 0 and .reopened == 0 and (.wrong_bytes // 0) == 0'
 done
-wait "$initiator" || die "with evictions"
-must '.failed == 0 and .timed_out == 0 and .wrong_bytes == 0 and .reopened == 0'
 
 section "its memory is registered anew: stale, opened anew, never wrong"
 initiate --check --json --duration=6 &
@@ -236,5 +239,17 @@ for first in us them; do
 	exec 8>&-
 	stop_peer
 done
+
+section "a segment that its own process opens: queue pairs that are connected to themselves"
+rm -f "$work/both" "$work/go"
+mkfifo "$work/go"
+"$both" self rxe0 <"$work/go" >"$work/both" 2>&1 &
+pair=$!
+pids+=("$pair")
+echo go >"$work/go"
+sleep 3
+kill -TERM "$pair"
+wait "$pair" || die "to itself"
+grep -qE '^[1-9][0-9]* rounds' "$work/both" || die "no round was made"
 
 section "all well"

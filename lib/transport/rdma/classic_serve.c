@@ -117,7 +117,7 @@ static void retire(struct mci_rdma *rdma, struct mci_rdma_link *link)
 	pthread_mutex_lock(&peer->lock);
 	for (other = peer->endpoints; other && other != e; other = other->next)
 		;
-	if (other && other->link == link) {
+	if (other && other->link == link && link->retired) {
 		e->confirmed = true;
 		mci_rdma_endpoint_break(e, -ECONNRESET, false, &finals);
 	}
