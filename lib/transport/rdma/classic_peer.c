@@ -392,47 +392,61 @@ static void reached(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e, int
 	pthread_cond_broadcast(&peer->changed);
 }
 
-/* One thing that is to be asked. peer->lock is let go meanwhile. False: there was nothing. */
-static bool work_once(struct mci_rdma_peer *peer, struct mci_request **finals)
+/* The descriptor, before the peer is asked for queue pairs after something broke. peer->lock is let go meanwhile. */
+static void read_again(struct mci_rdma_peer *peer, struct mci_request **finals)
 {
-	struct mci_rdma_classic_peer *side = peer->classic;
-	struct mci_rdma_endpoint *e = next_work(peer);
-	bool connecting = e && e->state == MCI_RDMA_ASKED, read = peer->ask_keys || (connecting && side->suspect);
-	struct mci_nic *device;
-	uint32_t number, stamp;
-	uint8_t to;
-	int ret = 0;
+	uint64_t patience = (uint64_t)patience_ms(peer->rdma) * MCI_NS_PER_MS;
+	struct mci_rdma_endpoint *e;
+	int ret;
 
-	if (!e && !read)
-		return false;
-	if (e) {
-		e->send_connect = e->send_drop = false;
-		number = e->number;
-		stamp = e->stamp;
-		device = e->device;
-		to = e->to;
-	}
 	peer->ask_keys = false;
-	if (read)
-		side->suspect = false;
+	peer->classic->suspect = false;
 	pthread_mutex_unlock(&peer->lock);
-	if (read)
-		ret = mci_rdma_classic_refresh(peer, mci_now_ns() + (uint64_t)patience_ms(peer->rdma) * MCI_NS_PER_MS);
-	if (e && (!ret || !connecting))
-		ret = link_up(peer, device, to, mci_now_ns() + ASK_NS);
+	ret = mci_rdma_classic_refresh(peer, mci_now_ns() + patience);
 	pthread_mutex_lock(&peer->lock);
-	if (read && ret)
-		side->suspect = true;
+	if (!ret)
+		return;
+	peer->classic->suspect = true;
 	if (ret == -ESTALE)
 		mci_rdma_fail_waiting(peer, ret, true, finals);
-	if (!e)
-		return true;
+	e = next_work(peer);
+	if (e && e->state == MCI_RDMA_ASKED)
+		reached(peer, e, ret, finals);
+}
+
+/* Queue pairs for an endpoint, or others in place of those that broke. peer->lock is let go meanwhile. */
+static void ask_for(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e, struct mci_request **finals)
+{
+	uint32_t number = e->number, stamp = e->stamp;
+	struct mci_nic *device = e->device;
+	bool fencing = e->send_drop;
+	uint8_t to = e->to;
+	int ret;
+
+	e->send_connect = e->send_drop = false;
+	pthread_mutex_unlock(&peer->lock);
+	ret = link_up(peer, device, to, mci_now_ns() + ASK_NS);
+	pthread_mutex_lock(&peer->lock);
 	for (e = peer->endpoints; e && (e->number != number || e->stamp != stamp); e = e->next)
 		;
-	if (e && e->state == MCI_RDMA_FENCING && !connecting && !ret)
+	if (!e)
+		return;
+	if (fencing && e->state == MCI_RDMA_FENCING && !ret)
 		mci_rdma_endpoint_end(e, finals);
-	else if (e && e->state == MCI_RDMA_ASKED && connecting)
+	else if (!fencing && e->state == MCI_RDMA_ASKED)
 		reached(peer, e, ret, finals);
+}
+
+static bool work_once(struct mci_rdma_peer *peer, struct mci_request **finals)
+{
+	struct mci_rdma_endpoint *e = next_work(peer);
+
+	if (peer->ask_keys || (peer->classic->suspect && e && e->state == MCI_RDMA_ASKED))
+		read_again(peer, finals);
+	else if (e)
+		ask_for(peer, e, finals);
+	else
+		return false;
 	return true;
 }
 
