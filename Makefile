@@ -84,7 +84,8 @@ BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/*.c))
 UAPI := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/uapi/*.c tests/vm/*.c)) \
 	$(patsubst %,$(B)/tests/uapi/%32,layout errors errors_fields offsets)
 EXAMPLES := $(patsubst %.c,$(B)/%,$(wildcard examples/*.c))
-HELPERS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/net/*.c tests/interop/*.c))
+HELPERS := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(if $(filter 0,$(USE_RDMA)),%_rdma_peer.c), \
+	$(wildcard tests/net/*.c tests/interop/*.c)))
 # A NIC in software, where the headers of libibverbs are there.
 SOFTNIC := $(if $(filter 1,$(USE_RDMA)),$(B)/tests/softnic/libibverbs.so.1)
 FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))
@@ -188,6 +189,11 @@ $(B)/tests/uapi/layout: tests/uapi/layout.c tests/uapi/layout.h uapi/linux/moonc
 	$(CC) -m32 -Wall -Werror -Iuapi -fsyntax-only $<
 	for bits in -m32 -m64; do $(CXX) -x c++ $$bits -Wall -Werror -Iuapi -fsyntax-only $< || exit 1; done
 	$(CC) $(UAPI_CFLAGS) -o $@ $<
+
+# A peer of another make: nothing of the library, and verbs linked as usual.
+$(B)/tests/interop/classic_rdma_peer: tests/interop/classic_rdma_peer.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -Itests -MMD -MP -o $@ $< -libverbs -ljansson -lpthread
 
 $(B)/tests/%: tests/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)

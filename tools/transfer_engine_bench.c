@@ -88,8 +88,9 @@ static const struct opt table[] = {
 	{"gpu_id", OPT_INT, &o.gpu_id, "0", -1, 1024, .help = "for --use_vram"},
 
 	{"protocol", OPT_TEXT, &o.protocol, "auto",
-	 .help = "auto (the best that both sides have), rdma, tcp, shm (same host), tcp-classic (the classic protocol, "
-		 "from a target that serves it), or a classic name, refused where this machine or build lacks it: "
+	 .help = "auto (the best that both sides have), rdma, tcp, shm (same host), tcp-classic or rdma-classic (the "
+		 "classic protocols, from a target that serves them), or a classic name, refused where this machine or "
+		 "build lacks it: "
 		 "barex, efa, nvlink, nvlink_intra, musa, hip, sunrise_link, ub, ubshmem",
 	 .group = "Path",
 	 .given = &o.protocol_given},
@@ -150,20 +151,21 @@ static int rdma_there(void)
 	if (found)
 		return 0;
 	return out_error(
-		"--protocol=rdma: this machine has no RDMA device (/sys/class/infiniband is empty): use "
-		"--protocol=tcp or auto");
+		"--protocol=%s: this machine has no RDMA device (/sys/class/infiniband is empty): use "
+		"--protocol=tcp or auto",
+		o.protocol);
 }
 
 static int protocol_ok(void)
 {
-	static const char *const known[] = {"auto", "tcp", "shm", "tcp-classic", "rdma"};
+	static const char *const known[] = {"auto", "tcp", "shm", "tcp-classic", "rdma", "rdma-classic"};
 	static const char *const classic[] = {"barex", "efa",	 "nvlink",	 "nvlink_intra", "musa",
 					      "maca",  "hip",	 "sunrise_link", "ub",		 "ubshmem",
 					      "cxl",   "nvmeof", "ascend",	 "cxi",		 "nccl"};
 	const char *near;
 	size_t i;
 
-	if (!strcmp(o.protocol, "rdma"))
+	if (!strcmp(o.protocol, "rdma") || !strcmp(o.protocol, "rdma-classic"))
 		return rdma_there();
 	for (i = 0; i < sizeof(known) / sizeof(known[0]); i++)
 		if (!strcmp(o.protocol, known[i]))
@@ -174,7 +176,8 @@ static int protocol_ok(void)
 					 "--protocol=tcp or auto",
 					 o.protocol);
 	near = opt_nearest(o.protocol, known, sizeof(known) / sizeof(known[0]));
-	out_error("--protocol is one of auto, tcp, shm, tcp-classic, rdma or another classic name, not \"%s\"%s%s%s",
+	out_error("--protocol is one of auto, tcp, shm, rdma, tcp-classic, rdma-classic or another classic name, not "
+		  "\"%s\"%s%s%s",
 		  o.protocol, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
 	return OPT_EXIT_USAGE;
 }

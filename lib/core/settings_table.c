@@ -103,8 +103,8 @@ const struct mci_setting mci_setting_table[] = {
 	       "4.096 us * 2^N until the NIC sends a packet again; 6 times, then the path counts as dead"),
 	NUMBER("rdma.endpoints_max", "256", "MOONCAKE_RDMA_ENDPOINTS_MAX", "MC_MAX_EP_PER_CTX", 1, 4096,
 	       "connections to NICs of peers that are held at a time"),
-	NUMBER("rdma.qps", "1", "MOONCAKE_RDMA_QPS", "MC_NUM_QP_PER_EP", 1, 8,
-	       "queue pairs of each such connection"),
+	NUMBER("rdma.qps", "0", "MOONCAKE_RDMA_QPS", "MC_NUM_QP_PER_EP", 0, 8,
+	       "queue pairs of each such connection; 0 = automatic: 1, and 2 with classic peers"),
 
 	CHOICE("log.level", "warning", "MOONCAKE_LOG", "MC_LOG_LEVEL", "error|warning|info|debug",
 	       "what is logged"),

@@ -191,7 +191,10 @@ int mci_descriptor_encode(const struct mci_descriptor *d, const struct mci_secre
 	put(root, "timestamp", json_string(d->timestamp[0] ? d->timestamp : now), &err);
 	put(root, "tcp_data_port", json_integer(d->classic ? d->tcp_data_port : 0), &err);
 	put(root, "tcp_proto_version", json_integer(d->classic ? d->tcp_proto_version : 1), &err);
-	put(root, "buffers", buffers_json(d, &err), &err);
+	put(root, "buffers",
+	    d->classic && d->classic_buffers ? json_incref(d->classic_buffers) : buffers_json(d, &err), &err);
+	if (d->classic_root && json_object_update_missing(root, d->classic_root) && !err)
+		err = mci_fail(-EINVAL, "the classic members of the descriptor cannot be written");
 	ours = ours_json(d, &err);
 	if (!err && secret && secret->mode == MCI_AUTH_CLUSTER)
 		err = sign(ours, secret);

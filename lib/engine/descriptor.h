@@ -67,6 +67,8 @@ struct mci_descriptor {
 	uint32_t tcp_proto_version; /* 1 if the member is missing */
 	struct mci_descriptor_buffer *buffers;
 	unsigned int buffer_count;
+	json_t *classic_root;	 /* encode only: further classic members, or NULL */
+	json_t *classic_buffers; /* encode only: written instead of @buffers, or NULL */
 	json_t *root; /* decode: the whole document */
 };
 

@@ -173,11 +173,13 @@ int mci_segment_locate(struct mc_engine *engine, const char *text, size_t length
 /* Host and port of the classic rpc record of @name, added to @out. */
 int mci_segment_rpc_meta(struct mc_engine *engine, const char *name, struct mci_resolved *out);
 void mci_resolved_release(struct mci_resolved *resolved);
+int mci_segment_lookup(void *engine, const char *name, uint64_t deadline_ns, json_t **descriptor); /* host->lookup */
 
 /* publish.c */
 int mci_publish_start(struct mc_engine *engine);
 int mci_publish_update(struct mc_engine *engine); /* publish_lock held */
 void mci_publish_stop(struct mc_engine *engine);
+int mci_publish_again(void *engine); /* host->publish */
 char *
 mci_publish_text(struct mc_engine *engine); /* copy of the descriptor, or NULL; never waits for the service */
 bool mci_metadata_is_remote(const struct mc_engine *engine);
@@ -193,6 +195,7 @@ int mci_control_ask(struct mc_engine *engine, const struct mci_connect_attr *att
 void mci_p2p_socket_name(uint16_t port, char *name, size_t size);
 
 /* segment.c */
+bool mci_transport_listed(const char *list, const char *word); /* a comma list; NULL or "auto": all */
 int mci_segment_refresh(void *engine, void *cookie, uint64_t deadline_ns,
 			int (*use)(void *arg, const struct mci_peer_info *info), void *arg);
 int mci_segment_notify_way(struct mc_segment *segment, struct mci_way **way);

@@ -209,6 +209,15 @@ static int on_classic(void *arg, enum mci_classic_type type, const char *json, s
 	return mci_classic_answer(&handler, type, json, length, reply);
 }
 
+/* Queue pairs are exchanged: set only where the transport serves them. */
+static void on_classic_connection(void *arg, struct mci_incoming *in, const char *json, size_t length)
+{
+	struct mc_engine *engine = arg;
+
+	mci_transports[MCI_TRANSPORT_RDMA_CLASSIC]->classic_connection(
+		engine->transport[MCI_TRANSPORT_RDMA_CLASSIC], in, json, length);
+}
+
 static int start_service(struct mc_engine *engine, const struct mc_engine_attr *attr,
 			 const struct mci_hostport *name)
 {
@@ -234,6 +243,8 @@ static int start_service(struct mc_engine *engine, const struct mc_engine_attr *
 	char unix_name[64] = "mooncake/", uuid[MCI_UUID_TEXT];
 	int ret;
 
+	if (service.classic && engine->transport[MCI_TRANSPORT_RDMA_CLASSIC])
+		service.classic_connection = on_classic_connection;
 	mci_uuid_text(&engine->self.uuid, uuid);
 	snprintf(unix_name + strlen(unix_name), sizeof(unix_name) - strlen(unix_name), "%s", uuid);
 	service.unix_name = unix_name;
@@ -312,9 +323,16 @@ static bool may_do_without(const struct mc_engine *engine, const struct mci_tran
 	const char *list = engine->transports_wanted;
 	const char *devices = engine->host.options.rdma.devices;
 
-	if (ops->id != MCI_TRANSPORT_RDMA)
+	if (ops->id != MCI_TRANSPORT_RDMA && ops->id != MCI_TRANSPORT_RDMA_CLASSIC)
 		return err == -EOPNOTSUPP;
 	return !(list && strstr(list, ops->name)) && !(devices && *devices);
+}
+
+/* Who chose TCP serves classic peers by TCP: their descriptor names one protocol. */
+static bool wants_rdma(const struct mc_engine *engine)
+{
+	return mci_transport_listed(engine->transports_wanted, "rdma") ||
+	       mci_transport_listed(engine->transports_wanted, "rdma-classic");
 }
 
 static int open_transports(struct mc_engine *engine, const struct mc_engine_attr *attr)
@@ -330,6 +348,8 @@ static int open_transports(struct mc_engine *engine, const struct mc_engine_attr
 	host->complete = mci_batch_complete;
 	host->refresh = mci_segment_refresh;
 	host->notify = mci_notify_arrived;
+	host->lookup = mci_segment_lookup;
+	host->publish = mci_publish_again;
 	host->options = (struct mci_transport_options){
 		.streams = (uint32_t)number(attr->streams, s, "engine.streams"),
 		.slice_size = (uint32_t)mci_settings_number(s, "engine.slice_size"),
@@ -353,7 +373,7 @@ static int open_transports(struct mc_engine *engine, const struct mc_engine_attr
 	for (i = 0; i < MCI_TRANSPORT_COUNT; i++) {
 		const struct mci_transport_ops *ops = mci_transports[i];
 
-		if (!ops)
+		if (!ops || (ops->id == MCI_TRANSPORT_RDMA_CLASSIC && !wants_rdma(engine)))
 			continue;
 		ret = ops->open(host, &engine->transport[ops->id]);
 		if (ret && may_do_without(engine, ops, ret)) {
@@ -378,7 +398,8 @@ static int check_transports(const char *list)
 		return mci_fail(-ENOMEM, "no memory for the settings");
 	for (word = strtok_r(copy, ",", &save); word && !ret; word = strtok_r(NULL, ",", &save))
 		if (strcmp(word, "tcp") && strcmp(word, "shm") && strcmp(word, "auto") &&
-		    strcmp(word, "tcp-classic") && !(USE_RDMA && !strcmp(word, "rdma")))
+		    strcmp(word, "tcp-classic") &&
+		    !(USE_RDMA && (!strcmp(word, "rdma") || !strcmp(word, "rdma-classic"))))
 			ret = mci_fail(-EOPNOTSUPP,
 				       "transport '%s' is not in this build; use tcp, shm or auto", word);
 	free(copy);

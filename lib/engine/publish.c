@@ -57,6 +57,31 @@ static int collect_regions(struct mc_engine *engine, struct mci_descriptor *desc
 	return 0;
 }
 
+/*
+ * What classic peers are told of RDMA; publish_lock held. The devices stand there also where we are their client
+ * only: peers before 0.3.11 look up whose queue pairs they connect to.
+ */
+static int collect_rdma(struct mc_engine *engine, struct mci_descriptor *descriptor)
+{
+	const struct mci_transport_ops *ops = mci_transports[MCI_TRANSPORT_RDMA_CLASSIC];
+	struct mci_transport *transport = engine->transport[MCI_TRANSPORT_RDMA_CLASSIC];
+	struct mc_region *region;
+	int ret;
+
+	if (!transport)
+		return 0;
+	descriptor->classic_root = json_object();
+	ret = ops->classic_describe(transport, descriptor->classic_root);
+	if (ret)
+		return ret == -EOPNOTSUPP ? 0 : ret;
+	snprintf(descriptor->protocol, sizeof(descriptor->protocol), "rdma");
+	descriptor->classic_buffers = json_array();
+	for (region = engine->regions; region && !ret; region = region->next)
+		if (descriptor->classic && region->base.classic)
+			ret = ops->classic_buffers(transport, &region->base, descriptor->classic_buffers);
+	return ret;
+}
+
 static int collect_transports(struct mc_engine *engine, struct mci_descriptor *descriptor)
 {
 	unsigned int i;
@@ -108,8 +133,12 @@ static int encode(struct mc_engine *engine, char **text)
 	if (!ret)
 		ret = collect_transports(engine, &descriptor);
 	if (!ret)
+		ret = collect_rdma(engine, &descriptor);
+	if (!ret)
 		ret = mci_descriptor_encode(&descriptor, &engine->cluster, text);
 	json_decref(descriptor.transports);
+	json_decref(descriptor.classic_root);
+	json_decref(descriptor.classic_buffers);
 	free(descriptor.regions);
 	free(descriptor.buffers);
 	return ret;
@@ -122,6 +151,18 @@ static int taken_over(const struct mc_engine *engine)
 		"the name '%s' was taken over by another process; open the engine anew under a name of "
 		"its own",
 		engine->self.name);
+}
+
+int mci_publish_again(void *arg)
+{
+	struct mc_engine *engine = arg;
+	int ret = 0;
+
+	pthread_mutex_lock(&engine->publish_lock);
+	if (!engine->publish_later)
+		ret = mci_publish_update(engine);
+	pthread_mutex_unlock(&engine->publish_lock);
+	return ret;
 }
 
 char *mci_publish_text(struct mc_engine *engine)

@@ -298,3 +298,15 @@ int mci_segment_resolve(struct mc_engine *engine, const char *name, uint64_t dea
 		mci_resolved_release(out);
 	return ret;
 }
+
+int mci_segment_lookup(void *engine, const char *name, uint64_t deadline_ns, json_t **descriptor)
+{
+	struct mci_resolved resolved;
+	int ret = mci_segment_resolve(engine, name, deadline_ns, &resolved);
+
+	if (ret)
+		return ret;
+	*descriptor = json_incref(resolved.descriptor->root);
+	mci_resolved_release(&resolved);
+	return 0;
+}

@@ -17,9 +17,9 @@
 
 /* Preference when several ways lead to a peer. */
 static const enum mci_transport_id preference[] = {MCI_TRANSPORT_SHM, MCI_TRANSPORT_RDMA, MCI_TRANSPORT_TCP,
-						   MCI_TRANSPORT_CLASSIC};
+						   MCI_TRANSPORT_RDMA_CLASSIC, MCI_TRANSPORT_CLASSIC};
 
-static bool listed(const char *list, const char *word)
+bool mci_transport_listed(const char *list, const char *word)
 {
 	size_t n = strlen(word);
 	const char *p = list;
@@ -38,7 +38,8 @@ static bool listed(const char *list, const char *word)
 /* The classic protocol is spoken where the peer knows no other, or where it is asked for by name. */
 static bool wants_classic(const char *list)
 {
-	return list && strcmp(list, "auto") && listed(list, "tcp-classic");
+	return list && strcmp(list, "auto") &&
+	       (mci_transport_listed(list, "tcp-classic") || mci_transport_listed(list, "rdma-classic"));
 }
 
 static void peer_info(const struct mc_segment *segment, const struct mci_transport_ops *ops,
@@ -75,7 +76,7 @@ static int open_way(struct mc_segment *segment, enum mci_transport_id id, uint64
 	bool moved;
 	int ret;
 
-	if (!transport || (id == MCI_TRANSPORT_CLASSIC) != segment->classic)
+	if (!transport || ops->classic != segment->classic)
 		return -EOPNOTSUPP;
 	/* A copy: connecting may take its time, and another way may refresh the original meanwhile. */
 	pthread_mutex_lock(&segment->refresh_lock);
@@ -192,6 +193,19 @@ static bool all_reached(const struct mc_segment *segment)
 	return segment->way_count > 0;
 }
 
+/* "tcp" and "rdma" stand for the classic form too, where the peer knows no other. */
+static bool allowed(const char *list, enum mci_transport_id id)
+{
+	switch (id) {
+	case MCI_TRANSPORT_CLASSIC:
+		return mci_transport_listed(list, "tcp") || mci_transport_listed(list, "tcp-classic");
+	case MCI_TRANSPORT_RDMA_CLASSIC:
+		return mci_transport_listed(list, "rdma") || mci_transport_listed(list, "rdma-classic");
+	default:
+		return mci_transports[id] && mci_transport_listed(list, mci_transports[id]->name);
+	}
+}
+
 static int open_ways(struct mc_segment *segment, const char *transports, uint64_t deadline)
 {
 	char why[sizeof(((struct mc_segment *)0)->name) + 512] = "";
@@ -199,13 +213,10 @@ static int open_ways(struct mc_segment *segment, const char *transports, uint64_
 	int ret = -EOPNOTSUPP;
 
 	for (i = 0; i < sizeof(preference) / sizeof(preference[0]); i++) {
-		const char *word = preference[i] == MCI_TRANSPORT_SHM    ? "shm"
-				   : preference[i] == MCI_TRANSPORT_RDMA ? "rdma"
-									  : "tcp";
 		int err;
 
-		if (!segment->classic &&
-		    (!listed(transports, word) || !listed(segment->engine->transports_wanted, word)))
+		if (!allowed(transports, preference[i]) ||
+		    !allowed(segment->engine->transports_wanted, preference[i]))
 			continue;
 		err = open_way(segment, preference[i], deadline, &segment->way[segment->way_count]);
 		if (!err) {
@@ -386,8 +397,7 @@ int mci_segment_notify_way(struct mc_segment *segment, struct mci_way **way)
 	int ret = 0;
 
 	for (i = 0; i < segment->way_count; i++) {
-		if (segment->way[i].ops->id == MCI_TRANSPORT_TCP ||
-		    segment->way[i].ops->id == MCI_TRANSPORT_CLASSIC) {
+		if (segment->way[i].ops->id == MCI_TRANSPORT_TCP || segment->way[i].ops->classic) {
 			*way = &segment->way[i];
 			return 0;
 		}

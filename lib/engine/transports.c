@@ -9,5 +9,6 @@ const struct mci_transport_ops *const mci_transports[MCI_TRANSPORT_COUNT] = {
 	[MCI_TRANSPORT_CLASSIC] = &mci_transport_classic,
 #if USE_RDMA
 	[MCI_TRANSPORT_RDMA] = &mci_transport_rdma,
+	[MCI_TRANSPORT_RDMA_CLASSIC] = &mci_transport_rdma_classic,
 #endif
 };

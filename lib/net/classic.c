@@ -9,14 +9,49 @@
 
 static const char probe_reply[] = "{\"status\":\"success\"}\n";
 
+bool mci_incoming_classic_later(struct mci_incoming *in, const char **json, size_t *length)
+{
+	struct mci_classic m;
+
+	if (!in->service->attr.classic_connection || mci_classic_read(in->in, in->in_length, &m) ||
+	    (!m.old && m.type != MCI_CLASSIC_CONNECTION))
+		return false;
+	in->in[in->in_length] = '\0'; /* there is room for it */
+	*json = m.json;
+	*length = m.length;
+	return true;
+}
+
+/* @text in the form that the question had. */
+int mci_incoming_classic_reply(struct mci_incoming *in, const char *text)
+{
+	size_t length = strlen(text), head_length;
+	struct mci_classic m;
+	uint8_t head[9];
+	int ret;
+
+	ret = mci_classic_read(in->in, in->in_length, &m);
+	if (ret)
+		return ret;
+	head_length = mci_classic_head(head, m.type, m.old, length);
+	in->out = malloc(head_length + length);
+	if (!in->out) {
+		in->out = in->out_small;
+		return -ENOMEM;
+	}
+	memcpy(in->out, head, head_length);
+	memcpy(in->out + head_length, text, length);
+	in->out_length = head_length + length;
+	in->out_done = 0;
+	return 0;
+}
+
 int mci_incoming_classic(struct mci_incoming *in)
 {
 	const struct mci_service_attr *attr = &in->service->attr;
 	const char *text = "null\n";
 	struct mci_classic m;
 	char *reply = NULL;
-	uint8_t head[9];
-	size_t head_length, length;
 	int ret;
 
 	ret = mci_classic_read(in->in, in->in_length, &m);
@@ -35,19 +70,7 @@ int mci_incoming_classic(struct mci_incoming *in)
 		if (reply)
 			text = reply;
 	}
-
-	length = strlen(text);
-	head_length = mci_classic_head(head, m.type, m.old, length);
-	in->out = malloc(head_length + length);
-	if (!in->out) {
-		in->out = in->out_small;
-		free(reply);
-		return -ENOMEM;
-	}
-	memcpy(in->out, head, head_length);
-	memcpy(in->out + head_length, text, length);
-	in->out_length = head_length + length;
-	in->out_done = 0;
+	ret = mci_incoming_classic_reply(in, text);
 	free(reply);
-	return 0;
+	return ret;
 }

@@ -308,6 +308,28 @@ static int start_tls(struct mci_incoming *in)
 	return ret;
 }
 
+/* A classic message that its handler answers later. False: it is none. */
+static bool take_connection(struct mci_incoming *in)
+{
+	const char *json;
+	size_t length;
+
+	if (!mci_incoming_classic_later(in, &json, &length))
+		return false;
+	/* The handler bounds how many wait. */
+	if (!leave_unproved(in)) {
+		in->state = INCOMING_CLOSED; /* the evict task does the rest */
+		unwatch(in);
+		return true;
+	}
+	unwatch(in);
+	mci_loop_timer_clear(in->loop, &in->timer);
+	in->is_classic = true;
+	in->state = INCOMING_WAITING;
+	in->service->attr.classic_connection(in->service->attr.arg, in, json, length);
+	return true;
+}
+
 /* As far as it goes without waiting. @in may be gone afterwards. */
 static void drive(struct mci_incoming *in)
 {
@@ -322,6 +344,8 @@ static void drive(struct mci_incoming *in)
 				take_hello(in);
 				break;
 			}
+			if (take_connection(in))
+				return;
 			ret = mci_incoming_classic(in);
 			if (ret) {
 				refuse(in, "a classic message that has no answer");
@@ -407,10 +431,33 @@ static void watch(struct mci_incoming *in, uint64_t until_ns)
 	mci_loop_timer_set(in->loop, &in->timer, until_ns);
 }
 
+/* The handler has answered a classic message. */
+static void decide_classic(struct mci_incoming *in)
+{
+	char *reply = in->classic_reply;
+
+	in->classic_reply = NULL;
+	if (in->state == INCOMING_CLOSED || !reply || mci_incoming_classic_reply(in, reply)) {
+		if (in->state != INCOMING_CLOSED)
+			refuse(in, "a classic message that has no answer");
+		free(reply);
+		drop(in);
+		return;
+	}
+	free(reply);
+	in->state = INCOMING_SENDING;
+	in->after = INCOMING_LINGER;
+	watch(in, mci_now_ns() + MCI_UNPROVED_NS);
+}
+
 static void decide(struct mci_task *task)
 {
 	struct mci_incoming *in = of(task, decide);
 
+	if (in->is_classic) {
+		decide_classic(in);
+		return;
+	}
 	if (in->state == INCOMING_CLOSED) { /* the service stopped meanwhile */
 		if (in->accepted)
 			fail(in, -ECANCELED);
@@ -493,6 +540,12 @@ void mci_incoming_accept(struct mci_incoming *in, const void *params, uint16_t l
 		if (length)
 			memcpy(in->accept.params, params, length);
 	}
+	mci_loop_post(in->loop, &in->decide);
+}
+
+void mci_incoming_answer(struct mci_incoming *in, char *reply)
+{
+	in->classic_reply = reply;
 	mci_loop_post(in->loop, &in->decide);
 }
 

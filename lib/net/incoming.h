@@ -78,6 +78,8 @@ struct mci_incoming {
 
 	/* the decision */
 	bool accepted;
+	bool is_classic; /* it was a classic message: @classic_reply is the answer */
+	char *classic_reply;
 	int error; /* of a reject; or -EMSGSIZE for an accept that does not fit */
 	char sentence[MCI_SENTENCE_MAX + 1];
 	struct mci_msg_accept accept;
@@ -112,5 +114,8 @@ void mci_greet_accept(struct mci_incoming *in);
 
 /* classic.c: the answer to a whole classic message, set as in->out; -errno: close without one. */
 int mci_incoming_classic(struct mci_incoming *in);
+/* Is its answer to come later? Then *json is what to ask the handler. */
+bool mci_incoming_classic_later(struct mci_incoming *in, const char **json, size_t *length);
+int mci_incoming_classic_reply(struct mci_incoming *in, const char *text);
 
 #endif

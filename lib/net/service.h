@@ -51,6 +51,11 @@ struct mci_service_attr {
 	 */
 	int (*classic_message)(void *arg, enum mci_classic_type type, const char *json, size_t length,
 			       char **reply);
+	/*
+	 * A message of type CONNECTION, whose answer may take a while: @in waits for mci_incoming_answer(), which
+	 * has to come, exactly once, from any thread. @json lives until then. NULL = classic_message has them too.
+	 */
+	void (*classic_connection)(void *arg, struct mci_incoming *in, const char *json, size_t length);
 	void *arg;
 };
 
@@ -83,5 +88,7 @@ void mci_incoming_accept(struct mci_incoming *in, const void *params, uint16_t l
 				       int error),
 			 void *arg);
 void mci_incoming_reject(struct mci_incoming *in, int err, const char *sentence);
+/* Answers a classic message; @reply is malloc'd and ends with "\n"; NULL: closed without an answer. */
+void mci_incoming_answer(struct mci_incoming *in, char *reply);
 
 #endif

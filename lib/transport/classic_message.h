@@ -28,7 +28,13 @@ int mci_classic_prefix(const uint8_t prefix[MCI_CLASSIC_PREFIX], enum mci_classi
  * -EPROTO: no classic peer; -EMSGSIZE: @json is above 1 MiB; -ECONNRESET: it closed without an answer;
  * else as mci_connect_any().
  */
+/* (A CONNECTION that is not understood is asked again in the form before 0.3.0, without a type.) */
 int mci_classic_exchange(const char *const *hosts, unsigned int count, uint16_t port,
 			 enum mci_classic_type type, const char *json, uint64_t deadline_ns, char **reply);
+
+/* The JSON text of a notify, whose body is encoded as ours is; malloc'd. -EILSEQ: a classic message is text. */
+int mci_classic_notify_encode(const void *body, size_t length, char **json);
+/* 0 if the JSON text of a reply says that the notify was taken. */
+int mci_classic_notify_reply(const char *json, size_t length);
 
 #endif

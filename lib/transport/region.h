@@ -34,7 +34,7 @@ struct mci_region {
 	_Atomic uint64_t users;
 	struct mci_region_table *table; /* set by mci_regions_add() */
 	void *engine_private;
-	void *transport_private[4]; /* by enum mci_transport_id */
+	void *transport_private[5]; /* by enum mci_transport_id */
 };
 
 struct mci_region_table;

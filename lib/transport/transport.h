@@ -22,6 +22,7 @@ enum mci_transport_id {
 	MCI_TRANSPORT_SHM,
 	MCI_TRANSPORT_CLASSIC,
 	MCI_TRANSPORT_RDMA,
+	MCI_TRANSPORT_RDMA_CLASSIC,
 	MCI_TRANSPORT_COUNT
 };
 
@@ -141,11 +142,16 @@ struct mci_transport_host {
 	 * fetches them), -EBADMSG: the sender's request fails with that status. */
 	int (*notify)(void *engine, const struct mc_uuid *sender, uint64_t sequence, const void *p,
 		      uint32_t length);
+	/* A transport has more to describe than when the descriptor was published. Blocks; not in open(). */
+	int (*publish)(void *engine);
+	/* The descriptor that @name leads to, a new reference. Blocks up to @deadline_ns: not from a loop. */
+	int (*lookup)(void *engine, const char *name, uint64_t deadline_ns, json_t **descriptor);
 };
 
 struct mci_transport_ops {
 	enum mci_transport_id id;
-	const char *name; /* "tcp", "shm", "tcp-classic", "rdma" */
+	const char *name; /* "tcp", "shm", "tcp-classic", "rdma", "rdma-classic" */
+	bool classic;	  /* for peers that know no member of ours, or where it is asked for by name */
 	bool flushes;	  /* a notify needs a MCI_OP_FLUSH before it */
 	/* -EOPNOTSUPP with a sentence: this machine cannot. */
 	int (*open)(struct mci_transport_host *host, struct mci_transport **transport);
@@ -161,6 +167,15 @@ struct mci_transport_ops {
 			     uint64_t deadline_ns);
 	/* A connection for us (role DATA for tcp, SHM for shm). Accept or reject it. May be NULL. */
 	void (*incoming)(struct mci_transport *transport, struct mci_incoming *in);
+	/*
+	 * Serving classic peers, under --classic only; all NULL but in one transport. classic_describe(): add to @root
+	 * what the descriptor says outside of our member; -EOPNOTSUPP: nothing. classic_buffers(): append
+	 * one object or more for a region flagged classic. classic_connection(): see struct mci_service_attr.
+	 */
+	int (*classic_describe)(struct mci_transport *transport, json_t *root);
+	int (*classic_buffers)(struct mci_transport *transport, struct mci_region *region, json_t *buffers);
+	void (*classic_connection)(struct mci_transport *transport, struct mci_incoming *in, const char *json,
+				   size_t length);
 
 	/*
 	 * Open a way to a peer. May block until @deadline_ns. -EOPNOTSUPP: not for this peer (the engine
@@ -199,7 +214,7 @@ struct mci_transport_ops {
 };
 
 extern const struct mci_transport_ops mci_transport_tcp, mci_transport_shm, mci_transport_classic,
-	mci_transport_rdma;
+	mci_transport_rdma, mci_transport_rdma_classic;
 
 /* Notify body: u16 name length, name, u32 message length, message. -EINVAL for a malformed one. */
 struct mci_notify_body {

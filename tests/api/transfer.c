@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* What every transport keeps: one test body, run over tcp, tcp-classic, rdma, and shm with both kinds of memory. */
+/* What every transport keeps: one test body, run over tcp, rdma, their classic forms, and shm. */
 #include "api/pair.h"
 
 #include <poll.h>
@@ -574,6 +574,10 @@ int main(int argc, char **argv)
 	static struct pair shm_vm = {.transport = "shm", .memory = "malloc"};
 	static struct pair rdma = {.transport = "rdma", .memory = "memfd"};
 	static struct pair rdma_malloc = {.transport = "rdma", .memory = "malloc"};
+	static struct pair rdma_classic = {
+		.transport = "rdma-classic", .memory = "malloc", .flags = MC_ENGINE_CLASSIC};
+	static struct pair rdma_classic_memfd = {
+		.transport = "rdma-classic", .memory = "memfd", .flags = MC_ENGINE_CLASSIC};
 	const struct CMUnitTest none[] = {cmocka_unit_test(test_shared_memory_of_the_kernel_module)};
 	const char *only = argc > 1 ? argv[1] : NULL;
 	bool nic = (!only || strstr(only, "rdma")) && pair_has_nic(argv);
@@ -605,5 +609,9 @@ int main(int argc, char **argv)
 		failed += run("rdma, memfd", &rdma);
 	if (!only || !strcmp(only, "rdma-malloc"))
 		failed += run("rdma, malloc", &rdma_malloc);
+	if (!only || !strcmp(only, "rdma-classic"))
+		failed += run("rdma-classic, malloc", &rdma_classic);
+	if (!only || !strcmp(only, "rdma-classic-memfd"))
+		failed += run("rdma-classic, memfd", &rdma_classic_memfd);
 	return failed ? 1 : 0;
 }

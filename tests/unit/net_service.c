@@ -471,6 +471,77 @@ static void test_stop_ends_what_waits_for_a_decision(void **state)
 	assert_int_equal(open_descriptors(), before);
 }
 
+static void keep_question(void *arg, struct mci_incoming *in, const char *json, size_t length)
+{
+	struct peer *peer = arg;
+
+	peer->was_inside = length == strlen(json) && !strcmp(json, "{\"qp_num\":[]}\n");
+	atomic_store(&peer->kept, in);
+	atomic_fetch_add(&peer->classic, 1);
+}
+
+/* A socket that has asked for queue pairs; the question waits in peer->kept. */
+static struct mci_sock ask_for_queue_pairs(struct peer *peer, int type)
+{
+	int asked = atomic_load(&peer->classic);
+	struct mci_sock sock = {.fd = bare(peer)};
+	uint8_t message[64];
+	size_t n = classic_message(message, type, "{\"qp_num\":[]}\n");
+
+	assert_int_equal(mci_sock_send_all(&sock, message, n, soon(1000)), 0);
+	assert_true(wait_for_value(&peer->classic, asked + 1));
+	assert_true(peer->was_inside);
+	return sock;
+}
+
+static void test_a_classic_connection_may_be_answered_later(void **state)
+{
+	struct peer peer = {.attr.classic = true, .attr.classic_connection = keep_question};
+	uint8_t answer[64];
+	struct mci_sock sock;
+	size_t n;
+
+	(void)state;
+	assert_int_equal(peer_start(&peer, secret(MCI_AUTH_TOKEN, 1)), 0);
+	sock = ask_for_queue_pairs(&peer, MCI_CLASSIC_CONNECTION);
+	mci_incoming_answer(atomic_load(&peer.kept), strdup("{\"a\":1}\n"));
+	assert_int_equal(read_to_end(sock.fd, answer, sizeof(answer)), 17);
+	assert_memory_equal(answer, "\x09\0\0\0\0\0\0\0\0{\"a\":1}\n", 17);
+	mci_sock_close(&sock);
+	sock = ask_for_queue_pairs(&peer, -1); /* the oldest form has no type */
+	mci_incoming_answer(atomic_load(&peer.kept), strdup("{\"a\":1}\n"));
+	assert_int_equal(read_to_end(sock.fd, answer, sizeof(answer)), 16);
+	assert_memory_equal(answer, "\x08\0\0\0\0\0\0\0{\"a\":1}\n", 16);
+	mci_sock_close(&sock);
+	sock = ask_for_queue_pairs(&peer, MCI_CLASSIC_CONNECTION);
+	mci_incoming_answer(atomic_load(&peer.kept), NULL); /* no answer: closed */
+	assert_int_equal(read_to_end(sock.fd, answer, sizeof(answer)), 0);
+	mci_sock_close(&sock);
+	/* Other types are answered at once, as ever. */
+	n = classic_message(answer, MCI_CLASSIC_METADATA, "{}\n");
+	assert_int_equal(ask(&peer, answer, n, answer, sizeof(answer)), 14);
+	peer_stop(&peer);
+}
+
+static void test_who_asked_may_leave_and_the_service_may_stop_before_the_answer(void **state)
+{
+	struct peer peer = {.attr.classic = true, .attr.classic_connection = keep_question};
+	int before = open_descriptors();
+	struct mci_sock sock;
+
+	(void)state;
+	assert_int_equal(peer_start(&peer, secret(MCI_AUTH_TOKEN, 1)), 0);
+	sock = ask_for_queue_pairs(&peer, MCI_CLASSIC_CONNECTION);
+	mci_sock_close(&sock);
+	mci_incoming_answer(atomic_load(&peer.kept), strdup("{}\n"));
+	sock = ask_for_queue_pairs(&peer, MCI_CLASSIC_CONNECTION);
+	mci_service_stop(peer.service);
+	mci_incoming_answer(atomic_load(&peer.kept), strdup("{}\n"));
+	mci_loops_stop(&peer.loops);
+	mci_sock_close(&sock);
+	assert_int_equal(open_descriptors(), before);
+}
+
 static void test_stop_under_fire_leaves_nothing_behind(void **state)
 {
 	struct mci_secret own = secret(MCI_AUTH_TOKEN, 1);
@@ -548,6 +619,8 @@ int main(void)
 		cmocka_unit_test(test_a_decision_may_come_later_and_from_another_thread),
 		cmocka_unit_test(test_parameters_that_are_too_long_fail_the_accept),
 		cmocka_unit_test(test_stop_ends_what_waits_for_a_decision),
+		cmocka_unit_test(test_a_classic_connection_may_be_answered_later),
+		cmocka_unit_test(test_who_asked_may_leave_and_the_service_may_stop_before_the_answer),
 		cmocka_unit_test(test_stop_under_fire_leaves_nothing_behind),
 		cmocka_unit_test(test_a_free_port_is_found_in_the_range),
 	};

@@ -131,7 +131,7 @@ struct mc_segment_attr {
  * @length: bytes
  * @base: address in the owner, for callers that speak in addresses; 0 if the owner hides it
  * @location: "cpu:0"; valid until mc_segment_close()
- * @path: transport that requests to it take: "tcp", "tcp-classic", "shm"
+ * @path: transport that requests to it take: "tcp", "shm", "rdma", "tcp-classic", "rdma-classic"
  * @detail: how, e.g. "memfd mapped", "process_vm_readv", "4 streams"
  */
 struct mc_segment_region {

@@ -191,7 +191,5 @@ void mci_classic_notify_init(struct classic_peer *peer);
 void mci_classic_notify_next(struct classic_peer *peer);
 void mci_classic_notify_check(struct classic_peer *peer);
 void mci_classic_notify_close(struct classic_peer *peer);
-/* 0 if the JSON text of a reply says that the notify was taken. */
-int mci_classic_notify_reply(const char *json, size_t length);
 
 #endif

@@ -35,18 +35,6 @@ static void end(struct classic_peer *peer, enum mc_state state, int error)
 	mci_classic_notify_next(peer);
 }
 
-int mci_classic_notify_reply(const char *json, size_t length)
-{
-	json_t *root = json_loadb(json, length, 0, NULL);
-	const json_t *text = json_object_get(root, "notify_msg");
-	int ret = json_is_string(text) ? 0 : -EPROTO;
-
-	if (!ret && !json_string_length(text))
-		ret = -EREMOTEIO; /* refused over there */
-	json_decref(root);
-	return ret;
-}
-
 /* Returns 1 when the reply is complete and good, 0 when more has to come, or -errno. */
 static int examine(struct classic_notify *notify)
 {
@@ -125,30 +113,14 @@ static void on_timer(struct mci_timer *timer)
 	end(container(timer, struct classic_peer, notify.timer), MC_TIMED_OUT, -ETIMEDOUT);
 }
 
-/* A classic message is text: -EILSEQ for anything else. */
 static int make_frame(const struct mci_request *request, uint8_t **frame, size_t *length)
 {
-	struct mci_notify_body body;
-	json_t *root;
 	char *text;
 	int ret;
 
-	ret = mci_notify_decode(request->local, request->length, &body);
+	ret = mci_classic_notify_encode(request->local, request->length, &text);
 	if (ret)
 		return ret;
-	if (memchr(body.name, 0, body.name_length) || memchr(body.message, 0, body.message_length))
-		return -EILSEQ;
-	root = json_pack("{s:o?, s:o?}", "name", json_stringn(body.name, body.name_length), "notify_msg",
-			 json_stringn(body.message, body.message_length));
-	if (!root || json_is_null(json_object_get(root, "name")) ||
-	    json_is_null(json_object_get(root, "notify_msg"))) {
-		json_decref(root);
-		return -EILSEQ;
-	}
-	text = json_dumps(root, JSON_COMPACT | JSON_SORT_KEYS);
-	json_decref(root);
-	if (!text)
-		return -ENOMEM;
 	ret = mci_classic_frame(MCI_CLASSIC_NOTIFY, text, frame, length);
 	free(text);
 	return ret;

@@ -139,6 +139,7 @@ static void classic_detail(struct mci_peer *handle, const struct mci_remote_regi
 const struct mci_transport_ops mci_transport_classic = {
 	.id = MCI_TRANSPORT_CLASSIC,
 	.name = "tcp-classic",
+	.classic = true,
 	.open = classic_open,
 	.close = classic_close,
 	.describe = classic_describe,

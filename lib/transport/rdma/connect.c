@@ -325,9 +325,12 @@ int mci_rdma_peer_connect(struct mci_rdma_peer *peer, uint64_t deadline_ns)
 		.deadline_ns = deadline_ns,
 	};
 	struct start s = {.peer = peer};
-	struct mci_hello *hello = malloc(sizeof(*hello));
+	struct mci_hello *hello;
 	int ret;
 
+	if (peer->classic)
+		return mci_rdma_classic_connect(peer, deadline_ns);
+	hello = malloc(sizeof(*hello));
 	if (!hello)
 		return mci_fail(-ENOMEM, "no memory for a connection to segment '%s'", peer->name);
 	mci_rdma_params_encode(&params, encoded);
@@ -354,6 +357,10 @@ void mci_rdma_control_frames(struct mci_rdma_peer *peer)
 	unsigned int i;
 	int ret = 0;
 
+	if (peer->classic) {
+		mci_rdma_classic_control(peer);
+		return;
+	}
 	pthread_mutex_lock(&peer->lock);
 	if (peer->dropping && peer->conn)
 		mci_conn_close(peer->conn);
@@ -421,7 +428,8 @@ static bool is_refusal(int err)
 }
 
 /* Locked. All requests that wait end with @err (@stale_only: those to stale regions). */
-static void fail_waiting(struct mci_rdma_peer *peer, int err, bool stale_only, struct mci_request **finals)
+void mci_rdma_fail_waiting(struct mci_rdma_peer *peer, int err, bool stale_only,
+			   struct mci_request **finals)
 {
 	struct mci_request *r, *next,
 		*first[3] = {peer->queue[0].first, peer->queue[1].first, peer->flight.first};
@@ -443,11 +451,12 @@ static int refresh(struct mci_rdma_peer *peer, uint64_t deadline_ns)
 	struct mci_request *finals = NULL;
 	int ret;
 
-	ret = host->refresh(host->engine, peer->cookie, deadline_ns, use_info, peer);
+	ret = peer->classic ? mci_rdma_classic_refresh(peer, deadline_ns)
+			    : host->refresh(host->engine, peer->cookie, deadline_ns, use_info, peer);
 	if (ret != -ESTALE)
 		return ret;
 	pthread_mutex_lock(&peer->lock);
-	fail_waiting(peer, -ESTALE, true, &finals);
+	mci_rdma_fail_waiting(peer, -ESTALE, true, &finals);
 	pthread_mutex_unlock(&peer->lock);
 	mci_rdma_finals_tell(peer, finals);
 	return ret;
@@ -464,7 +473,7 @@ static void pause_for(struct mci_rdma_peer *peer, uint64_t ns)
 		pthread_cond_timedwait(&peer->changed, &peer->lock, &at);
 }
 
-static bool given_up(struct mci_rdma_peer *peer, int err)
+bool mci_rdma_given_up(struct mci_rdma_peer *peer, int err)
 {
 	uint64_t now = mci_now_ns();
 
@@ -512,8 +521,8 @@ static void *connector_main(void *arg)
 		if (!ret)
 			break;
 		peer->error = ret;
-		if (given_up(peer, ret)) {
-			fail_waiting(peer, ret, false, &finals);
+		if (mci_rdma_given_up(peer, ret)) {
+			mci_rdma_fail_waiting(peer, ret, false, &finals);
 			break;
 		}
 	}
@@ -553,5 +562,5 @@ void mci_rdma_connector_start(struct mci_rdma_peer *peer, struct mci_request **f
 	peer->connectors--;
 	peer->state = MCI_RDMA_DOWN;
 	mci_warn("cannot start a thread to reach segment '%s': %s", peer->name, strerror(ret));
-	fail_waiting(peer, -ret, false, finals);
+	mci_rdma_fail_waiting(peer, -ret, false, finals);
 }

@@ -20,6 +20,7 @@
 
 #define CQ_ENTRIES_MIN 4096
 #define DEFAULT_RD_ATOMIC 16
+#define SOFT_ROCE_VENDOR 0xffffff
 
 static void read_numa_node(struct mci_nic *device)
 {
@@ -225,7 +226,10 @@ static int open_queues(struct mci_nic *device, const struct ibv_device_attr *att
 	}
 	device->flush_mr = (verbs->ibv_reg_mr_iova)(device->pd, device->flush_word,
 						    sizeof(device->flush_word), (uintptr_t)device->flush_word,
-						    IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ);
+						    IBV_ACCESS_LOCAL_WRITE |
+							    (mci_rdma_is_classic(device->rdma)
+								     ? 0
+								     : IBV_ACCESS_REMOTE_READ));
 	if (!device->flush_mr)
 		return mci_fail(
 			-ENOMEM,
@@ -313,6 +317,7 @@ static int open_device(struct mci_rdma *rdma, struct ibv_device *from, struct mc
 	}
 	device->max_qp_wr = (uint32_t)attr.max_qp_wr;
 	device->max_mr = attr.max_mr_size;
+	device->soft = attr.vendor_id == SOFT_ROCE_VENDOR;
 	device->max_rd =
 		attr.max_qp_rd_atom < DEFAULT_RD_ATOMIC ? (uint32_t)attr.max_qp_rd_atom : DEFAULT_RD_ATOMIC;
 	if (!device->max_rd)

@@ -35,6 +35,10 @@ static void destroy_queues(struct mci_rdma_endpoint *e)
 {
 	unsigned int i;
 
+	if (e->peer->classic) {
+		mci_rdma_classic_detach(e);
+		return;
+	}
 	for (i = 0; i < e->count; i++) {
 		if (e->queue[i]->qp)
 			e->peer->rdma->verbs->ibv_destroy_qp(e->queue[i]->qp);
@@ -79,6 +83,8 @@ int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, u
 		release(e);
 		return ret ? ret : -EAGAIN;
 	}
+	if (peer->classic) /* its link brings them along */
+		e->count = (uint8_t)peer->rdma->qps;
 	for (; e->count < peer->rdma->qps && !ret; e->count++) {
 		ret = mci_rdma_qp_create(device, MCI_RDMA_DEPTH, &e->queue[e->count]->qp);
 		e->queue[e->count]->psn = mci_rdma_psn();
@@ -94,7 +100,8 @@ int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, u
 	}
 	e->state = MCI_RDMA_ASKED;
 	e->send_connect = true;
-	e->step_at = mci_now_ns() + ASK_NS;
+	/* The classic dialect's thread sees to it itself. */
+	e->step_at = peer->classic ? UINT64_MAX : mci_now_ns() + ASK_NS;
 	/* Asked for in this order: connecting to what is not reachable may take the driver a second. */
 	for (last = &peer->endpoints; *last; last = &(*last)->next)
 		;
@@ -168,11 +175,52 @@ void mci_rdma_endpoint_proven(struct mci_rdma_endpoint *e)
 	pthread_cond_broadcast(&e->peer->changed);
 }
 
+static bool unanswered_write(const struct mci_rdma_endpoint *e)
+{
+	unsigned int i;
+	uint32_t at;
+
+	for (i = 0; i < e->count; i++)
+		for (at = e->queue[i]->tail; at != e->queue[i]->head; at++) {
+			const struct mci_rdma_slot *slot = &e->queue[i]->slot[at % MCI_RDMA_DEPTH];
+
+			if (slot->kind == MCI_RDMA_DATA && slot->request && slot->request->op == MCI_OP_WRITE)
+				return true;
+		}
+	return false;
+}
+
+/*
+ * A classic peer cannot be asked to end its side; but it does before it accepts other queue pairs in place of
+ * those. Only writes without an answer have to wait for that: reads change nothing over there.
+ */
+static void fence_classic(struct mci_rdma_endpoint *e, struct mci_request **finals)
+{
+	struct mci_rdma_peer *peer = e->peer;
+
+	e->owes = !e->confirmed && unanswered_write(e) && !peer->rdma->hooks.no_fence;
+	destroy_queues(e);
+	if (e->error)
+		mci_rdma_classic_suspect(peer);
+	if (!e->owes || peer->state != MCI_RDMA_LIVE) {
+		mci_rdma_endpoint_end(e, finals);
+		return;
+	}
+	e->state = MCI_RDMA_FENCING;
+	e->send_drop = true;
+	e->step_at = mci_now_ns() + MCI_RDMA_STEP_NS;
+	mci_rdma_peer_post(peer);
+}
+
 /* Ours are gone: ask the peer to end his, if there is one to be asked. */
 static void fence(struct mci_rdma_endpoint *e, struct mci_request **finals)
 {
 	struct mci_rdma_peer *peer = e->peer;
 
+	if (peer->classic) {
+		fence_classic(e, finals);
+		return;
+	}
 	destroy_queues(e);
 	if (!peer->conn_there || peer->rdma->hooks.no_fence) {
 		mci_rdma_endpoint_end(e, finals);

@@ -25,6 +25,9 @@ static inline bool mci_rdma_peer_wanted(const struct mci_rdma_peer *peer)
 {
 	return atomic_load(&peer->pending) || peer->fencing;
 }
+struct mci_rdma_remote *mci_rdma_remote_of(const struct mci_rdma_peer *peer, const struct mci_request *r);
+struct mci_rdma_peer *mci_rdma_peer_new(struct mci_rdma *rdma, unsigned int count); /* NULL: no memory */
+void mci_rdma_wait_changed(struct mci_rdma_peer *peer, uint64_t deadline_ns);
 /* The control connection is no more: nothing is sent before the next incarnation. */
 void mci_rdma_peer_lost(struct mci_rdma_peer *peer, struct mci_request **finals);
 
@@ -46,6 +49,16 @@ int mci_rdma_peer_connect(struct mci_rdma_peer *peer,
 			  uint64_t deadline_ns); /* no lock; state is CONNECTING */
 void mci_rdma_connector_start(struct mci_rdma_peer *peer, struct mci_request **finals);
 void mci_rdma_control_frames(struct mci_rdma_peer *peer); /* loop thread, no lock: send what is owed */
+bool mci_rdma_given_up(struct mci_rdma_peer *peer, int err); /* refused for long enough */
+void mci_rdma_fail_waiting(struct mci_rdma_peer *peer, int err, bool stale_only, struct mci_request **finals);
+
+/* classic_*.c: what takes the place of a control connection */
+int mci_rdma_classic_connect(struct mci_rdma_peer *peer, uint64_t deadline_ns); /* no lock; connect.c */
+void mci_rdma_classic_control(struct mci_rdma_peer *peer);			/* loop thread, no lock */
+int mci_rdma_classic_refresh(struct mci_rdma_peer *peer, uint64_t deadline_ns);	/* no lock */
+void mci_rdma_classic_suspect(struct mci_rdma_peer *peer);  /* it may have been restarted */
+void mci_rdma_classic_detach(struct mci_rdma_endpoint *e); /* its queue pairs end */
+struct mci_rdma_remote *mci_rdma_classic_remote(const struct mci_request *r);
 
 /* endpoint.c */
 int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, uint8_t to);

@@ -14,9 +14,15 @@
 
 #define ALIGN (2ull << 20) /* registered and mapped address agree below this: large pages keep their use */
 
-struct mci_rdma_memory *mci_rdma_memory_of(const struct mci_region *region)
+struct mci_rdma_memory *mci_rdma_memory_of(const struct mci_rdma *rdma, const struct mci_region *region)
 {
-	return region->transport_private[MCI_TRANSPORT_RDMA];
+	return region->transport_private[rdma->id];
+}
+
+/* Classic peers know addresses and nothing else. */
+static bool by_address(const struct mci_rdma *rdma, const struct mci_region *region)
+{
+	return mci_rdma_is_classic(rdma) && region->classic && rdma->host->options.classic;
 }
 
 struct job {
@@ -88,12 +94,13 @@ static int register_all(struct mci_rdma *rdma, struct mci_region *region, struct
 	struct job job[MCI_RDMA_DEVICES_MAX];
 	pthread_t thread[MCI_RDMA_DEVICES_MAX];
 	bool started[MCI_RDMA_DEVICES_MAX] = {false};
+	bool remote = !mci_rdma_is_classic(rdma) || by_address(rdma, region);
 	int access = IBV_ACCESS_LOCAL_WRITE;
 	uint8_t i;
 
-	if (region->rights & MC_REMOTE_READ)
+	if (remote && region->rights & MC_REMOTE_READ)
 		access |= IBV_ACCESS_REMOTE_READ;
-	if (region->rights & MC_REMOTE_WRITE)
+	if (remote && region->rights & MC_REMOTE_WRITE)
 		access |= IBV_ACCESS_REMOTE_WRITE;
 	for (i = 0; i < rdma->device_count; i++) {
 		job[i] = (struct job){.rdma = rdma, .memory = m, .device = i, .access = access};
@@ -140,19 +147,21 @@ int mci_rdma_memory_add(struct mci_rdma *rdma, struct mci_region *region)
 	m->chunk = chunks == 1 ? region->length : limit;
 	mci_random(&random, sizeof(random));
 	m->iova = ((random >> 2) & ~(ALIGN - 1)) | ((uintptr_t)region->addr & (ALIGN - 1));
+	if (by_address(rdma, region))
+		m->iova = (uintptr_t)region->addr;
 	ret = register_all(rdma, region, m);
 	if (ret) {
 		release(rdma, m);
 		free(m);
 		return ret;
 	}
-	region->transport_private[MCI_TRANSPORT_RDMA] = m;
+	region->transport_private[rdma->id] = m;
 	return 0;
 }
 
 int mci_rdma_memory_remove(struct mci_rdma *rdma, struct mci_region *region)
 {
-	struct mci_rdma_memory *m = mci_rdma_memory_of(region);
+	struct mci_rdma_memory *m = mci_rdma_memory_of(rdma, region);
 	int ret;
 
 	if (!m)
@@ -161,7 +170,7 @@ int mci_rdma_memory_remove(struct mci_rdma *rdma, struct mci_region *region)
 	ret = release(rdma, m);
 	if (ret)
 		return ret;
-	region->transport_private[MCI_TRANSPORT_RDMA] = NULL;
+	region->transport_private[rdma->id] = NULL;
 	free(m);
 	return 0;
 }

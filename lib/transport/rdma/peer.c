@@ -20,9 +20,9 @@
 #define SPIN_NS 30000u /* of a waiting thread without success, before it sleeps */
 #define HELP_NS 200000u
 
-unsigned int mci_rdma_region_index(const struct mci_rdma_peer *peer, const struct mci_request *r)
+struct mci_rdma_remote *mci_rdma_remote_of(const struct mci_rdma_peer *peer, const struct mci_request *r)
 {
-	return (unsigned int)(r->remote - peer->regions);
+	return peer->classic ? mci_rdma_classic_remote(r) : &peer->remote[r->remote - peer->regions];
 }
 
 /* ---- lists ---- */
@@ -455,7 +455,7 @@ void mci_rdma_peer_detail(struct mci_peer *opaque, const struct mci_remote_regio
 			 peer->ports);
 }
 
-static void wait_changed(struct mci_rdma_peer *peer, uint64_t deadline)
+void mci_rdma_wait_changed(struct mci_rdma_peer *peer, uint64_t deadline)
 {
 	struct timespec at = {.tv_sec = (time_t)(deadline / MCI_NS_PER_S),
 			      .tv_nsec = (long)(deadline % MCI_NS_PER_S)};
@@ -484,7 +484,7 @@ int mci_rdma_peer_fence(struct mci_peer *opaque, uint64_t deadline_ns)
 		else if (peer->unconfirmed && peer->state == MCI_RDMA_DOWN)
 			mci_rdma_connector_start(peer, &finals);
 		else
-			wait_changed(peer, deadline_ns);
+			mci_rdma_wait_changed(peer, deadline_ns);
 		started |= peer->state == MCI_RDMA_CONNECTING;
 	}
 	peer->fencing--;
@@ -511,6 +511,7 @@ void mci_rdma_peer_put(struct mci_rdma_peer *peer)
 		free(peer->rail[i].why);
 	free(peer->rail);
 	free(peer->again);
+	free(peer->classic);
 	pthread_cond_destroy(&peer->changed);
 	pthread_mutex_destroy(&peer->lock);
 	explicit_bzero(&peer->secret, sizeof(peer->secret));
@@ -542,13 +543,13 @@ void mci_rdma_peer_close(struct mci_peer *opaque)
 	peer->closing = true;
 	pthread_cond_broadcast(&peer->changed);
 	while (peer->connectors)
-		wait_changed(peer, mci_now_ns() + 50 * MCI_NS_PER_MS);
+		mci_rdma_wait_changed(peer, mci_now_ns() + 50 * MCI_NS_PER_MS);
 	pthread_mutex_unlock(&peer->lock);
 	mci_rdma_pool_leave(peer);
 	mci_loop_call(peer->loop, close_conn, peer);
 	pthread_mutex_lock(&peer->lock);
 	while (peer->conn)
-		wait_changed(peer, mci_now_ns() + 50 * MCI_NS_PER_MS);
+		mci_rdma_wait_changed(peer, mci_now_ns() + 50 * MCI_NS_PER_MS);
 	/* Nothing is in flight: the peer destroys his queue pairs with the connection, and ours can go. */
 	peer->conn_there = false;
 	while (peer->endpoints)
@@ -618,7 +619,7 @@ static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 		if (waits)
 			until = now + PROBE_NS; /* it has not begun */
 		if (!peer->proven)
-			wait_changed(peer, now + 20 * MCI_NS_PER_MS);
+			mci_rdma_wait_changed(peer, now + 20 * MCI_NS_PER_MS);
 	}
 	peer->probing = false;
 	proven = peer->proven;
@@ -638,20 +639,14 @@ static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 			peer->name, peer->rdma->device[0]->gid_why);
 }
 
-int mci_rdma_peer_open(struct mci_transport *transport, const struct mci_peer_info *info, void *cookie,
-		       struct mci_remote_region *regions, unsigned int count, uint64_t deadline_ns,
-		       struct mci_peer **out)
+struct mci_rdma_peer *mci_rdma_peer_new(struct mci_rdma *rdma, unsigned int count)
 {
-	struct mci_rdma *rdma = (struct mci_rdma *)transport;
 	struct mci_rdma_peer *peer = calloc(1, sizeof(*peer));
 	pthread_condattr_t attr;
-	int ret;
 
 	if (!peer)
-		return mci_fail(-ENOMEM, "no memory for a way to segment '%s'", info->name);
+		return NULL;
 	peer->rdma = rdma;
-	peer->cookie = cookie;
-	peer->regions = regions;
 	peer->count = count;
 	peer->refs = 1;
 	peer->loop = mci_loops_next(rdma->host->loops);
@@ -661,17 +656,34 @@ int mci_rdma_peer_open(struct mci_transport *transport, const struct mci_peer_in
 	peer->remote = calloc(count + 1, sizeof(*peer->remote));
 	peer->rail_count = rdma->device_count * MCI_RDMA_DEVICES_MAX;
 	peer->rail = calloc(peer->rail_count, sizeof(*peer->rail));
-	if (!peer->rail)
-		peer->rail_count = 0;
+	if (!peer->remote || !peer->rail) {
+		free(peer->remote);
+		free(peer->rail);
+		free(peer);
+		return NULL;
+	}
 	pthread_mutex_init(&peer->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&peer->changed, &attr);
 	pthread_condattr_destroy(&attr);
+	return peer;
+}
+
+int mci_rdma_peer_open(struct mci_transport *transport, const struct mci_peer_info *info, void *cookie,
+		       struct mci_remote_region *regions, unsigned int count, uint64_t deadline_ns,
+		       struct mci_peer **out)
+{
+	struct mci_rdma *rdma = (struct mci_rdma *)transport;
+	struct mci_rdma_peer *peer = mci_rdma_peer_new(rdma, count);
+	int ret;
+
+	if (!peer)
+		return mci_fail(-ENOMEM, "no memory for a way to segment '%s'", info->name);
+	peer->cookie = cookie;
+	peer->regions = regions;
 	join(peer, &info->uuid);
-	ret = peer->remote && peer->rail
-		      ? mci_rdma_peer_set_info(peer, info)
-		      : mci_fail(-ENOMEM, "no memory for a way to segment '%s'", info->name);
+	ret = mci_rdma_peer_set_info(peer, info);
 	if (!ret && info->rails)
 		ret = mci_rdma_rails_restrict(peer, info->rails);
 	if (!ret)

@@ -39,7 +39,7 @@ static void retire(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, uint32
 		e->in_flight--;
 		e->bytes -= slot->length;
 		if (slot->kind == MCI_RDMA_DATA)
-			e->peer->remote[mci_rdma_region_index(e->peer, r)].faults = 0;
+			mci_rdma_remote_of(e->peer, r)->faults = 0;
 		mci_rdma_request_slice(e->peer, r, slot->length, finals);
 	}
 	mci_rdma_rail_of(e->peer, e->device, e->to)->rest_ns = 0;
@@ -48,7 +48,7 @@ static void retire(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, uint32
 /* The peer's NIC refused an access: the region may be gone, or registered anew. */
 static void refused(struct mci_rdma_peer *peer, struct mci_request *r, struct mci_request **finals)
 {
-	struct mci_rdma_remote *remote = &peer->remote[mci_rdma_region_index(peer, r)];
+	struct mci_rdma_remote *remote = mci_rdma_remote_of(peer, r);
 
 	/* What else was under way with the same keys is refused with it: that counts once. */
 	if (remote->state != MCI_RDMA_KEYS_THERE)
@@ -79,6 +79,7 @@ static void failed(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, uint32
 		err = -EACCES;
 		if (slot->request && slot->kind == MCI_RDMA_DATA)
 			refused(peer, slot->request, finals);
+		path = slot->kind == MCI_RDMA_PROOF;
 		break;
 	case IBV_WC_LOC_PROT_ERR:
 	case IBV_WC_LOC_LEN_ERR:

@@ -9,6 +9,10 @@
 #include "transport/rdma/rdma.h"
 
 #define HOP_LIMIT 64
+#define CLASSIC_HOP_LIMIT 16
+#define CLASSIC_RECEIVES 256
+#define CLASSIC_SGE 4
+#define CLASSIC_INLINE 64
 #define MIN_RNR_TIMER 12
 #define RETRIES 6 /* soft-RoCE takes 7 for "for ever", and a dead path would never show */
 #define RNR_RETRIES 7 /* for ever: nobody waits for a receive here */
@@ -35,9 +39,19 @@ int mci_rdma_qp_create(struct mci_nic *device, uint32_t depth, struct ibv_qp **o
 		.pkey_index = (uint16_t)device->rdma->host->options.rdma.pkey_index,
 		.qp_access_flags = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE,
 	};
+	bool classic = mci_rdma_is_classic(device->rdma);
 	struct ibv_qp *qp;
 	int ret;
 
+	if (classic) {
+		init.cap.max_recv_wr = CLASSIC_RECEIVES;
+		init.cap.max_send_sge = init.cap.max_recv_sge = CLASSIC_SGE;
+		init.cap.max_inline_data = CLASSIC_INLINE;
+		attr.qp_access_flags |= IBV_ACCESS_REMOTE_ATOMIC;
+	}
+	/* Who does not serve classic peers lets none of them in. */
+	if (classic && !device->rdma->host->options.classic)
+		attr.qp_access_flags = IBV_ACCESS_LOCAL_WRITE;
 	qp = device->rdma->verbs->ibv_create_qp(device->pd, &init);
 	if (!qp) {
 		ret = errno ? -errno : -ENOMEM;
@@ -71,7 +85,7 @@ static int to_receive(struct mci_nic *device, struct ibv_qp *qp, const struct mc
 			    .sl = (uint8_t)options->service_level,
 			    .port_num = device->port,
 			    .is_global = 1,
-			    .grh = {.hop_limit = HOP_LIMIT,
+			    .grh = {.hop_limit = mci_rdma_is_classic(device->rdma) ? CLASSIC_HOP_LIMIT : HOP_LIMIT,
 				    .traffic_class =
 					    (uint8_t)(options->traffic_class < 0 ? 0
 										 : options->traffic_class)}},
@@ -104,6 +118,9 @@ static int to_send(struct mci_nic *device, struct ibv_qp *qp, uint32_t psn)
 		.max_rd_atomic = (uint8_t)device->max_rd,
 	};
 
+	/* Soft-RoCE takes the greatest number for "for ever", and only errors tell that a classic peer is gone. */
+	if (device->soft && mci_rdma_is_classic(device->rdma))
+		attr.retry_cnt = RETRIES - 1;
 	return device->rdma->verbs->ibv_modify_qp(qp, &attr,
 						  IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT |
 							  IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |

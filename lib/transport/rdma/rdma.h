@@ -11,6 +11,7 @@
  *   pool.c      how many endpoints there may be; who must give one back (SIEVE)
  *   rail.c      which endpoint a slice takes; rails.c: all pairs of NICs, to be tried, restricted and shown
  *   work.c      slices to work requests; poll.c: completions
+ *   classic*.c  the classic dialect: see classic.h
  *
  * Lock order: device->cq_lock, then peer->lock, then rdma->pool_lock. serve->lock is apart from them.
  * host->complete() and host->refresh() are called under none of them.
@@ -46,6 +47,10 @@ struct mci_rdma;
 struct mci_rdma_peer;
 struct mci_rdma_endpoint;
 struct mci_rdma_serve;
+struct mci_rdma_classic_serve;
+struct mci_rdma_classic_peer;
+struct mci_rdma_link;
+struct mci_rdma_links;
 
 struct mci_nic {
 	struct mci_watch events, completions; /* async_fd, channel */
@@ -62,6 +67,7 @@ struct mci_nic {
 	int numa_node;
 	uint32_t max_qp_wr, max_rd;
 	uint64_t max_mr;
+	bool soft; /* soft-RoCE */
 	pthread_mutex_t state_lock; /* the next seven */
 	bool up;
 	bool link_down;	      /* its network interface carries nothing */
@@ -96,6 +102,10 @@ struct mci_rdma {
 	uint8_t device_count;
 	uint32_t qps, endpoints_max;
 	struct mci_rdma_serve *serve;
+	enum mci_transport_id id; /* RDMA, or RDMA_CLASSIC: the classic dialect */
+	struct mci_rdma_links *links;		      /* classic */
+	struct mci_rdma_classic_serve *classic_serve; /* NULL: not serving */
+	pthread_mutex_t memory_lock;		      /* classic: registration at first use */
 	struct mc_uuid secret; /* names of sessions */
 	_Atomic uint64_t incarnations;
 	_Atomic uint32_t in_flight; /* requests of all peers that are not final */
@@ -126,7 +136,7 @@ int mci_rdma_gid_choose(struct mci_nic *device, int wanted, struct ibv_gid_entry
 /* memory.c */
 int mci_rdma_memory_add(struct mci_rdma *rdma, struct mci_region *region);
 int mci_rdma_memory_remove(struct mci_rdma *rdma, struct mci_region *region);
-struct mci_rdma_memory *mci_rdma_memory_of(const struct mci_region *region);
+struct mci_rdma_memory *mci_rdma_memory_of(const struct mci_rdma *rdma, const struct mci_region *region);
 
 /* qp.c: our own side of an endpoint's queue pairs. -errno with a sentence. */
 int mci_rdma_qp_create(struct mci_nic *device, uint32_t depth, struct ibv_qp **qp);
@@ -134,6 +144,11 @@ int mci_rdma_qp_ready(struct mci_nic *device, struct ibv_qp *qp, const struct mc
 		      unsigned int i, uint32_t psn, bool send);
 int mci_rdma_qp_error(struct mci_nic *device, struct ibv_qp *qp);
 uint32_t mci_rdma_psn(void);
+
+/* transport.c: devices, pool and the like; the rest is the dialect's. -errno with a sentence. */
+int mci_rdma_new(struct mci_transport_host *host, enum mci_transport_id id, struct mci_rdma **rdma);
+void mci_rdma_free(struct mci_rdma *rdma);
+static inline bool mci_rdma_is_classic(const struct mci_rdma *rdma) { return rdma->id == MCI_TRANSPORT_RDMA_CLASSIC; }
 
 /* serve.c */
 int mci_rdma_serve_open(struct mci_rdma *rdma);
@@ -182,6 +197,8 @@ struct mci_rdma_endpoint {
 	uint8_t count;
 	bool send_connect, send_drop; /* frames that the loop thread owes the peer */
 	bool path_failed;	      /* leaves because the path does not work */
+	bool confirmed, owes;	      /* classic: the peer has ended its side; writes of it have no answer */
+	struct mci_rdma_link *link;   /* classic: whose queue pairs these are */
 	_Atomic bool evict;	      /* leave when idle */
 	_Atomic bool settled;	      /* it has carried something, or nothing waits for it: it may be evicted */
 	uint32_t number, stamp;	      /* its slot in the pool */
@@ -242,6 +259,7 @@ struct mci_rdma_peer {
 	bool closing;
 	int error;	       /* of the last attempt to connect */
 	char why[MCI_RDMA_SENTENCE + 1]; /* the last endpoint could not be opened */
+	struct mci_rdma_classic_peer *classic; /* NULL: our dialect */
 	struct mci_conn *conn; /* loop thread */
 	bool conn_there;       /* under the lock: conn is live, or will be */
 	bool dropping;

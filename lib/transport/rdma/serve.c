@@ -176,7 +176,7 @@ static int on_keys_ask(struct served *s, const struct mci_frame *frame)
 		keys.status = mci_region_get_remote(rdma->host->regions, ask[i].id, ask[i].generation, 0, 0,
 						    0, &region);
 		if (!keys.status) {
-			m = mci_rdma_memory_of(region);
+			m = mci_rdma_memory_of(rdma, region);
 			if (!m)
 				keys.status = -EOPNOTSUPP;
 		}

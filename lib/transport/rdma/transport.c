@@ -10,7 +10,7 @@
 
 #define GRACE_NS MCI_NS_PER_S
 
-static int rdma_open(struct mci_transport_host *host, struct mci_transport **out)
+int mci_rdma_new(struct mci_transport_host *host, enum mci_transport_id id, struct mci_rdma **out)
 {
 	const struct mci_rdma_options *options = &host->options.rdma;
 	const struct mci_verbs *verbs = mci_verbs();
@@ -23,11 +23,12 @@ static int rdma_open(struct mci_transport_host *host, struct mci_transport **out
 	if (!rdma)
 		return mci_fail(-ENOMEM, "no memory for the rdma transport");
 	rdma->host = host;
+	rdma->id = id;
 	rdma->verbs = verbs;
 	rdma->endpoints_max = options->endpoints_max ? options->endpoints_max : 256;
 	if (rdma->endpoints_max > MCI_RDMA_ENDPOINTS_MAX)
 		rdma->endpoints_max = MCI_RDMA_ENDPOINTS_MAX;
-	rdma->qps = options->qps ? options->qps : 1;
+	rdma->qps = options->qps ? options->qps : mci_rdma_is_classic(rdma) ? 2 : 1;
 	if (rdma->qps > MCI_RDMA_QPS_MAX)
 		rdma->qps = MCI_RDMA_QPS_MAX;
 	mci_uuid_new(&rdma->secret);
@@ -41,7 +42,7 @@ static int rdma_open(struct mci_transport_host *host, struct mci_transport **out
 	if (ret)
 		goto err_close_serve;
 	rdma->matrix = mci_rdma_matrix(rdma);
-	*out = (struct mci_transport *)rdma;
+	*out = rdma;
 	return 0;
 
 err_close_serve:
@@ -53,18 +54,31 @@ err_free:
 	return ret;
 }
 
-static struct mci_rdma *of(struct mci_transport *transport) { return (struct mci_rdma *)transport; }
-
-static void rdma_close(struct mci_transport *transport)
+void mci_rdma_free(struct mci_rdma *rdma)
 {
-	struct mci_rdma *rdma = of(transport);
-
 	mci_rdma_devices_ignore(rdma);
 	mci_rdma_serve_close(rdma);
 	mci_rdma_devices_close(rdma);
 	mci_rdma_pool_close(rdma);
 	json_decref(rdma->matrix);
 	free(rdma);
+}
+
+static int rdma_open(struct mci_transport_host *host, struct mci_transport **out)
+{
+	struct mci_rdma *rdma;
+	int ret = mci_rdma_new(host, MCI_TRANSPORT_RDMA, &rdma);
+
+	if (!ret)
+		*out = (struct mci_transport *)rdma;
+	return ret;
+}
+
+static struct mci_rdma *of(struct mci_transport *transport) { return (struct mci_rdma *)transport; }
+
+static void rdma_close(struct mci_transport *transport)
+{
+	mci_rdma_free(of(transport));
 }
 
 static int rdma_describe(struct mci_transport *transport, json_t *mine)

@@ -86,7 +86,7 @@ static void chain(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, const s
 		  const struct mci_rdma_remote *remote, struct mci_request **finals)
 {
 	struct mci_request *r = slice->request;
-	const struct mci_rdma_memory *m = mci_rdma_memory_of(r->region);
+	const struct mci_rdma_memory *m = mci_rdma_memory_of(e->peer->rdma, r->region);
 	uint64_t from = (uint64_t)(r->local - m->addr) + slice->at, to = r->offset + slice->at;
 	struct ibv_sge *sge = &q->sge[q->chained];
 	struct ibv_send_wr *wr = &q->wr[q->chained];
@@ -128,7 +128,7 @@ static uint32_t slice_length(const struct mci_rdma_peer *peer, const struct mci_
 			     const struct mci_rdma_remote *remote)
 {
 	uint32_t configured = peer->rdma->host->options.slice_size;
-	const struct mci_rdma_memory *m = mci_rdma_memory_of(r->region);
+	const struct mci_rdma_memory *m = mci_rdma_memory_of(peer->rdma, r->region);
 	uint64_t left = r->length - r->cursor, slice = configured, room;
 	uint64_t from = (uint64_t)(r->local - m->addr) + r->cursor, to = r->offset + r->cursor;
 
@@ -168,7 +168,7 @@ static enum verdict judge(struct mci_rdma_peer *peer, struct mci_request *r,
 		err = -ESTALE;
 	else if (remote->state == MCI_RDMA_KEYS_REFUSED)
 		err = remote->error;
-	else if (!mci_rdma_memory_of(r->region))
+	else if (!mci_rdma_memory_of(peer->rdma, r->region))
 		err = -EFAULT;
 	else if (remote->state != MCI_RDMA_KEYS_THERE)
 		return LATER;
@@ -185,13 +185,13 @@ static bool pump_again(struct mci_rdma_peer *peer, struct mci_request **finals)
 
 	for (; turns && peer->again_count; turns--) {
 		struct mci_rdma_again slice = peer->again[peer->again_first];
-		struct mci_rdma_remote *remote = &peer->remote[mci_rdma_region_index(peer, slice.request)];
+		struct mci_rdma_remote *remote = mci_rdma_remote_of(peer, slice.request);
 		struct mci_rdma_endpoint *e = NULL;
 		struct mci_rdma_queue *q;
 		enum verdict verdict = judge(peer, slice.request, remote, finals);
 
 		if (verdict == GO) {
-			e = mci_rdma_rail_pick(peer, mci_rdma_memory_of(slice.request->region)->prefer,
+			e = mci_rdma_rail_pick(peer, mci_rdma_memory_of(peer->rdma, slice.request->region)->prefer,
 					       remote->prefer, &q);
 			if (!e)
 				return false;
@@ -294,7 +294,7 @@ static bool pump_request(struct mci_rdma_peer *peer, struct mci_request *r, stru
 		flush(peer, r, finals);
 		return true;
 	}
-	remote = &peer->remote[mci_rdma_region_index(peer, r)];
+	remote = mci_rdma_remote_of(peer, r);
 	verdict = judge(peer, r, remote, finals);
 	if (verdict != GO)
 		return true;
@@ -303,7 +303,7 @@ static bool pump_request(struct mci_rdma_peer *peer, struct mci_request *r, stru
 		struct mci_rdma_endpoint *e;
 		struct mci_rdma_queue *q;
 
-		e = mci_rdma_rail_pick(peer, mci_rdma_memory_of(r->region)->prefer, remote->prefer, &q);
+		e = mci_rdma_rail_pick(peer, mci_rdma_memory_of(peer->rdma, r->region)->prefer, remote->prefer, &q);
 		if (!e)
 			return false;
 		slice.length = slice_length(peer, r, remote);
