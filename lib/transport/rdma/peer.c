@@ -19,6 +19,7 @@
 
 #define SPIN_NS 30000u /* of a waiting thread without success, before it sleeps */
 #define HELP_NS 200000u
+#define TURNS 8 /* without a look at the clock */
 
 unsigned int mci_rdma_region_index(const struct mci_rdma_peer *peer, const struct mci_request *r)
 {
@@ -338,12 +339,15 @@ void mci_rdma_peer_submit(struct mci_peer *opaque, struct mci_request *first)
 	struct mci_rdma_peer *peer = of(opaque);
 	struct mci_request *r, *next, *finals = NULL;
 	uint64_t earliest = 0;
+	uint32_t n = 0;
 
+	for (r = first; r; r = r->next)
+		n++;
+	atomic_fetch_add(&peer->rdma->in_flight, n);
 	pthread_mutex_lock(&peer->lock);
+	atomic_fetch_add(&peer->pending, n);
 	for (r = first; r; r = next) {
 		next = r->next;
-		atomic_fetch_add(&peer->pending, 1);
-		atomic_fetch_add(&peer->rdma->in_flight, 1);
 		r->state = MCI_RDMA_QUEUED;
 		LIST_ADD(&peer->queue[r->priority <= 0], r);
 		if (r->op == MCI_OP_NOTIFY)
@@ -386,6 +390,7 @@ bool mci_rdma_peer_help(struct mci_peer *opaque)
 	struct mci_rdma *rdma = of(opaque)->rdma;
 	uint64_t now, until, end;
 	bool did = false, now_did;
+	unsigned int turn;
 	uint8_t i;
 
 	if (!atomic_load(&of(opaque)->pending))
@@ -396,8 +401,9 @@ bool mci_rdma_peer_help(struct mci_peer *opaque)
 	until = now + SPIN_NS;
 	end = now + HELP_NS;
 	do {
-		for (i = 0, now_did = false; i < rdma->device_count; i++)
-			now_did |= mci_rdma_poll(rdma->device[i], false);
+		for (turn = 0, now_did = false; turn < TURNS && !now_did; turn++)
+			for (i = 0; i < rdma->device_count; i++)
+				now_did |= mci_rdma_poll(rdma->device[i], false);
 		did |= now_did;
 		now = mci_now_ns();
 		if (now_did)

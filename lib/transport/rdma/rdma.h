@@ -60,8 +60,9 @@ struct mci_nic {
 	int numa_node;
 	uint32_t max_qp_wr, max_rd;
 	uint64_t max_mr;
-	pthread_mutex_t state_lock; /* the next five */
-	bool up;
+	pthread_mutex_t state_lock; /* the next six; who picks a rail reads the first two without it */
+	_Atomic bool up;
+	_Atomic uint8_t link;
 	int gid_index;
 	union ibv_gid gid;
 	struct ibv_port_attr attr;
@@ -150,6 +151,7 @@ enum { MCI_RDMA_DATA, MCI_RDMA_FLUSH, MCI_RDMA_PROOF, MCI_RDMA_MARKER };
 struct mci_rdma_queue {
 	struct ibv_qp *qp;
 	uint32_t psn;
+	uint8_t index; /* in its endpoint */
 	uint32_t head, tail; /* free running; head - tail are in flight */
 	uint32_t unsignalled;
 	bool drained;
