@@ -253,6 +253,7 @@ static int open_device(struct mci_rdma *rdma, struct ibv_device *from, struct mc
 	}
 	device->max_qp_wr = (uint32_t)attr.max_qp_wr;
 	device->max_mr = attr.max_mr_size;
+	device->max_mrs = attr.max_mr > 0 ? (uint32_t)attr.max_mr : UINT32_MAX;
 	device->max_rd =
 		attr.max_qp_rd_atom < DEFAULT_RD_ATOMIC ? (uint32_t)attr.max_qp_rd_atom : DEFAULT_RD_ATOMIC;
 	if (!device->max_rd)

@@ -40,6 +40,7 @@
 struct mci_rdma_hooks {
 	bool no_fence;	 /* what broke is not confirmed by the peer before it is sent anew */
 	uint64_t max_mr; /* as if the NICs registered no more in one piece; 0 = theirs */
+	uint32_t max_mrs; /* as if they registered no more pieces; 0 = theirs */
 };
 
 struct mci_rdma;
@@ -59,7 +60,10 @@ struct mci_nic {
 	struct mci_loop *loop;
 	int numa_node;
 	uint32_t max_qp_wr, max_rd;
-	uint64_t max_mr;
+	uint64_t max_mr; /* bytes of a registration */
+	uint32_t max_mrs;
+	_Atomic uint32_t mrs; /* ours */
+	_Atomic bool no_dmabuf; /* it was tried: memory of the kernel module is registered by its mapping */
 	pthread_mutex_t state_lock; /* the next six; who picks a rail reads the first two without it */
 	_Atomic bool up;
 	_Atomic uint8_t link;
