@@ -54,7 +54,7 @@ static int look_at_port(struct mci_nic *device)
 		ret = mci_rdma_gid_choose(device, wanted, &index, &gid, why, sizeof(why));
 	pthread_mutex_lock(&device->state_lock);
 	device->up = !ret && !device->fatal;
-	device->link = attr.link_layer;
+	device->link_layer = attr.link_layer;
 	device->attr = attr;
 	if (!ret) {
 		device->gid_index = index;

@@ -75,7 +75,7 @@ static void consider_all(struct pick *pick, uint32_t near, uint32_t far, bool al
 
 		if (!(near & 1u << i) || !atomic_load_explicit(&device->up, memory_order_relaxed))
 			continue;
-		link = atomic_load_explicit(&device->link, memory_order_relaxed);
+		link = atomic_load_explicit(&device->link_layer, memory_order_relaxed);
 		for (j = 0; j < pick->peer->ports; j++) {
 			const struct mci_rdma_port *port = &pick->peer->port[j];
 

@@ -66,7 +66,7 @@ struct mci_nic {
 	_Atomic bool no_dmabuf; /* it was tried: memory of the kernel module is registered by its mapping */
 	pthread_mutex_t state_lock; /* the next six; who picks a rail reads the first two without it */
 	_Atomic bool up;
-	_Atomic uint8_t link;
+	_Atomic uint8_t link_layer;
 	int gid_index;
 	union ibv_gid gid;
 	struct ibv_port_attr attr;
