@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# shellcheck shell=bash disable=SC2154,SC2034,SC2086 # variables of tests/bench/rdma
+# shellcheck shell=bash disable=SC2154,SC2034,SC2086,SC2016 # variables of tests/bench/rdma
 # Pieces of tests/bench/rdma: starting things, taking samples, the tables.
 bench=$B/bin/transfer_engine_bench
 metadata=http://127.0.0.1:18080/metadata
@@ -10,6 +10,7 @@ start_metadata_server() {
 	wait_for 60 curl -sf http://127.0.0.1:18080/health -o /dev/null || fail "no metadata server: $(cat "$work/server")"
 }
 start_target() { # NAME DEVICES
+	: >"$work/target.$1"
 	"$bench" --mode=target --metadata_server=$metadata --local_server_name="$1" --protocol=rdma --device_name="$2" \
 		--buffer_size=32M >"$work/target.$1" 2>&1 &
 	pids="$pids $!"
@@ -87,7 +88,7 @@ speed_table() {
 		| "| \(.[0].op) | \(.[0].size | size) | \(rates("ours") | spread) | \(rates("perftest") | spread) | \(pairs("ours"; "perftest") | ratio) | \(pairs("ours"; "perftest") | length) | \(map(.cpu | values) | median | num(2)) | \(map(.failed // 0) | add) |"' \
 		<"$samples"
 	echo
-	echo "Runs of perftest that gave no figure and were done again: $(cat "$work/again" 2>/dev/null | wc -l)."
+	echo "Runs of perftest that gave no figure and were done again: $(wc -l <"$work/again")."
 }
 nics_table() {
 	echo
@@ -128,7 +129,7 @@ doorbells_of_perftest() { # OPERATION SIZE COUNT: system calls that write, of th
 	awk '$NF == "write" { print $4 }' "$work/strace"
 }
 exact() { # OPERATION SIZE COUNT
-	local op=$1 size=$2 n=$3 line done_ posted doorbells asked taken a b grind="valgrind --tool=callgrind --callgrind-out-file"
+	local op=$1 size=$2 n=$3 line done_ posted doorbells asked taken a b grind="valgrind --tool=callgrind"
 	MOONCAKE_LOG=debug initiator one rxe0 "$op" "$size" --duration=2 >"$work/ours" 2>"$work/ours.err" ||
 		fail "$op: $(cat "$work/ours.err")"
 	line=$(grep -o 'rdma: [0-9]* work requests.*' "$work/ours.err")
@@ -144,14 +145,14 @@ exact() { # OPERATION SIZE COUNT
 	command -v valgrind >/dev/null || return 0
 	# Slowed down so much it may take too long to prove a way.
 	for _ in 1 2 3 4 5; do
-		$grind="$work/ours.grind" "$bench" --mode=initiator --metadata_server=$metadata --local_server_name=i \
+		$grind --callgrind-out-file="$work/ours.grind" "$bench" --mode=initiator --metadata_server=$metadata --local_server_name=i \
 			--segment_id=one --protocol=rdma --device_name=rxe0 --operation="$op" --block_size="$size" \
 			--batch_size="$(batch_of "$size")" --depth=2 --threads=1 --warmup=0 --duration=6 --json \
 			>"$work/ours" 2>"$work/ours.err" && break
 	done
 	[ -s "$work/ours" ] || fail "$op under callgrind: $(cat "$work/ours.err")"
 	done_=$(jq .engine.requests_done "$work/ours")
-	perftest_under "$op" "$size" $((2 * n)) $grind="$work/perf.grind" --dump-instr=yes --compress-strings=no --compress-pos=no
+	perftest_under "$op" "$size" $((2 * n)) $grind --callgrind-out-file="$work/perf.grind" --dump-instr=yes --compress-strings=no --compress-pos=no
 	for line in mc_batch_add mc_batch_submit mci_rdma_poll; do
 		jq -nc --arg op "$op" --arg what $line --argjson sum "$(inclusive "$work/ours.grind" $line)" --argjson n "$done_" \
 			'{who: "instructions", op: $op, what: $what, each: ($sum / $n)}' >>"$samples"

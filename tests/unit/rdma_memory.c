@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-/* Registration with NICs: limits, places, addresses; and memory of the kernel module by its dma-buf. Runs in a guest. */
+/*
+ * Registration with NICs: limits, places, addresses; and memory of the kernel module by its dma-buf. Runs in a
+ * guest.
+ */
 #include "api/pair.h"
 
 #include <infiniband/verbs.h>
