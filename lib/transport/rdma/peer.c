@@ -66,13 +66,13 @@ bool mci_rdma_request_ended(const struct mci_request *r) { return end_of(r) != M
 static void finish(struct mci_rdma_peer *peer, struct mci_request *r, struct mci_request **finals)
 {
 	unlink_request(peer, r);
-	atomic_fetch_sub(&peer->pending, 1);
-	atomic_fetch_sub(&peer->rdma->in_flight, 1);
+	/* Written under the lock only: no locked instruction for each. */
+	atomic_store_explicit(&peer->pending, atomic_load_explicit(&peer->pending, memory_order_relaxed) - 1,
+			      memory_order_release);
 	if (!mci_rdma_request_ended(r))
 		r->state |= (uint32_t)MC_DONE << 8;
 	r->next = *finals;
 	*finals = r;
-	pthread_cond_broadcast(&peer->changed);
 }
 
 void mci_rdma_request_end(struct mci_rdma_peer *peer, struct mci_request *r, enum mc_state end, int err,
@@ -130,12 +130,15 @@ int mci_rdma_again_push(struct mci_rdma_peer *peer, const struct mci_rdma_slot *
 void mci_rdma_finals_tell(struct mci_rdma_peer *peer, struct mci_request *finals)
 {
 	struct mci_request *r, *next, *forward = NULL;
+	uint32_t n = 0;
 
-	for (r = finals; r; r = next) { /* in the order in which they ended */
+	for (r = finals; r; r = next, n++) { /* in the order in which they ended */
 		next = r->next;
 		r->next = forward;
 		forward = r;
 	}
+	if (n)
+		atomic_fetch_sub(&peer->rdma->in_flight, n);
 	for (r = forward; r; r = next) {
 		enum mc_state state = end_of(r);
 
