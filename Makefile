@@ -80,7 +80,7 @@ TOOLS := $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC)) \
 
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/*.c))
 API := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/api/*.c))
-BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/*.c))
+BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(if $(filter 0,$(USE_RDMA)),tests/bench/registration.c),$(wildcard tests/bench/*.c)))
 UAPI := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/uapi/*.c tests/vm/*.c)) \
 	$(patsubst %,$(B)/tests/uapi/%32,layout errors errors_fields offsets)
 EXAMPLES := $(patsubst %.c,$(B)/%,$(wildcard examples/*.c))
@@ -93,7 +93,7 @@ FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: FORCE FORCE_FUZZ_LIB all lib tools tests help check check-unit check-api check-scripts check-asan check-tsan check-style \
-	check-layers check-builds check-vm check-vm-dkms check-vm-matrix check-vm-debug check-kmod kmod uapi-tests install-dkms fuzz fuzz-build soak bench style install uninstall deps clean
+	check-layers check-builds check-vm check-vm-dkms check-vm-matrix check-vm-debug check-kmod kmod uapi-tests install-dkms fuzz fuzz-build soak bench bench-vm style install uninstall deps clean
 
 all: lib tools ## library and tools
 
@@ -197,7 +197,8 @@ $(B)/tests/interop/classic_rdma_peer: tests/interop/classic_rdma_peer.c
 
 $(B)/tests/%: tests/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)
-	$(CC) $(TOOL_CFLAGS) -Itests -MMD -MP -o $@ $< -L$(B) -lmooncake -Wl,-rpath,'$$ORIGIN/../..' -ljansson -lpthread -lm
+	$(CC) $(TOOL_CFLAGS) -Itests -MMD -MP -o $@ $< -L$(B) -lmooncake -Wl,-rpath,'$$ORIGIN/../..' -ljansson -lpthread -lm $(TEST_LIBS)
+$(B)/tests/bench/registration: TEST_LIBS = -libverbs
 
 # Fuzz targets: clang, libFuzzer, ASAN+UBSAN, the library compiled along so that it is instrumented too.
 FUZZ_CC ?= clang
@@ -266,6 +267,8 @@ check-vm-debug: all tests uapi-tests ## the same under KASAN, lockdep, kmemleak 
 
 bench: all tests ## ratios against plain sockets, iperf3, memcpy and process_vm_readv
 	B=$(B) tests/bench/run
+bench-vm: all tests ## rdma beside perftest, in a guest with soft-RoCE
+	B=$(B) tests/bench/vm
 
 # bash loads completion by the name of the command: one file, and a link to it for each other tool.
 COMPLETIONS = $(PREFIX)/share/bash-completion/completions

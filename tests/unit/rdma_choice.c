@@ -153,6 +153,7 @@ static int world_up(void **state)
 		w->nic[i].index = (uint8_t)i;
 		w->nic[i].up = true;
 		w->nic[i].attr.link_layer = IBV_LINK_LAYER_ETHERNET;
+		w->nic[i].link_layer = IBV_LINK_LAYER_ETHERNET;
 		snprintf(w->nic[i].name, sizeof(w->nic[i].name), "nic%u", i);
 		pthread_mutex_init(&w->nic[i].state_lock, NULL);
 		w->rdma.device[i] = &w->nic[i];

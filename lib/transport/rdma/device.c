@@ -55,6 +55,7 @@ static int look_at_port(struct mci_nic *device)
 	else
 		ret = mci_rdma_gid_choose(device, wanted, &gid, why, sizeof(why));
 	pthread_mutex_lock(&device->state_lock);
+	device->link_layer = attr.link_layer;
 	device->attr = attr;
 	if (!ret) {
 		device->gid_index = (int)gid.gid_index;
@@ -318,6 +319,7 @@ static int open_device(struct mci_rdma *rdma, struct ibv_device *from, struct mc
 	device->max_qp_wr = (uint32_t)attr.max_qp_wr;
 	device->max_mr = attr.max_mr_size;
 	device->soft = attr.vendor_id == SOFT_ROCE_VENDOR;
+	device->max_mrs = attr.max_mr > 0 ? (uint32_t)attr.max_mr : UINT32_MAX;
 	device->max_rd =
 		attr.max_qp_rd_atom < DEFAULT_RD_ATOMIC ? (uint32_t)attr.max_qp_rd_atom : DEFAULT_RD_ATOMIC;
 	if (!device->max_rd)

@@ -20,7 +20,6 @@ int mci_rdma_again_push(struct mci_rdma_peer *peer, const struct mci_rdma_slot *
 void mci_rdma_finals_tell(struct mci_rdma_peer *peer, struct mci_request *finals); /* without locks */
 void mci_rdma_peer_put(struct mci_rdma_peer *peer);
 void mci_rdma_peer_post(struct mci_rdma_peer *peer); /* any thread, lock or not: run the task in the loop */
-unsigned int mci_rdma_region_index(const struct mci_rdma_peer *peer, const struct mci_request *r);
 static inline bool mci_rdma_peer_wanted(const struct mci_rdma_peer *peer)
 {
 	return atomic_load(&peer->pending) || peer->fencing;

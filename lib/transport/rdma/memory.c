@@ -2,15 +2,18 @@
 /*
  * Regions on the NICs: registered on all of them at once, a thread each, under a random address per
  * registration, so that an old {address, key} misses (contracts I1). Split where a NIC's limit demands it.
+ * Memory of the kernel module goes by its dma-buf where the NIC takes one: its pages are not pinned again.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/errors.h"
 #include "core/log.h"
 #include "core/uuid.h"
-#include "transport/rdma/rdma.h"
+#include "kdev/kdev.h"
+#include "transport/rdma/initiator.h"
 
 #define ALIGN (2ull << 20) /* registered and mapped address agree below this: large pages keep their use */
 
@@ -28,32 +31,68 @@ static bool by_address(const struct mci_rdma *rdma, const struct mci_region *reg
 struct job {
 	struct mci_rdma *rdma;
 	struct mci_rdma_memory *memory;
+	uint64_t object_offset; /* of the region in what @dmabuf is of */
+	int dmabuf;		/* -1: none */
 	uint8_t device;
 	int access, error;
 };
 
+/* A dma-buf of memory of the kernel module, or -1: it is none, no NIC would take it, or the module gives none. */
+static int export_memory(const struct mci_rdma *rdma, const struct mci_region *region)
+{
+	bool wanted = false;
+	int fd = -1;
+	uint8_t i;
+
+	for (i = 0; i < rdma->device_count; i++)
+		wanted |= !atomic_load(&rdma->device[i]->no_dmabuf);
+	if (!region->kdev || !wanted)
+		return -1;
+	if (mci_kdev_export(region->kdev, region->object, true, &fd))
+		mci_debug("region %u is registered by its mapping: %s", region->id, mc_errmsg());
+	return fd;
+}
+
+static struct ibv_mr *register_piece(const struct job *job, uint64_t at, uint64_t length)
+{
+	const struct mci_verbs *verbs = job->rdma->verbs;
+	const struct mci_rdma_memory *m = job->memory;
+	struct mci_nic *device = job->rdma->device[job->device];
+	struct ibv_mr *mr;
+
+	if (job->dmabuf >= 0 && !atomic_load(&device->no_dmabuf)) {
+		errno = 0;
+		mr = verbs->ibv_reg_dmabuf_mr(device->pd, job->object_offset + at, length, m->iova + at,
+					      job->dmabuf, job->access);
+		if (mr)
+			return mr;
+		/* What the driver cannot it will not learn; a lack of memory is over one day. */
+		if (errno != ENOMEM)
+			atomic_store(&device->no_dmabuf, true);
+		mci_debug("%s takes no dma-buf (%s): memory of the kernel module is registered by its mapping",
+			  device->name, strerror(errno));
+	}
+	errno = 0;
+	return (verbs->ibv_reg_mr_iova)(device->pd, m->addr + at, length, m->iova + at, /* no macro */
+					(unsigned int)job->access);
+}
+
 static void *register_on(void *arg)
 {
 	struct job *job = arg;
-	struct mci_rdma *rdma = job->rdma;
 	struct mci_rdma_memory *m = job->memory;
-	struct mci_nic *device = rdma->device[job->device];
 	uint64_t at = 0;
 	uint16_t i;
 
 	for (i = 0; i < m->chunks; i++, at += m->chunk) {
 		uint64_t length = m->length - at < m->chunk ? m->length - at : m->chunk;
-		struct ibv_mr *mr;
+		struct ibv_mr *mr = register_piece(job, at, length);
 
-		errno = 0;
-		mr = (rdma->verbs->ibv_reg_mr_iova)(device->pd, m->addr + at, length,
-						    m->iova + at, /* no macro */
-						    (unsigned int)job->access);
 		if (!mr) {
 			job->error = errno ? -errno : -EIO;
 			return NULL;
 		}
-		m->mr[i * rdma->device_count + job->device] = mr;
+		m->mr[i * job->rdma->device_count + job->device] = mr;
 	}
 	return NULL;
 }
@@ -75,6 +114,37 @@ static int release(struct mci_rdma *rdma, struct mci_rdma_memory *m)
 	return 0;
 }
 
+/* All NICs or none. */
+static int count_in(struct mci_rdma *rdma, uint32_t pieces)
+{
+	uint8_t i;
+
+	for (i = 0; i < rdma->device_count; i++) {
+		struct mci_nic *device = rdma->device[i];
+		uint32_t max = rdma->hooks.max_mrs ? rdma->hooks.max_mrs : device->max_mrs;
+		uint32_t mrs = atomic_fetch_add(&device->mrs, pieces);
+
+		if (pieces <= max && mrs <= max - pieces)
+			continue;
+		do
+			atomic_fetch_sub(&rdma->device[i]->mrs, pieces);
+		while (i--);
+		return mci_fail(-ENOSPC,
+				"%s registers at most %u pieces of memory, and %u are registered already; unregister "
+				"some, or register fewer, larger ranges",
+				device->name, max, mrs);
+	}
+	return 0;
+}
+
+static void count_out(struct mci_rdma *rdma, uint32_t pieces)
+{
+	uint8_t i;
+
+	for (i = 0; i < rdma->device_count; i++)
+		atomic_fetch_sub(&rdma->device[i]->mrs, pieces);
+}
+
 static int explain(const struct mci_nic *device, const struct mci_region *region, int err)
 {
 	const char *hint = "";
@@ -84,8 +154,9 @@ static int explain(const struct mci_nic *device, const struct mci_region *region
 		       "the unit)";
 	else if (err == -EFAULT)
 		hint = "; this kind of memory cannot be pinned by the NIC's driver";
-	return mci_fail(err, "cannot register %llu bytes with %s: %s%s", (unsigned long long)region->length,
-			device->name, strerror(-err), hint);
+	return mci_fail(err, "cannot register %llu bytes with %s: %s%s (%u of at most %u registrations are ours)",
+			(unsigned long long)region->length, device->name, strerror(-err), hint,
+			atomic_load(&device->mrs), device->max_mrs);
 }
 
 /* Registers on every NIC, side by side. */
@@ -95,7 +166,7 @@ static int register_all(struct mci_rdma *rdma, struct mci_region *region, struct
 	pthread_t thread[MCI_RDMA_DEVICES_MAX];
 	bool started[MCI_RDMA_DEVICES_MAX] = {false};
 	bool remote = !mci_rdma_is_classic(rdma) || by_address(rdma, region);
-	int access = IBV_ACCESS_LOCAL_WRITE;
+	int access = IBV_ACCESS_LOCAL_WRITE, dmabuf = export_memory(rdma, region);
 	uint8_t i;
 
 	if (remote && region->rights & MC_REMOTE_READ)
@@ -103,7 +174,12 @@ static int register_all(struct mci_rdma *rdma, struct mci_region *region, struct
 	if (remote && region->rights & MC_REMOTE_WRITE)
 		access |= IBV_ACCESS_REMOTE_WRITE;
 	for (i = 0; i < rdma->device_count; i++) {
-		job[i] = (struct job){.rdma = rdma, .memory = m, .device = i, .access = access};
+		job[i] = (struct job){.rdma = rdma,
+				      .memory = m,
+				      .object_offset = region->object_offset,
+				      .dmabuf = dmabuf,
+				      .device = i,
+				      .access = access};
 		/* The last one is ours. */
 		if (i + 1 < rdma->device_count)
 			started[i] = !pthread_create(&thread[i], NULL, register_on, &job[i]);
@@ -113,6 +189,8 @@ static int register_all(struct mci_rdma *rdma, struct mci_region *region, struct
 	for (i = 0; i < rdma->device_count; i++)
 		if (started[i])
 			pthread_join(thread[i], NULL);
+	if (dmabuf >= 0)
+		close(dmabuf);
 	for (i = 0; i < rdma->device_count; i++)
 		if (job[i].error)
 			return explain(rdma->device[i], region, job[i].error);
@@ -138,19 +216,26 @@ int mci_rdma_memory_add(struct mci_rdma *rdma, struct mci_region *region)
 		return mci_fail(-EFBIG,
 				"a region of %llu bytes is more than the NICs can register (%llu at a time)",
 				(unsigned long long)region->length, (unsigned long long)limit);
+	ret = count_in(rdma, (uint32_t)chunks);
+	if (ret)
+		return ret;
 	m = calloc(1, sizeof(*m) + chunks * rdma->device_count * sizeof(m->mr[0]));
-	if (!m)
+	if (!m) {
+		count_out(rdma, (uint32_t)chunks);
 		return mci_fail(-ENOMEM, "no memory to register one more region");
+	}
 	m->addr = region->addr;
 	m->length = region->length;
 	m->chunks = (uint16_t)chunks;
 	m->chunk = chunks == 1 ? region->length : limit;
+	m->prefer = mci_rdma_prefer(rdma, region->location);
 	mci_random(&random, sizeof(random));
 	m->iova = ((random >> 2) & ~(ALIGN - 1)) | ((uintptr_t)region->addr & (ALIGN - 1));
 	if (by_address(rdma, region))
 		m->iova = (uintptr_t)region->addr;
 	ret = register_all(rdma, region, m);
 	if (ret) {
+		count_out(rdma, (uint32_t)chunks);
 		release(rdma, m);
 		free(m);
 		return ret;
@@ -171,6 +256,7 @@ int mci_rdma_memory_remove(struct mci_rdma *rdma, struct mci_region *region)
 	if (ret)
 		return ret;
 	region->transport_private[rdma->id] = NULL;
+	count_out(rdma, m->chunks);
 	free(m);
 	return 0;
 }

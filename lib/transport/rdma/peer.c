@@ -19,6 +19,7 @@
 
 #define SPIN_NS 30000u /* of a waiting thread without success, before it sleeps */
 #define HELP_NS 200000u
+#define TURNS 8 /* without a look at the clock */
 
 struct mci_rdma_remote *mci_rdma_remote_of(const struct mci_rdma_peer *peer, const struct mci_request *r)
 {
@@ -65,13 +66,13 @@ bool mci_rdma_request_ended(const struct mci_request *r) { return end_of(r) != M
 static void finish(struct mci_rdma_peer *peer, struct mci_request *r, struct mci_request **finals)
 {
 	unlink_request(peer, r);
-	atomic_fetch_sub(&peer->pending, 1);
-	atomic_fetch_sub(&peer->rdma->in_flight, 1);
+	/* Written under the lock only: no locked instruction for each. */
+	atomic_store_explicit(&peer->pending, atomic_load_explicit(&peer->pending, memory_order_relaxed) - 1,
+			      memory_order_release);
 	if (!mci_rdma_request_ended(r))
 		r->state |= (uint32_t)MC_DONE << 8;
 	r->next = *finals;
 	*finals = r;
-	pthread_cond_broadcast(&peer->changed);
 }
 
 void mci_rdma_request_end(struct mci_rdma_peer *peer, struct mci_request *r, enum mc_state end, int err,
@@ -129,12 +130,15 @@ int mci_rdma_again_push(struct mci_rdma_peer *peer, const struct mci_rdma_slot *
 void mci_rdma_finals_tell(struct mci_rdma_peer *peer, struct mci_request *finals)
 {
 	struct mci_request *r, *next, *forward = NULL;
+	uint32_t n = 0;
 
-	for (r = finals; r; r = next) { /* in the order in which they ended */
+	for (r = finals; r; r = next, n++) { /* in the order in which they ended */
 		next = r->next;
 		r->next = forward;
 		forward = r;
 	}
+	if (n)
+		atomic_fetch_sub(&peer->rdma->in_flight, n);
 	for (r = forward; r; r = next) {
 		enum mc_state state = end_of(r);
 
@@ -341,12 +345,15 @@ void mci_rdma_peer_submit(struct mci_peer *opaque, struct mci_request *first)
 	struct mci_rdma_peer *peer = of(opaque);
 	struct mci_request *r, *next, *finals = NULL;
 	uint64_t earliest = 0;
+	uint32_t n = 0;
 
+	for (r = first; r; r = r->next)
+		n++;
+	atomic_fetch_add(&peer->rdma->in_flight, n);
 	pthread_mutex_lock(&peer->lock);
+	atomic_fetch_add(&peer->pending, n);
 	for (r = first; r; r = next) {
 		next = r->next;
-		atomic_fetch_add(&peer->pending, 1);
-		atomic_fetch_add(&peer->rdma->in_flight, 1);
 		r->state = MCI_RDMA_QUEUED;
 		LIST_ADD(&peer->queue[r->priority <= 0], r);
 		if (r->op == MCI_OP_NOTIFY)
@@ -389,6 +396,7 @@ bool mci_rdma_peer_help(struct mci_peer *opaque)
 	struct mci_rdma *rdma = of(opaque)->rdma;
 	uint64_t now, until, end;
 	bool did = false, now_did;
+	unsigned int turn;
 	uint8_t i;
 
 	if (!atomic_load(&of(opaque)->pending))
@@ -399,8 +407,9 @@ bool mci_rdma_peer_help(struct mci_peer *opaque)
 	until = now + SPIN_NS;
 	end = now + HELP_NS;
 	do {
-		for (i = 0, now_did = false; i < rdma->device_count; i++)
-			now_did |= mci_rdma_poll(rdma->device[i], false);
+		for (turn = 0, now_did = false; turn < TURNS && !now_did; turn++)
+			for (i = 0; i < rdma->device_count; i++)
+				now_did |= mci_rdma_poll(rdma->device[i], false);
 		did |= now_did;
 		now = mci_now_ns();
 		if (now_did)

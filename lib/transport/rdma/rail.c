@@ -16,15 +16,6 @@
 #include "topology/topology.h"
 #include "transport/rdma/initiator.h"
 
-static bool device_up(struct mci_nic *device, uint8_t *link)
-{
-	struct mci_rdma_port port;
-
-	mci_rdma_device_port(device, &port);
-	*link = port.link;
-	return port.up;
-}
-
 static bool first_choice(const struct mci_rdma_peer *peer, uint8_t from, uint8_t to)
 {
 	return from % peer->ports == to || to % peer->rdma->device_count == from;
@@ -35,21 +26,17 @@ struct pick {
 	struct mci_rdma_endpoint *best;
 	struct mci_rdma_queue *queue;
 	bool usable;
-	uint64_t now;
 };
 
 static struct mci_rdma_queue *queue_with_room(struct mci_rdma_endpoint *e)
 {
-	struct mci_rdma_queue *best = NULL;
+	struct mci_rdma_queue *best = e->queue[0];
 	unsigned int i;
 
-	for (i = 0; i < e->count; i++) {
-		struct mci_rdma_queue *q = e->queue[i];
-
-		if (mci_rdma_room(q) && (!best || mci_rdma_room(q) > mci_rdma_room(best)))
-			best = q;
-	}
-	return best;
+	for (i = 1; i < e->count; i++)
+		if (mci_rdma_room(e->queue[i]) > mci_rdma_room(best))
+			best = e->queue[i];
+	return mci_rdma_room(best) ? best : NULL;
 }
 
 static void consider(struct pick *pick, struct mci_nic *device, uint8_t to)
@@ -61,7 +48,7 @@ static void consider(struct pick *pick, struct mci_nic *device, uint8_t to)
 	if (rail->excluded)
 		return;
 	if (!e) {
-		if (rail->rest_until > pick->now)
+		if (rail->rest_until && rail->rest_until > mci_now_ns())
 			return;
 		/* It counts as usable while it is being opened. */
 		if (!mci_rdma_endpoint_open(pick->peer, device, to))
@@ -89,14 +76,17 @@ static void consider_all(struct pick *pick, uint32_t near, uint32_t far, bool al
 	uint8_t i, j, link;
 
 	for (i = 0; i < rdma->device_count; i++) {
-		if (!(near & 1u << i) || !device_up(rdma->device[i], &link))
+		struct mci_nic *device = rdma->device[i];
+
+		if (!(near & 1u << i) || !atomic_load_explicit(&device->up, memory_order_relaxed))
 			continue;
+		link = atomic_load_explicit(&device->link_layer, memory_order_relaxed);
 		for (j = 0; j < pick->peer->ports; j++) {
 			const struct mci_rdma_port *port = &pick->peer->port[j];
 
 			if (far & 1u << j && port->up && port->link == link &&
 			    (all || first_choice(pick->peer, i, j)))
-				consider(pick, rdma->device[i], j);
+				consider(pick, device, j);
 		}
 	}
 }
@@ -104,7 +94,7 @@ static void consider_all(struct pick *pick, uint32_t near, uint32_t far, bool al
 struct mci_rdma_endpoint *mci_rdma_rail_pick(struct mci_rdma_peer *peer, uint32_t near, uint32_t far,
 					     struct mci_rdma_queue **queue)
 {
-	struct pick pick = {.peer = peer, .now = mci_now_ns()};
+	struct pick pick = {.peer = peer};
 
 	consider_all(&pick, near, far, false);
 	if (!pick.usable)

@@ -41,6 +41,7 @@
 struct mci_rdma_hooks {
 	bool no_fence;	 /* what broke is not confirmed by the peer before it is sent anew */
 	uint64_t max_mr; /* as if the NICs registered no more in one piece; 0 = theirs */
+	uint32_t max_mrs; /* as if they registered no more pieces; 0 = theirs */
 };
 
 struct mci_rdma;
@@ -66,10 +67,14 @@ struct mci_nic {
 	struct mci_loop *loop;
 	int numa_node;
 	uint32_t max_qp_wr, max_rd;
-	uint64_t max_mr;
-	bool soft; /* soft-RoCE */
-	pthread_mutex_t state_lock; /* the next seven */
-	bool up;
+	uint64_t max_mr; /* bytes of a registration */
+	uint32_t max_mrs;
+	_Atomic uint32_t mrs;	/* ours */
+	_Atomic bool no_dmabuf; /* it was tried: memory of the kernel module is registered by its mapping */
+	bool soft;		/* soft-RoCE */
+	pthread_mutex_t state_lock; /* the next eight; who picks a rail reads the first two without it */
+	_Atomic bool up;
+	_Atomic uint8_t link_layer;
 	bool link_down;	      /* its network interface carries nothing */
 	unsigned int ifindex; /* that interface, 0 = none */
 	int gid_index;
@@ -170,6 +175,7 @@ enum { MCI_RDMA_DATA, MCI_RDMA_FLUSH, MCI_RDMA_PROOF, MCI_RDMA_MARKER };
 struct mci_rdma_queue {
 	struct ibv_qp *qp;
 	uint32_t psn;
+	uint8_t index; /* in its endpoint */
 	uint32_t head, tail; /* free running; head - tail are in flight */
 	uint32_t unsignalled;
 	bool drained;

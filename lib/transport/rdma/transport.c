@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "core/errors.h"
+#include "core/log.h"
 #include "core/uuid.h"
 #include "transport/rdma/initiator.h"
 
@@ -60,6 +61,9 @@ void mci_rdma_free(struct mci_rdma *rdma)
 	mci_rdma_serve_close(rdma);
 	mci_rdma_devices_close(rdma);
 	mci_rdma_pool_close(rdma);
+	mci_debug("rdma: %llu work requests, %llu doorbells, %llu completions asked for, %llu taken",
+		  (unsigned long long)rdma->posted, (unsigned long long)rdma->doorbells,
+		  (unsigned long long)rdma->signalled, (unsigned long long)rdma->polled);
 	json_decref(rdma->matrix);
 	free(rdma);
 }

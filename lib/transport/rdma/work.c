@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * From requests to work requests: each request is cut into slices, each slice takes a rail, and what goes to
- * one queue pair is posted as one chain with one doorbell. Only the last of a chain (and every 32nd) asks for
- * a completion. peer->lock is held.
+ * one queue pair is posted as chains of up to 16 with a doorbell each. Of what is posted together only the
+ * last, and every 32nd, asks for a completion. peer->lock is held.
  */
 #include <errno.h>
 #include <string.h>
@@ -18,8 +18,9 @@ static void device_armed(struct mci_nic *device)
 		mci_rdma_poll_arm(device);
 }
 
-/* Ring the doorbell for what was chained on one queue. False: it broke, and @e may be gone. */
-static bool post(struct mci_rdma_endpoint *e, unsigned int index, struct mci_request **finals)
+/* Ring the doorbell for what was chained on one queue. @last: nothing follows now. False: it broke, and @e may be
+ * gone. */
+static bool post(struct mci_rdma_endpoint *e, unsigned int index, bool last, struct mci_request **finals)
 {
 	struct mci_rdma_queue *q = e->queue[index];
 	struct ibv_send_wr *bad;
@@ -31,10 +32,12 @@ static bool post(struct mci_rdma_endpoint *e, unsigned int index, struct mci_req
 	for (i = 0; i + 1 < q->chained; i++)
 		q->wr[i].next = &q->wr[i + 1];
 	q->wr[i].next = NULL;
-	if (!(q->wr[i].send_flags & IBV_SEND_SIGNALED))
+	q->unsignalled += q->chained;
+	if (last || q->unsignalled >= MCI_RDMA_SIGNAL) {
+		q->wr[i].send_flags |= IBV_SEND_SIGNALED;
+		q->unsignalled = 0;
 		atomic_fetch_add_explicit(&e->peer->rdma->signalled, 1, memory_order_relaxed);
-	q->wr[i].send_flags |= IBV_SEND_SIGNALED;
-	q->unsignalled = 0;
+	}
 	atomic_fetch_add_explicit(&e->peer->rdma->posted, q->chained, memory_order_relaxed);
 	atomic_fetch_add_explicit(&e->peer->rdma->doorbells, 1, memory_order_relaxed);
 	q->chained = 0;
@@ -57,7 +60,7 @@ static void post_all(struct mci_rdma_peer *peer, struct mci_request **finals)
 		next = e->next;
 		if (e->state != MCI_RDMA_UP)
 			continue;
-		for (i = 0, n = e->count; i < n && post(e, i, finals); i++)
+		for (i = 0, n = e->count; i < n && post(e, i, true, finals); i++)
 			;
 	}
 }
@@ -81,36 +84,35 @@ int mci_rdma_post_marker(struct mci_rdma_endpoint *e, unsigned int index)
 	return 0;
 }
 
-/* A slice of a request onto a queue. */
+/* Before one more is chained: a chain that is full goes. False: as post(). */
+static bool make_place(struct mci_rdma_endpoint *e, const struct mci_rdma_queue *q, struct mci_request **finals)
+{
+	return q->chained < MCI_RDMA_CHAIN || post(e, q->index, false, finals);
+}
+
+/* A slice of a request onto a queue that has a place. */
 static void chain(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, const struct mci_rdma_again *slice,
-		  const struct mci_rdma_remote *remote, struct mci_request **finals)
+		  const struct mci_rdma_remote *remote)
 {
 	struct mci_request *r = slice->request;
 	const struct mci_rdma_memory *m = mci_rdma_memory_of(e->peer->rdma, r->region);
 	uint64_t from = (uint64_t)(r->local - m->addr) + slice->at, to = r->offset + slice->at;
+	uint64_t here = m->chunks > 1 ? from / m->chunk : 0, there = remote->chunks > 1 ? to / remote->chunk : 0;
 	struct ibv_sge *sge = &q->sge[q->chained];
-	struct ibv_send_wr *wr = &q->wr[q->chained];
-	unsigned int index;
 
-	for (index = 0; e->queue[index] != q; index++)
-		;
 	*sge = (struct ibv_sge){
 		.addr = m->iova + from,
 		.length = slice->length,
-		.lkey = m->mr[from / m->chunk * e->peer->rdma->device_count + e->device->index]->lkey,
+		.lkey = m->mr[here * e->peer->rdma->device_count + e->device->index]->lkey,
 	};
-	memset(wr, 0, sizeof(*wr));
-	wr->wr_id = mci_rdma_wr_id(e, index, q->head);
-	wr->sg_list = sge;
-	wr->num_sge = 1;
-	wr->opcode = r->op == MCI_OP_READ ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE;
-	wr->wr.rdma.remote_addr = remote->iova + to;
-	wr->wr.rdma.rkey = remote->key[to / remote->chunk * remote->devices + e->to];
-	if (++q->unsignalled >= MCI_RDMA_SIGNAL) {
-		wr->send_flags = IBV_SEND_SIGNALED;
-		q->unsignalled = 0;
-		atomic_fetch_add_explicit(&e->peer->rdma->signalled, 1, memory_order_relaxed);
-	}
+	q->wr[q->chained++] = (struct ibv_send_wr){
+		.wr_id = mci_rdma_wr_id(e, q->index, q->head),
+		.sg_list = sge,
+		.num_sge = 1,
+		.opcode = r->op == MCI_OP_READ ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE,
+		.wr.rdma = {.remote_addr = remote->iova + to,
+			    .rkey = remote->key[there * remote->devices + e->to]},
+	};
 	q->slot[q->head++ % MCI_RDMA_DEPTH] = (struct mci_rdma_slot){
 		.request = r, .at = slice->at, .length = slice->length, .kind = MCI_RDMA_DATA};
 	if (r->op == MCI_OP_WRITE)
@@ -119,8 +121,6 @@ static void chain(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, const s
 	e->bytes += slice->length;
 	atomic_store_explicit(&e->visited, true, memory_order_relaxed);
 	mci_rdma_pool_settle(e);
-	if (++q->chained == MCI_RDMA_CHAIN)
-		post(e, index, finals);
 }
 
 /* How much of a request goes into one slice. */
@@ -147,10 +147,10 @@ static uint32_t slice_length(const struct mci_rdma_peer *peer, const struct mci_
 		slice = left;
 	if (slice > left)
 		slice = left;
-	room = m->chunk - from % m->chunk;
+	room = m->chunks > 1 ? m->chunk - from % m->chunk : slice;
 	if (slice > room)
 		slice = room;
-	room = remote->chunk - to % remote->chunk;
+	room = remote->chunks > 1 ? remote->chunk - to % remote->chunk : slice;
 	return (uint32_t)(slice > room ? room : slice);
 }
 
@@ -195,11 +195,13 @@ static bool pump_again(struct mci_rdma_peer *peer, struct mci_request **finals)
 					       remote->prefer, &q);
 			if (!e)
 				return false;
+			if (!make_place(e, q, finals))
+				continue; /* it broke: another, if there is one */
 		}
 		peer->again_first = (peer->again_first + 1) % peer->again_size;
 		peer->again_count--;
 		if (verdict == GO) {
-			chain(e, q, &slice, remote, finals);
+			chain(e, q, &slice, remote);
 			atomic_fetch_add_explicit(&peer->rdma->host->stats.resent, 1, memory_order_relaxed);
 		} else if (verdict == LATER) {
 			const struct mci_rdma_slot slot = {
@@ -218,17 +220,16 @@ static void chain_read(struct mci_rdma_endpoint *e, unsigned int index, const st
 {
 	struct mci_rdma_queue *q = e->queue[index];
 	struct ibv_sge *sge = &q->sge[q->chained];
-	struct ibv_send_wr *wr = &q->wr[q->chained++];
 
 	*sge = (struct ibv_sge){
 		.addr = (uintptr_t)&e->device->flush_word[4], .length = 8, .lkey = e->device->flush_mr->lkey};
-	memset(wr, 0, sizeof(*wr));
-	wr->wr_id = mci_rdma_wr_id(e, index, q->head);
-	wr->sg_list = sge;
-	wr->num_sge = 1;
-	wr->opcode = IBV_WR_RDMA_READ;
-	wr->wr.rdma.remote_addr = e->flush_iova;
-	wr->wr.rdma.rkey = e->flush_key;
+	q->wr[q->chained++] = (struct ibv_send_wr){
+		.wr_id = mci_rdma_wr_id(e, index, q->head),
+		.sg_list = sge,
+		.num_sge = 1,
+		.opcode = IBV_WR_RDMA_READ,
+		.wr.rdma = {.remote_addr = e->flush_iova, .rkey = e->flush_key},
+	};
 	q->slot[q->head++ % MCI_RDMA_DEPTH] = *slot;
 	e->in_flight++;
 }
@@ -240,7 +241,7 @@ bool mci_rdma_post_proof(struct mci_rdma_endpoint *e, unsigned int index, struct
 
 	e->bytes += slot.length;
 	chain_read(e, index, &slot);
-	return post(e, index, finals);
+	return post(e, index, true, finals);
 }
 
 static bool has_room_to_flush(const struct mci_rdma_peer *peer)
@@ -269,10 +270,13 @@ static void flush(struct mci_rdma_peer *peer, struct mci_request *r, struct mci_
 		for (i = 0, ok = true; i < n && ok; i++) {
 			if (!e->queue[i]->dirty)
 				continue;
+			ok = make_place(e, e->queue[i], finals);
+			if (!ok)
+				break;
 			chain_read(e, i, &slot);
 			e->queue[i]->dirty = false;
 			r->outstanding++;
-			ok = post(e, i, finals);
+			ok = post(e, i, true, finals);
 		}
 	}
 	r->cursor = r->length;
@@ -306,12 +310,15 @@ static bool pump_request(struct mci_rdma_peer *peer, struct mci_request *r, stru
 		e = mci_rdma_rail_pick(peer, mci_rdma_memory_of(peer->rdma, r->region)->prefer, remote->prefer, &q);
 		if (!e)
 			return false;
+		if (!make_place(e, q, finals)) {
+			if (peer->state != MCI_RDMA_LIVE || mci_rdma_request_ended(r))
+				return false;
+			continue;
+		}
 		slice.length = slice_length(peer, r, remote);
 		r->cursor += slice.length;
 		r->outstanding++;
-		chain(e, q, &slice, remote, finals);
-		if (peer->state != MCI_RDMA_LIVE)
-			return false;
+		chain(e, q, &slice, remote);
 	}
 	mci_rdma_request_handed(peer, r);
 	return true;
