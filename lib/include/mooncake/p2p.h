@@ -90,6 +90,8 @@ struct mc_p2p_register_attr {
 int mc_p2p_register(mc_p2p *store, const char *name, const struct mc_p2p_place *place,
 		    const struct mc_p2p_register_attr *attr, char root[MC_P2P_ROOT_TEXT]);
 int mc_p2p_unregister(mc_p2p *store, const char *name);
+/* Removes the record of an object that no living member holds, whoever made it; with MC_P2P_FORCE in any case. */
+int mc_p2p_remove(mc_p2p *store, const char *name, uint32_t flags);
 
 /**
  * struct mc_p2p_progress - how far a fetch is
