@@ -144,6 +144,11 @@ $(B)/tests/unit/%: tests/unit/%.c $(B)/libmooncake.a
 	@mkdir -p $(@D)
 	$(CC) $(LIB_CFLAGS) -Itests -MMD -MP -o $@ $< $(B)/libmooncake.a -lcmocka $(LIBS) -lm
 
+# So does the simulation of a swarm.
+$(B)/tests/bench/p2p_sim: tests/bench/p2p_sim.c $(B)/libmooncake.a
+	@mkdir -p $(@D)
+	$(CC) $(LIB_CFLAGS) -Itests -MMD -MP -o $@ $< $(B)/libmooncake.a $(LIBS) -lm
+
 $(B)/tests/api/%: tests/api/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -Itests -MMD -MP -o $@ $< -L$(B) -lmooncake -Wl,-rpath,'$$ORIGIN/../..' -lcmocka -ljansson -lpthread -lm
