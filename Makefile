@@ -58,6 +58,7 @@ endif
 SKIP := $(if $(filter 0,$(USE_RDMA)),lib/transport/rdma/%.c) \
 	$(if $(filter 0,$(USE_REDIS)),lib/metadata/redis.c) $(if $(filter 0,$(USE_ETCD)),lib/metadata/etcd%.c) \
 	$(if $(filter 0,$(USE_HTTP)),lib/metadata/http.c lib/metadata/server%.c) \
+	$(if $(filter 0,$(WITH_P2P_STORE)),lib/p2p/%.c) \
 	$(if $(filter 0,$(USE_KMOD)),lib/kdev/kdev.c lib/kdev/buffer.c lib/kdev/listing.c,lib/kdev/none.c)
 LIB_SRC := $(filter-out $(SKIP),$(wildcard lib/*/*.c lib/*/*/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)

@@ -2,7 +2,8 @@
 /*
  * Inside of the engine: the structures its files share.
  *
- * Lock order: engine->roles_lock and then what the handler of a role takes; segment->notify_lock > segment->refresh_lock > engine->publish_lock > engine->lock > (leaf)
+ * Lock order: engine->roles_lock, then what the handler of a role takes; segment->notify_lock >
+ * segment->refresh_lock > engine->publish_lock > engine->lock > (leaf)
  * engine->done_lock. Transports are called with none of them held, except region_add() and describe()
  * (publish_lock).
  */

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
-/* What the stores use of the engine beside its public interface. Lock: engine->roles_lock, held (to read) while a
- * handler runs; nothing else is taken under it by us. */
+/* What the stores use of the engine beside its public interface. Lock: engine->roles_lock, held (to read)
+ * while a handler runs; nothing else is taken under it by us. */
 #include "engine/role.h"
 
 #include <stdio.h>
 
 #include "engine/engine.h"
 
-int mci_engine_role(mc_engine *engine, enum mci_role role, void (*incoming)(void *arg, struct mci_incoming *in),
-		    void *arg)
+int mci_engine_role(mc_engine *engine, enum mci_role role,
+		    void (*incoming)(void *arg, struct mci_incoming *in), void *arg)
 {
 	int ret = 0;
 
@@ -55,7 +55,8 @@ int mci_engine_dial(mc_engine *engine, const char *name, enum mci_role role, uin
 		return ret;
 	if (!found.descriptor->has_ours) {
 		mci_resolved_release(&found);
-		return mci_fail(-EOPNOTSUPP, "segment '%s' is served by a classic peer, which has no store of ours", name);
+		return mci_fail(-EOPNOTSUPP,
+				"segment '%s' is served by a classic peer, which has no store of ours", name);
 	}
 	attr.hosts = (const char *const *)found.hosts;
 	attr.host_count = found.host_count;
