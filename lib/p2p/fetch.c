@@ -375,18 +375,28 @@ static void arrived(struct mci_read *read)
 {
 	struct mci_link *link = read->link;
 	struct mci_object *object = link->object;
+	uint32_t piece = read->piece;
+	bool direct = read->bounce < 0;
 
 	object->fetched += read->length;
 	if (read->seed)
 		object->from_seeds += read->length;
 	link->errors = 0;
 	link->in_flight--;
-	mci_swarm_done(object->swarm, link->swarm, read->piece, mci_now_ns());
-	read->state = MCI_READ_CHECKING;
-	read->check.run = check;
-	read->check.done = checked;
-	object->jobs++;
-	mci_pool_add(object->store->hashers, &read->check);
+	if (mci_swarm_done(object->swarm, link->swarm, piece, mci_now_ns())) {
+		read->state = MCI_READ_CHECKING;
+		read->check.run = check;
+		read->check.done = checked;
+		object->jobs++;
+		mci_pool_add(object->store->hashers, &read->check);
+	} else { /* another was faster */
+		if (direct)
+			object->direct[piece] = 0;
+		end_read(read);
+		if (direct)
+			unpark(object, piece);
+		object->retry = true;
+	}
 	mci_link_check(link);
 	mci_fetch_kick(object);
 }

@@ -235,6 +235,7 @@ static int live(void *arg)
 	struct mci_object *object = living->object;
 	struct mci_swarm_attr attr = {
 		.pieces = object->manifest->piece_count,
+		.self = object->store->uuid,
 		.slots = object->store->slots,
 		.window = object->store->window,
 		.seed = object->seed,
