@@ -5,11 +5,12 @@
  * simulation (tests/bench/p2p_sim). One thread at a time.
  *
  * As a receiver: a peer that has something we lack is told that we are interested. It gives slots; a slot is the right to
- * read one piece from it at one time. With a slot, mci_swarm_pick() chooses the piece: rarest first among what that
- * peer announced, not what we or others already fetch, ties at random; a seed (who registered, contracts F) is asked for
- * pieces that only seeds hold, unless this member would otherwise be idle. Near the end (endgame), and where a source is
- * slow, a piece in flight is asked of a second source, and the later one is cancelled.
- * As a source: slots are handed to interested peers in turn, as many as attr.slots at one time.
+ * read one piece from it at one time, as often as we like, until we give it back or it asks for it (a grant of 0). With a
+ * slot, mci_swarm_step() chooses the piece: rarest first among what that peer announced and nobody here fetches, ties at
+ * random; a seed (who registered, contracts F) is asked for pieces that only seeds hold, unless this member would otherwise
+ * be idle. Near the end (endgame), and where a source is slow, a piece in flight is asked of a second source, and the later
+ * one is cancelled.
+ * As a source: slots go to interested peers in turn, as many as attr.slots at one time.
  */
 #ifndef MCI_P2P_SWARM_H
 #define MCI_P2P_SWARM_H
@@ -24,8 +25,9 @@ struct mci_swarm_peer;
 
 struct mci_swarm_attr {
 	uint32_t pieces;
-	uint32_t slots;	 /* to give, over all peers */
-	uint32_t window; /* pieces in flight here, over all sources */
+	struct mc_uuid self; /* our segment; members share out what they ask of the seed by it. Zeros: do not */
+	uint32_t slots;	 /* to give, over all peers; half as many (at least 1) until we hold everything */
+	uint32_t window; /* pieces in flight here, over all sources; a second read of a piece does not count */
 	bool seed;	 /* we registered it: every piece is held */
 	uint64_t random; /* start of the generator: same value, same choices */
 };
@@ -46,7 +48,7 @@ bool mci_swarm_peer_avoided(const struct mci_swarm_peer *peer); /* blamed: a mis
 void mci_swarm_peer_has(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint32_t piece);
 void mci_swarm_peer_fetches(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint32_t piece, bool on);
 void mci_swarm_peer_interested(struct mci_swarm *swarm, struct mci_swarm_peer *peer, bool on);
-/* It gave us so many more slots. */
+/* It gave us so many more slots. 0: others wait for one; we give one back as soon as a read from it ends. */
 void mci_swarm_peer_granted(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint32_t slots);
 /* It gives back so many of the slots that we gave. -EPROTO: more than it had. */
 int mci_swarm_peer_returned(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint32_t slots);
@@ -74,7 +76,7 @@ enum mci_swarm_action {
 	MCI_SWARM_CANCEL,     /* @piece came from elsewhere, or @peer is too slow and another has it: cancel this
 				* read; ends with mci_swarm_failed(.., MCI_SWARM_CANCELLED) or, if it was faster, _done */
 	MCI_SWARM_INTEREST,   /* tell @peer that we are interested (@on) or not any more */
-	MCI_SWARM_GRANT,      /* tell @peer that it has @slots more slots */
+	MCI_SWARM_GRANT,      /* tell @peer that it has @slots more slots; 0: that it shall give one back when it can */
 	MCI_SWARM_RETURN,     /* tell @peer that we give back @slots of its slots */
 	MCI_SWARM_ANNOUNCE,   /* tell @peer that we began (@on) or ceased to fetch @piece */
 };
@@ -87,12 +89,17 @@ struct mci_swarm_step {
 void mci_swarm_step(struct mci_swarm *swarm, uint64_t now_ns, struct mci_swarm_step *step);
 uint64_t mci_swarm_next_ns(const struct mci_swarm *swarm); /* UINT64_MAX: nothing by time alone */
 
-/* How a FETCH ended. After _done() the caller verifies (the slot is free again at once), then says mci_swarm_have() or
- * mci_swarm_bad(). */
+/*
+ * How a FETCH ended. After _done() the slot is free again at once. True: the piece is new here; the caller verifies, then
+ * says mci_swarm_have() or mci_swarm_bad(). False: it came before from elsewhere, there is nothing to do.
+ * A second read of the piece may be in flight then, into the same memory; its CANCEL is the next step. Who verifies in
+ * place waits until mci_swarm_flights() is 0.
+ */
 enum mci_swarm_failure { MCI_SWARM_CANCELLED, MCI_SWARM_ERROR };
-void mci_swarm_done(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint32_t piece, uint64_t now_ns);
+bool mci_swarm_done(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint32_t piece, uint64_t now_ns);
 void mci_swarm_failed(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint32_t piece, uint64_t now_ns,
 		      enum mci_swarm_failure why);
+uint32_t mci_swarm_flights(const struct mci_swarm *swarm, uint32_t piece); /* reads of it in flight here: 0, 1, 2 */
 /* The piece from @peer (NULL: it is gone) did not match. True: the second time from it; it is avoided from now on. */
 bool mci_swarm_bad(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint32_t piece);
 

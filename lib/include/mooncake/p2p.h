@@ -151,7 +151,7 @@ int mc_p2p_delete_replica(mc_p2p *store, const char *name);
 /**
  * struct mc_p2p_object - a registered object
  * @name, @root: root is "" for an object that only a classic record tells of
- * @size_list, @size_count: lengths of its ranges; valid during the callback, or until the next call for mc_p2p_stat()
+ * @size_list, @size_count: lengths of its ranges; valid during the callback
  * @seeds: living members that registered it; @holders: living members that hold all of it, seeds included;
  *         @members: all living members. 0 where there is no metadata service that could tell
  */
