@@ -376,3 +376,33 @@ void mci_directory_leave(struct mci_object *object)
 	if (!count.all)
 		remove_chunks(store, root, mci_manifest_chunks(object->manifest));
 }
+
+int mci_directory_remove(struct mc_p2p *store, const char *name, bool force)
+{
+	char root[2 * MCI_P2P_HASH + 1], key[MCI_ENGINE_KEY_MAX], holder[MCI_NAME_MAX + 1];
+	struct count count = {.name = name};
+	struct mci_found found = {0};
+	uint64_t version;
+	int ret;
+
+	ret = mci_directory_read_layout(store, name, &found, &version);
+	if ((ret == -EBADMSG || ret == -EKEYREJECTED) && force)
+		return object_key(store, name, key) ? -EINVAL : mci_metadata_drop(store->metadata, key, version);
+	if (ret)
+		return ret;
+	mci_root_text(found.manifest->root, root);
+	ret = mci_directory_members(store, root, count_member, &count);
+	if (!ret && count.named && !force)
+		ret = mci_fail(-EBUSY,
+			       "'%s' and %u others hold object '%s'; end them, or remove its record by force "
+			       "(MC_P2P_FORCE, --force): they keep what they have",
+			       mci_plain_text(count.one.segment, holder, sizeof(holder)), count.named - 1, name);
+	if (!ret)
+		ret = object_key(store, name, key);
+	if (!ret)
+		ret = mci_metadata_drop(store->metadata, key, version);
+	if (!ret && !count.all)
+		remove_chunks(store, root, mci_manifest_chunks(found.manifest));
+	mci_manifest_free(found.manifest);
+	return ret == -ESTALE ? mci_fail(-EBUSY, "object '%s' was registered anew at this moment", name) : ret;
+}

@@ -331,6 +331,8 @@ int mci_directory_write(struct mci_object *object, bool force); /* record and ha
 int mci_directory_publish(struct mci_object *object);		/* the member key, again when it holds all */
 void mci_directory_leave(
 	struct mci_object *object); /* withdraw; the last one takes record and hashes along */
+/* The record of an object that nobody holds, or by force; -EBUSY names a holder. */
+int mci_directory_remove(struct mc_p2p *store, const char *name, bool force);
 int mci_directory_members(struct mc_p2p *store, const char *root, /* "" = of all objects */
 			  int (*fn)(const struct mci_seen *seen, void *arg), void *arg);
 int mci_ask_read(struct mc_p2p *store, const char *name, const uint8_t *root, struct mci_found *found);

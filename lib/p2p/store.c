@@ -436,3 +436,33 @@ int mc_p2p_unregister(mc_p2p *store, const char *name) { return give_back(store,
  * Return: 0; -ENOENT; -EINVAL: it was registered; -EBUSY: still being fetched; -ECHILD.
  */
 int mc_p2p_delete_replica(mc_p2p *store, const char *name) { return give_back(store, name, false); }
+
+/**
+ * mc_p2p_remove() - remove the record of an object that nobody holds any more
+ * @store: store
+ * @name: object, whoever registered it
+ * @flags: 0, or MC_P2P_FORCE: also if living members hold it; they keep what they have, and serve each other
+ *
+ * The last member that leaves takes the record along; this is for when all of them died.
+ *
+ * Return: 0; -ENOENT; -EBUSY: a living member holds it; -EOPNOTSUPP: there is no metadata service; its errors; -EINVAL;
+ * -ECHILD. Any thread; blocks.
+ */
+int mc_p2p_remove(mc_p2p *store, const char *name, uint32_t flags)
+{
+	char plain[MCI_P2P_NAME_MAX + 1];
+	uint8_t root[MCI_P2P_HASH];
+	bool by_root;
+	int ret;
+
+	ret = mci_engine_check(store->engine);
+	if (!ret)
+		ret = mci_object_name(name, plain, root, &by_root);
+	if (ret)
+		return ret;
+	if (flags & ~MC_P2P_FORCE)
+		return mci_fail(-EINVAL, "unknown flags 0x%x for removing '%s'", flags & ~MC_P2P_FORCE, plain);
+	if (!store->metadata)
+		return mci_fail(-EOPNOTSUPP, "there is no metadata service, so there is no record of '%s'", plain);
+	return mci_directory_remove(store, plain, flags & MC_P2P_FORCE);
+}
