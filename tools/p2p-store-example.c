@@ -184,7 +184,7 @@ static int inferencer(mc_p2p *store, const struct mc_p2p_place *place)
 	start = now_ms();
 	if (mc_p2p_get_start(store, object, place, &attr, &task))
 		return out_error("%s", mc_errmsg());
-	if (p2p_fetch(name, task, &progress))
+	if (p2p_fetch(name, task, false, &progress))
 		return 1;
 	ms = now_ms() - start;
 	printf("Object retrieval done: duration (ms) %" PRIu64 " throughput (GB/s) %.2f\n", ms,

@@ -98,7 +98,7 @@ void p2p_show_progress(const char *name, const struct mc_p2p_progress *p)
 		      p->sources == 1 ? "" : "s");
 }
 
-int p2p_fetch(const char *name, mc_p2p_task *task, struct mc_p2p_progress *last)
+int p2p_fetch(const char *name, mc_p2p_task *task, bool may_lack, struct mc_p2p_progress *last)
 {
 	char told[sizeof(last->note)] = "";
 	bool interrupted = false;
@@ -123,7 +123,7 @@ int p2p_fetch(const char *name, mc_p2p_task *task, struct mc_p2p_progress *last)
 	if (interrupted && ret) {
 		out_error("%s: interrupted", name);
 		ret = -EINTR;
-	} else if (ret) {
+	} else if (ret && (ret != -ENOENT || !may_lack)) {
 		out_error("%s", mc_p2p_task_error(task));
 	}
 	mc_p2p_task_free(task);

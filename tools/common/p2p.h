@@ -93,9 +93,9 @@ void p2p_show_progress(const char *name, const struct mc_p2p_progress *progress)
 
 /*
  * Waits for @task, shows its progress, cancels it on a signal; what it has to tell meanwhile (who is avoided,
- * what is waited for) goes to stderr once. Frees the task. 0, or its negative errno after a sentence;
- * -EINTR after a signal.
+ * what is waited for) goes to stderr once. Frees the task. 0, or its negative errno after a sentence
+ * (none for -ENOENT if @may_lack); -EINTR after a signal.
  */
-int p2p_fetch(const char *name, mc_p2p_task *task, struct mc_p2p_progress *last);
+int p2p_fetch(const char *name, mc_p2p_task *task, bool may_lack, struct mc_p2p_progress *last);
 
 #endif

@@ -171,7 +171,8 @@ int p2p_register_file(mc_p2p *store, const char *name, const char *path)
 	return 0;
 }
 
-int p2p_get_file(mc_p2p *store, const char *name, const char *path, struct mc_p2p_progress *progress)
+int p2p_get_file(mc_p2p *store, const char *name, const char *path, bool may_lack,
+		 struct mc_p2p_progress *progress)
 {
 	struct mc_p2p_get_attr attr = MC_P2P_GET_ATTR_INIT;
 	struct mc_p2p_place place = MC_P2P_PLACE_INIT;
@@ -183,8 +184,10 @@ int p2p_get_file(mc_p2p *store, const char *name, const char *path, struct mc_p2
 	attr.stall_ms = (uint32_t)p2p.stall_ms;
 	ret = mc_p2p_get_start(store, name, &place, &attr, &task);
 	if (!ret)
-		return p2p_fetch(name, task, progress);
-	return ret == -ENOENT ? ret : (out_error("%s", mc_errmsg()), ret);
+		return p2p_fetch(name, task, may_lack, progress);
+	if (ret != -ENOENT || !may_lack)
+		out_error("%s", mc_errmsg());
+	return ret;
 }
 
 static int report(const char *name, const char *path, const struct mc_p2p_progress *p)
@@ -216,9 +219,7 @@ static int p2p_get(int argc, char **argv)
 		return status;
 	ret = p2p_tree_try(store, argv[1], argv[2], &progress);
 	if (ret == -ENOENT)
-		ret = p2p_get_file(store, argv[1], argv[2], &progress);
-	if (ret == -ENOENT)
-		out_error("%s", mc_errmsg());
+		ret = p2p_get_file(store, argv[1], argv[2], false, &progress);
 	if (!ret)
 		ret = report(argv[1], argv[2], &progress);
 	if (!ret && p2p.serve)

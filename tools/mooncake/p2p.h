@@ -17,7 +17,8 @@ extern struct p2p_flags p2p;
 /* p2p.c: 0 or exit status; a negative errno after a sentence, but for -ENOENT, which is left to the caller to
  * tell. */
 int p2p_register_file(mc_p2p *store, const char *name, const char *path);
-int p2p_get_file(mc_p2p *store, const char *name, const char *path, struct mc_p2p_progress *progress);
+int p2p_get_file(mc_p2p *store, const char *name, const char *path, bool may_lack,
+		 struct mc_p2p_progress *progress);
 
 /*
  * p2p_tree.c: a directory is an object NAME/PATH for each file that is not empty, and NAME/.mooncake-tree,

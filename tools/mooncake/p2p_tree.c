@@ -200,7 +200,7 @@ static int start_job(mc_p2p *store, struct job *job, const char *name, const cha
 static int finish_job(struct job *job, struct mc_p2p_progress *sum)
 {
 	struct mc_p2p_progress progress = {.size = sizeof(progress)};
-	int ret = p2p_fetch(job->name, job->task, &progress);
+	int ret = p2p_fetch(job->name, job->task, false, &progress);
 
 	job->task = NULL;
 	if (ret)
@@ -282,7 +282,7 @@ int p2p_tree_try(mc_p2p *store, const char *name, const char *directory, struct 
 		return -ENOENT;
 	snprintf(object, sizeof(object), "%s/" LIST_NAME, name);
 	snprintf(path, sizeof(path), "%s." LIST_NAME, directory);
-	ret = p2p_get_file(store, object, path, &list);
+	ret = p2p_get_file(store, object, path, true, &list);
 	if (ret)
 		return ret;
 	files = read_list(path);
