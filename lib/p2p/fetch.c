@@ -133,6 +133,8 @@ static void start_waiting(struct mci_object *object)
 	}
 }
 
+static void completed(struct mci_arrival *arrival);
+
 static struct mci_read *new_read(struct mci_object *object)
 {
 	struct mc_p2p *store = object->store;
@@ -149,7 +151,8 @@ static struct mci_read *new_read(struct mci_object *object)
 		free(read);
 		return NULL;
 	}
-	mc_batch_set_user(read->batch, read);
+	read->arrival.fn = completed;
+	mc_batch_set_user(read->batch, &read->arrival);
 	return read;
 }
 
@@ -401,8 +404,9 @@ static void arrived(struct mci_read *read)
 	mci_fetch_kick(object);
 }
 
-static void completed(struct mci_read *read)
+static void completed(struct mci_arrival *arrival)
 {
+	struct mci_read *read = mci_of(arrival, struct mci_read, arrival);
 	struct mci_link *link = read->link;
 	struct mc_status status;
 
@@ -427,8 +431,11 @@ void mci_fetch_completions(struct mci_watch *watch, uint32_t events)
 	mc_batch *batch;
 
 	(void)events;
-	while (!mc_engine_completed(store->engine, &batch))
-		completed(mc_batch_user(batch));
+	while (!mc_engine_completed(store->engine, &batch)) {
+		struct mci_arrival *arrival = mc_batch_user(batch);
+
+		arrival->fn(arrival);
+	}
 	/* Nobody here waits for notifies; left alone they would keep the descriptor readable. */
 	while (!mc_notify_recv(store->engine, &notify, 0))
 		free(notify.message);

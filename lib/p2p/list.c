@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/uuid.h"
+#include "p2p/classic.h"
 #include "p2p/record.h"
 
 struct entry {
@@ -96,6 +97,37 @@ static int on_member(const struct mci_seen *seen, void *arg)
 	return 0;
 }
 
+/* Beside ours, or the only record there is. */
+static int on_classic(const struct mci_classic_record *record, void *arg)
+{
+	struct list *list = arg;
+	struct mc_p2p_object *object;
+	struct entry *entry;
+	unsigned int i;
+
+	for (i = 0; i < list->count; i++)
+		if (!strcmp(list->entry[i].object.name, record->name)) {
+			list->entry[i].object.classic = 1;
+			return 0;
+		}
+	entry = add(list);
+	if (!entry)
+		return no_memory();
+	entry->sizes = calloc(record->size_count, sizeof(*entry->sizes));
+	if (!entry->sizes)
+		return no_memory();
+	memcpy(entry->sizes, record->size_list, record->size_count * sizeof(*entry->sizes));
+	object = &entry->object;
+	object->size = sizeof(*object);
+	snprintf(object->name, sizeof(object->name), "%s", record->name);
+	object->bytes = record->bytes;
+	object->max_shard_size = record->max_shard_size;
+	object->size_list = entry->sizes;
+	object->size_count = record->size_count;
+	object->classic = 1;
+	return 0;
+}
+
 static int read_all(struct list *list)
 {
 	char prefix[MCI_ENGINE_KEY_MAX];
@@ -106,7 +138,11 @@ static int read_all(struct list *list)
 		ret = mci_metadata_list(list->store->metadata, prefix, on_record, list);
 	if (list->ret < 0)
 		return list->ret;
-	return ret < 0 ? ret : mci_directory_members(list->store, "", on_member, list);
+	if (ret >= 0)
+		ret = mci_directory_members(list->store, "", on_member, list);
+	if (ret >= 0 && list->store->classic)
+		ret = mci_p2p_classic_each(list->store, list->prefix, on_classic, list);
+	return ret;
 }
 
 /* Without a metadata service: what this store has. */

@@ -359,6 +359,8 @@ void mci_object_leave(struct mci_object *object)
 	struct mc_p2p *store = object->store;
 	struct timespec until;
 
+	if (object->member_key)
+		mci_p2p_classic_unshare(object);
 	mci_store_call(store, begin_leave, object);
 	until.tv_sec = (time_t)(object->leave_ns / MCI_NS_PER_S);
 	until.tv_nsec = (long)(object->leave_ns % MCI_NS_PER_S);

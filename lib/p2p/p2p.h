@@ -158,6 +158,7 @@ struct mc_p2p {
 	char **peers;
 	unsigned int peer_count;
 	struct mci_p2p_hooks hooks;
+	bool classic; /* serve and believe classic records */
 
 	/* loop thread */
 	struct mci_watch completions;
@@ -204,9 +205,14 @@ int mci_object_name(const char *text, char name[MCI_P2P_NAME_MAX + 1], uint8_t r
 
 /* ---- fetch.c: what the swarm decides is carried out ---- */
 
+struct mci_arrival { /* user of every batch of the store */
+	void (*fn)(struct mci_arrival *arrival); /* loop: it is final; the last that the loop does with it */
+};
+
 enum mci_read_state { MCI_READ_WAITING, MCI_READ_FLYING, MCI_READ_CHECKING, MCI_READ_PARKED };
 
 struct mci_read {
+	struct mci_arrival arrival;
 	LIST_ENTRY(mci_read) next; /* of the link, or among the spare */
 	struct mci_link *link;
 	uint32_t piece;
@@ -365,6 +371,18 @@ struct mc_p2p_task {
 void mci_task_complete(struct mc_p2p_task *task); /* loop: every piece is verified */
 void mci_task_poke(struct mc_p2p_task *task);	  /* loop: something happened */
 void mci_task_end_all(struct mc_p2p *store);
+
+/* ---- classic_share.c, classic_fetch.c: the classic store; all block ---- */
+
+struct mci_classic_record;
+/* -ENOENT, without a sentence. */
+int mci_p2p_classic_read(struct mc_p2p *store, const char *name, struct mci_classic_record **record, uint64_t *version);
+void mci_p2p_classic_share(struct mci_object *object); /* under classic: into the record, a warning if that fails */
+void mci_p2p_classic_unshare(struct mci_object *object);
+int mci_p2p_classic_each(struct mc_p2p *store, const char *prefix,
+		     int (*fn)(const struct mci_classic_record *record, void *arg), void *arg);
+/* Place, bytes and manifest of an object that only a classic record tells of. -ENOENT, without a sentence. */
+int mci_p2p_classic_fetch(struct mc_p2p_task *task);
 
 /* ---- watch.c ---- */
 

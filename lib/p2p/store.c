@@ -142,6 +142,7 @@ static int start(struct mc_p2p *store, const struct mc_p2p_attr *attr)
 	int ret;
 
 	ret = keep_peers(store, attr->peers);
+	store->classic = attr->engine && attr->engine->flags & MC_ENGINE_CLASSIC;
 	if (!ret)
 		ret = mc_engine_open(attr->engine ? attr->engine : &defaults, &store->engine);
 	if (!ret)
@@ -314,6 +315,8 @@ static int publish(struct mci_object *object, const struct mc_p2p_place *place,
 		ret = mci_directory_write(object, attr->flags & MC_P2P_FORCE);
 	if (!ret)
 		ret = mci_object_live(object, NULL);
+	if (!ret)
+		mci_p2p_classic_share(object);
 	return ret;
 }
 

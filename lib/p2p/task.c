@@ -116,6 +116,35 @@ static int still_there(struct mc_p2p_task *task)
 	return ret;
 }
 
+/* What a classic store registered becomes an object of ours: whole from the start. */
+static int begin_classic(struct mc_p2p_task *task)
+{
+	struct mci_object *object = task->object;
+	uint8_t *held;
+	int ret;
+
+	ret = mci_p2p_classic_fetch(task);
+	if (!ret)
+		ret = mci_object_no_twin(object);
+	if (!ret)
+		ret = mci_parts_open(task->store, object->manifest->piece_size, &object->parts);
+	if (!ret)
+		ret = mci_directory_publish(object);
+	if (!ret)
+		ret = mci_directory_write(object, false);
+	held = ret ? NULL : malloc(object->manifest->piece_count);
+	if (!ret && !held)
+		ret = mci_fail(-ENOMEM, "no memory for the %u pieces of '%s'", object->manifest->piece_count, task->name);
+	if (held)
+		memset(held, 1, object->manifest->piece_count);
+	if (!ret)
+		ret = mci_object_live(object, held);
+	free(held);
+	if (!ret)
+		mci_task_complete(task);
+	return ret;
+}
+
 static int begin(struct mc_p2p_task *task)
 {
 	struct mci_object *object = task->object;
@@ -124,6 +153,15 @@ static int begin(struct mc_p2p_task *task)
 	int ret;
 
 	ret = mci_directory_read(task->store, task->name, task->by_root ? task->root : NULL, &found);
+	if (ret == -ENOENT && task->store->classic && task->store->metadata && !task->by_root) {
+		char why[MCI_P2P_SENTENCE];
+
+		snprintf(why, sizeof(why), "%s", mc_errmsg());
+		ret = begin_classic(task);
+		if (ret == -ENOENT)
+			mci_errmsg_set(why);
+		return ret;
+	}
 	if (ret)
 		return ret;
 	object->manifest = found.manifest;
@@ -260,6 +298,7 @@ static void *run(void *arg)
 		if (mci_directory_publish(task->object))
 			mci_warn("object '%s' is whole, but the metadata service could not be told: %s",
 				 task->name, mc_errmsg());
+		mci_p2p_classic_share(task->object);
 	}
 	finish(task, ret);
 	return NULL;
