@@ -162,15 +162,21 @@ static int land(struct run *run, struct flight *flight, bool flying)
 {
 	const struct mci_classic_shard *shard = &run->record->shard[flight->shard];
 	int ret = flying ? await(run, flight) : -EAGAIN;
+	char why[MCI_P2P_SENTENCE];
 
-	while (ret && !atomic_load(&run->task->cancelled) && flight->tries <= tries_of(shard)) {
+	while (ret && ret != -ENODATA && !atomic_load(&run->task->cancelled) &&
+	       flight->tries <= tries_of(shard)) {
 		ret = take_off(run, flight);
 		if (!ret)
 			ret = await(run, flight);
-		else if (ret == -ENODATA)
-			return ret;
 	}
-	return ret;
+	if (!ret || ret == -ENODATA)
+		return ret;
+	snprintf(why, sizeof(why), "%s", mc_errmsg());
+	return mci_fail(ret,
+			"shard %u of classic object '%s' came from none of the %u that its record names; the "
+			"last: %s",
+			flight->shard, run->object->name, shard->replicas.count + shard->gold.count, why);
 }
 
 static void tell(struct run *run, uint64_t bytes, uint32_t shards)

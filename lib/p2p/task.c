@@ -116,6 +116,19 @@ static int still_there(struct mc_p2p_task *task)
 	return ret;
 }
 
+/* All of it came over the wire. */
+static int count_fetched(void *arg)
+{
+	struct mc_p2p_task *task = arg;
+	struct mci_object *object = task->object;
+
+	object->fetched = object->from_seeds = object->reused;
+	object->reused = 0;
+	object->start_ns = task->start_ns;
+	object->end_ns = mci_now_ns();
+	return 0;
+}
+
 /* What a classic store registered becomes an object of ours: whole from the start. */
 static int begin_classic(struct mc_p2p_task *task)
 {
@@ -134,15 +147,18 @@ static int begin_classic(struct mc_p2p_task *task)
 		ret = mci_directory_write(object, false);
 	held = ret ? NULL : malloc(object->manifest->piece_count);
 	if (!ret && !held)
-		ret = mci_fail(-ENOMEM, "no memory for the %u pieces of '%s'", object->manifest->piece_count, task->name);
+		ret = mci_fail(-ENOMEM, "no memory for the %u pieces of '%s'", object->manifest->piece_count,
+			       task->name);
 	if (held)
 		memset(held, 1, object->manifest->piece_count);
 	if (!ret)
 		ret = mci_object_live(object, held);
 	free(held);
-	if (!ret)
-		mci_task_complete(task);
-	return ret;
+	if (ret)
+		return ret;
+	mci_store_call(task->store, count_fetched, task);
+	mci_task_complete(task);
+	return 0;
 }
 
 static int begin(struct mc_p2p_task *task)
