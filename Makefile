@@ -67,6 +67,7 @@ endif
 SKIP := $(if $(filter 0,$(USE_RDMA)),lib/transport/rdma/%.c) \
 	$(if $(filter 0,$(USE_REDIS)),lib/metadata/redis.c) $(if $(filter 0,$(USE_ETCD)),lib/metadata/etcd%.c) \
 	$(if $(filter 0,$(USE_HTTP)),lib/metadata/http.c lib/metadata/server%.c) \
+	$(if $(filter 0,$(WITH_P2P_STORE)),lib/p2p/%.c) \
 	$(if $(filter 0,$(USE_KMOD)),lib/kdev/kdev.c lib/kdev/buffer.c lib/kdev/listing.c,lib/kdev/none.c) \
 	$(if $(filter 0,$(USE_NETLINK)),lib/topology/netlink.c,lib/topology/nonetlink.c)
 LIB_SRC := $(filter-out $(SKIP),$(wildcard lib/*/*.c lib/*/*/*.c))
@@ -156,6 +157,11 @@ $(B)/bin/mooncake: $(patsubst %.c,$(B)/%.o,$(wildcard tools/mooncake/*.c)) $(TOO
 $(B)/tests/unit/%: tests/unit/%.c $(B)/libmooncake.a
 	@mkdir -p $(@D)
 	$(CC) $(LIB_CFLAGS) -Itests -MMD -MP -o $@ $< $(B)/libmooncake.a -lcmocka $(LIBS) -lm
+
+# So does the simulation of a swarm.
+$(B)/tests/bench/p2p_sim: tests/bench/p2p_sim.c $(B)/libmooncake.a
+	@mkdir -p $(@D)
+	$(CC) $(LIB_CFLAGS) -Itests -MMD -MP -o $@ $< $(B)/libmooncake.a $(LIBS) -lm
 
 $(B)/tests/api/%: tests/api/%.c $(B)/libmooncake.so
 	@mkdir -p $(@D)

@@ -1,4 +1,4 @@
-# bash completion for mooncake, transfer_engine_bench and mooncake-metadata-server.
+# bash completion for mooncake, transfer_engine_bench, p2p-store-example and mooncake-metadata-server.
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
 # Flags are read from the tools' own --help, so that they cannot drift apart.
@@ -13,6 +13,7 @@ _mooncake_value() {
 	case $flag in
 	--mode) words="initiator target" ;;
 	--operation) words="read write" ;;
+	--cmd) words="trainer inferencer" ;;
 	--protocol | --transports) words="auto tcp shm" ;;
 	--role) words="metrics metadata admin" ;;
 	--metadata_server) words="etcd:// redis:// http:// P2PHANDSHAKE" ;;
@@ -54,7 +55,7 @@ _mooncake() {
 	local cur=${COMP_WORDS[COMP_CWORD]} command=${COMP_WORDS[1]-} sub=${COMP_WORDS[2]-} words=
 	COMPREPLY=()
 	if [ "$COMP_CWORD" = 1 ]; then
-		words="doctor topology segment metadata key config memory bench --help --version"
+		words="doctor topology segment metadata key config memory p2p bench --help --version"
 	elif [ "$COMP_CWORD" = 2 ]; then
 		case $command in
 		segment) words="ls show --help" ;;
@@ -62,6 +63,7 @@ _mooncake() {
 		key) words="new show id --help" ;;
 		config) words="check show --help" ;;
 		memory) words="ls show revoke unlink --help" ;;
+		p2p) words="register get ls rm watch --help" ;;
 		esac
 	fi
 	if [ -n "$words" ]; then
@@ -71,11 +73,11 @@ _mooncake() {
 	_mooncake_try_value && return
 	case $command in
 	doctor | topology | bench) words=$(_mooncake_flags "$1" "$command") ;;
-	segment | metadata | key | config | memory) words=$(_mooncake_flags "$1" "$command" "$sub") ;;
+	segment | metadata | key | config | memory | p2p) words=$(_mooncake_flags "$1" "$command" "$sub") ;;
 	esac
 	if [[ $cur != -* ]]; then
 		case "$command $sub" in
-		"key new" | "key show" | "key id" | "config check" | "config show")
+		"p2p register" | "p2p get" | "key new" | "key show" | "key id" | "config check" | "config show")
 			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 			compopt -o filenames
 			return
@@ -91,4 +93,4 @@ _mooncake() {
 }
 
 complete -F _mooncake mooncake
-complete -F _mooncake_tool transfer_engine_bench mooncake-metadata-server
+complete -F _mooncake_tool transfer_engine_bench mooncake-metadata-server p2p-store-example

@@ -98,6 +98,8 @@ int mci_rpc_meta_decode(const char *text, size_t length, char host[MCI_HOST_MAX]
 int mci_key_ram(const char *cluster_id, const char *name, char key[MCI_KEY_MAX]);
 int mci_key_rpc_meta(const char *cluster_id, const char *name, char key[MCI_KEY_MAX]);
 int mci_key_token(const char *cluster_id, const char *name, char key[MCI_KEY_MAX]);
+/* "mooncake/<cluster id>/<kind><name>"; -EINVAL: too long. */
+int mci_key_make(const char *cluster_id, const char *kind, const char *name, char key[MCI_KEY_MAX]);
 /* Prefix of all ram keys, for listings: "mooncake/ram/". */
 int mci_key_ram_prefix(const char *cluster_id, char key[MCI_KEY_MAX]);
 

@@ -10,7 +10,7 @@
 #define RPC_META_MAX 4096
 
 /* A name with a slash is a key of its own below the prefix; these would reach into other kinds of keys. */
-static const char *const reserved[] = {"rpc_meta/", "ram/", "token/", "checkpoint/"};
+static const char *const reserved[] = {"rpc_meta/", "ram/", "token/", "checkpoint/", "p2p/"};
 
 static int check_name(const char *name)
 {
@@ -31,7 +31,7 @@ static int check_name(const char *name)
 	return 0;
 }
 
-static int make_key(const char *cluster_id, const char *kind, const char *name, char key[MCI_KEY_MAX])
+int mci_key_make(const char *cluster_id, const char *kind, const char *name, char key[MCI_KEY_MAX])
 {
 	const char *id = cluster_id ? cluster_id : "";
 	size_t length = strlen(id);
@@ -51,26 +51,26 @@ int mci_key_ram(const char *cluster_id, const char *name, char key[MCI_KEY_MAX])
 {
 	int ret = check_name(name);
 
-	return ret ?: make_key(cluster_id, strchr(name, '/') ? "" : "ram/", name, key);
+	return ret ?: mci_key_make(cluster_id, strchr(name, '/') ? "" : "ram/", name, key);
 }
 
 int mci_key_rpc_meta(const char *cluster_id, const char *name, char key[MCI_KEY_MAX])
 {
 	int ret = check_name(name);
 
-	return ret ?: make_key(cluster_id, "rpc_meta/", name, key);
+	return ret ?: mci_key_make(cluster_id, "rpc_meta/", name, key);
 }
 
 int mci_key_token(const char *cluster_id, const char *name, char key[MCI_KEY_MAX])
 {
 	int ret = check_name(name);
 
-	return ret ?: make_key(cluster_id, "token/", name, key);
+	return ret ?: mci_key_make(cluster_id, "token/", name, key);
 }
 
 int mci_key_ram_prefix(const char *cluster_id, char key[MCI_KEY_MAX])
 {
-	return make_key(cluster_id, "ram/", "", key);
+	return mci_key_make(cluster_id, "ram/", "", key);
 }
 
 int mci_rpc_meta_encode(const char *host, uint16_t port, char **text)

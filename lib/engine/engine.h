@@ -2,7 +2,8 @@
 /*
  * Inside of the engine: the structures its files share.
  *
- * Lock order: segment->notify_lock > segment->refresh_lock > engine->publish_lock > engine->lock > (leaf)
+ * Lock order: engine->roles_lock, then what the handler of a role takes; segment->notify_lock >
+ * segment->refresh_lock > engine->publish_lock > engine->lock > (leaf)
  * engine->done_lock. Transports are called with none of them held, except region_add() and describe()
  * (publish_lock).
  */
@@ -53,11 +54,17 @@ struct mci_counters {
 	_Atomic uint64_t bytes_read, bytes_written, notifies_sent, notifies_received, allocs;
 };
 
+struct mci_role_handler { /* of connections for what is built on the engine */
+	void (*incoming)(void *arg, struct mci_incoming *in);
+	void *arg;
+};
+
 struct mc_engine {
 	unsigned int fork_epoch;
 	uint32_t flags;
 	uint32_t queue_depth;
 	uint32_t timeout_ms;
+	uint32_t lease_ms;
 	struct mci_settings *settings;
 	char *metadata_uri, *cluster_id, *bind, *transports_wanted;
 	char *rdma_devices, *rdma_matrix;
@@ -75,6 +82,9 @@ struct mc_engine {
 	struct mci_service *service, *local_service; /* local: unix socket of P2PHANDSHAKE without a key */
 	struct mci_transport_host host;
 	struct mci_transport *transport[MCI_TRANSPORT_COUNT];
+
+	pthread_rwlock_t roles_lock; /* read: a handler runs */
+	struct mci_role_handler roles[MCI_ROLES];
 
 	pthread_mutex_t publish_lock; /* descriptor text, region list, publication */
 	struct mc_region *regions;
@@ -149,6 +159,12 @@ struct mci_resolved {
 	unsigned int host_count;
 	uint16_t port;
 };
+
+/* open.c: one more connection to the metadata service, or NULL with P2PHANDSHAKE */
+int mci_metadata_connect(struct mc_engine *engine, struct mci_metadata **metadata);
+
+/* role.c */
+void mci_role_incoming(struct mc_engine *engine, struct mci_incoming *in);
 
 /* fork.c */
 unsigned int mci_fork_epoch(void);

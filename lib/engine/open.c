@@ -55,6 +55,7 @@ static int read_settings(struct mc_engine *engine, const struct mc_engine_attr *
 			flag(s, "engine.integrity", MC_ENGINE_INTEGRITY) |
 			flag(s, "engine.checksum", MC_ENGINE_CHECKSUM);
 	engine->queue_depth = (uint32_t)number(attr->queue_depth, s, "engine.queue_depth");
+	engine->lease_ms = (uint32_t)number(attr->lease_ms, s, "engine.lease_ms");
 	engine->timeout_ms = (uint32_t)mci_settings_number(s, "engine.timeout_ms");
 	ret = keep(&engine->metadata_uri, attr->metadata, s, "engine.metadata");
 	if (!ret)
@@ -160,7 +161,7 @@ static void on_connection(void *arg, struct mci_incoming *in)
 		id = MCI_TRANSPORT_RDMA;
 		break;
 	default:
-		mci_incoming_reject(in, -EPROTO, "unknown role");
+		mci_role_incoming(engine, in);
 		return;
 	}
 	if (engine->transport[id])
@@ -406,14 +407,14 @@ static int check_transports(const char *list)
 	return ret;
 }
 
-static int open_metadata(struct mc_engine *engine, const struct mc_engine_attr *attr)
+int mci_metadata_connect(struct mc_engine *engine, struct mci_metadata **metadata)
 {
 	const struct mci_settings *s = engine->settings;
 	bool redis = engine->kind == MCI_METADATA_REDIS;
 	char bearer[65] = "";
 	struct mci_metadata_options options = {
 		.timeout_ms = (uint32_t)mci_settings_number(s, "metadata.timeout_ms"),
-		.lease_ms = (uint32_t)number(attr->lease_ms, s, "engine.lease_ms"),
+		.lease_ms = engine->lease_ms,
 		.user = mci_settings_text(s, redis ? "metadata.redis_user" : "metadata.user"),
 		.password = mci_settings_text(s, redis ? "metadata.redis_password" : "metadata.password"),
 		.ca_file = mci_settings_text(s, "security.ca_file"),
@@ -429,7 +430,7 @@ static int open_metadata(struct mc_engine *engine, const struct mc_engine_attr *
 		mci_key_bearer(&engine->cluster, "metadata", bearer);
 		options.bearer = bearer;
 	}
-	return mci_metadata_open(engine->metadata_uri, &options, &engine->metadata);
+	return mci_metadata_open(engine->metadata_uri, &options, metadata);
 }
 
 static void destroy(struct mc_engine *engine)
@@ -461,6 +462,7 @@ static void destroy(struct mc_engine *engine)
 	free(engine->transports_wanted);
 	free(engine->rdma_devices);
 	free(engine->rdma_matrix);
+	pthread_rwlock_destroy(&engine->roles_lock);
 	pthread_mutex_destroy(&engine->publish_lock);
 	pthread_mutex_destroy(&engine->lock);
 	pthread_mutex_destroy(&engine->done_lock);
@@ -479,6 +481,7 @@ static struct mc_engine *create(void)
 		return NULL;
 	engine->done_fd = -1;
 	engine->fork_epoch = mci_fork_epoch();
+	pthread_rwlock_init(&engine->roles_lock, NULL);
 	pthread_mutex_init(&engine->publish_lock, NULL);
 	pthread_mutex_init(&engine->lock, NULL);
 	pthread_mutex_init(&engine->done_lock, NULL);
@@ -526,7 +529,7 @@ static int start(struct mc_engine *engine, const struct mc_engine_attr *attr)
 	given = (advertise && *advertise) || (engine->bind && !mci_bind_is_any(engine));
 	ret = given ? mci_addresses_choose(engine, advertise, name.host) : 0;
 	if (!ret)
-		ret = open_metadata(engine, attr);
+		ret = mci_metadata_connect(engine, &engine->metadata);
 	if (!ret && !given)
 		ret = mci_addresses_choose(engine, advertise, name.host);
 	if (!ret)

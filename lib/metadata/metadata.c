@@ -136,6 +136,23 @@ int mci_metadata_remove(struct mci_metadata *metadata, const char *key)
 	return ret ? ret : metadata->ops->del(metadata->backend, key, NULL);
 }
 
+int mci_metadata_swap(struct mci_metadata *metadata, const char *key, const char *text, uint64_t expect)
+{
+	uint64_t version;
+	int ret = check_key(key);
+
+	if (!ret)
+		ret = metadata->ops->put(metadata->backend, key, text, strlen(text), &expect, false, &version);
+	return ret == -EEXIST ? -ESTALE : ret;
+}
+
+int mci_metadata_drop(struct mci_metadata *metadata, const char *key, uint64_t version)
+{
+	int ret = check_key(key);
+
+	return ret ? ret : metadata->ops->del(metadata->backend, key, &version);
+}
+
 int mci_metadata_list(struct mci_metadata *metadata, const char *prefix,
 		      int (*fn)(const char *key, const struct mci_metadata_value *value, void *arg),
 		      void *arg)

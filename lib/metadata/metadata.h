@@ -45,6 +45,9 @@ void mci_metadata_close(struct mci_metadata *metadata); /* withdraws what is sti
 /* -ENOENT: no such key (no sentence needed); -EIO, -ETIMEDOUT, -ECONNREFUSED, -EACCES with a sentence. */
 int mci_metadata_fetch(struct mci_metadata *metadata, const char *key, struct mci_metadata_value *value);
 int mci_metadata_store(struct mci_metadata *metadata, const char *key, const char *text); /* no lease */
+/* The same if the key still has @version (0 = does not exist): -ESTALE = not any more. No lease. */
+int mci_metadata_swap(struct mci_metadata *metadata, const char *key, const char *text, uint64_t version);
+int mci_metadata_drop(struct mci_metadata *metadata, const char *key, uint64_t version);
 int mci_metadata_remove(struct mci_metadata *metadata, const char *key);		  /* -ENOENT */
 /* Keys beginning with @prefix. -EOPNOTSUPP if the server cannot list (classic HTTP servers). */
 int mci_metadata_list(struct mci_metadata *metadata, const char *prefix,

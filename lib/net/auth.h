@@ -32,7 +32,14 @@
 
 enum mci_auth_mode { MCI_AUTH_NONE = 0, MCI_AUTH_TOKEN = 1, MCI_AUTH_CLUSTER = 2 };
 enum mci_service_id { MCI_SERVICE_ENGINE = 1, MCI_SERVICE_MASTER = 2, MCI_SERVICE_METADATA = 3 };
-enum mci_role { MCI_ROLE_CONTROL = 1, MCI_ROLE_DATA = 2, MCI_ROLE_SHM = 3, MCI_ROLE_RDMA = 4 };
+enum mci_role {
+	MCI_ROLE_CONTROL = 1,
+	MCI_ROLE_DATA = 2,
+	MCI_ROLE_SHM = 3,
+	MCI_ROLE_RDMA = 4,
+	MCI_ROLE_P2P = 5,
+	MCI_ROLES /* one more than the last */
+};
 
 /* feature bits of the hello */
 #define MCI_FEATURE_CHECKSUM (1ull << 0)  /* xxh3 per payload */

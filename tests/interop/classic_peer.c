@@ -10,8 +10,9 @@
  *   classic_peer descriptor|probe HOST:PORT
  *   classic_peer notify HOST:PORT NAME MESSAGE
  *   classic_peer read|write HOST:PORT [--version=1|2] [--buffer=N] [--offset=N] [--length=N] [--count=N]
- * [--seed=N] Finds the data port and the buffer in the descriptor. write: a pattern made from the seed; read:
- *       checks for it. Requests of a v2 run share one connection.
+ * [--seed=N] [--descriptor=FILE] [--address=N] Finds the data port and the buffer in the descriptor, which it
+ * asks the peer for, or which FILE holds (as a metadata service has it); --address: not a buffer, but there.
+ * write: a pattern made from the seed; read: checks for it. Requests of a v2 run share one connection.
  *
  * Exit status: 0 done, 1 failed (said on stderr), 2 usage.
  */
@@ -40,7 +41,8 @@
 struct options {
 	unsigned int port, data_port, version, buffers, buffer;
 	bool has_data_port, once;
-	uint64_t size, offset, length, count, seed;
+	uint64_t size, offset, length, count, seed, address;
+	const char *descriptor;
 };
 
 struct header { /* 24 bytes on the wire, the last 7 are padding */
@@ -397,8 +399,9 @@ static void end_v1(int fd)
 
 static int transfer(const char *target, bool write)
 {
-	char *text = exchange(target, 1, "{}\n");
-	json_t *root = json_loads(text, 0, NULL), *buffer;
+	char *text = options.descriptor ? NULL : exchange(target, 1, "{}\n");
+	json_t *root = text ? json_loads(text, 0, NULL) : json_load_file(options.descriptor, 0, NULL),
+	       *buffer;
 	unsigned int port = (unsigned int)json_integer_value(json_object_get(root, "tcp_data_port"));
 	bool v2 = options.version >= 2 && json_integer_value(json_object_get(root, "tcp_proto_version")) >= 2;
 	uint64_t addr, i;
@@ -408,6 +411,8 @@ static int transfer(const char *target, bool write)
 	if (!port || !buffer)
 		fail("%s offers no data port, or no buffer %u", target, options.buffer);
 	addr = (uint64_t)json_integer_value(json_object_get(buffer, "addr")) + options.offset;
+	if (options.address)
+		addr = options.address;
 	for (i = 0; i < options.count; i++) {
 		if (fd < 0)
 			fd = call(target, port);
@@ -447,14 +452,18 @@ static int notify(const char *target, const char *name, const char *message)
 
 static bool parse_option(const char *arg)
 {
-	static const char *const names[] = {"port",   "data_port", "size",   "buffers", "version",
-					    "buffer", "offset",	   "length", "count",	"seed"};
+	static const char *const names[] = {"port",   "data_port", "size",  "buffers", "version", "buffer",
+					    "offset", "length",	   "count", "seed",    "address"};
 	const char *equals = strchr(arg, '=');
 	uint64_t value;
 	size_t i;
 
 	if (!strcmp(arg, "--once")) {
 		options.once = true;
+		return true;
+	}
+	if (!strncmp(arg, "--descriptor=", 13)) {
+		options.descriptor = equals + 1;
 		return true;
 	}
 	if (strncmp(arg, "--", 2) || !equals)
@@ -495,6 +504,9 @@ static bool parse_option(const char *arg)
 		break;
 	case 9:
 		options.seed = value;
+		break;
+	case 10:
+		options.address = value;
 		break;
 	default:
 		return false;

@@ -23,12 +23,23 @@ run() { # NAME: target and initiator over $uri
 	until_true 10 test ! -e /proc/"$target"
 }
 
+objects() { # NAME: trainer and inferencer of the P2P store over $uri
+	background "trainer-$1" "$B/bin/p2p-store-example" --cmd=trainer --metadata_server="$uri" --local_server_name="trainer-$1" --file_size_mb=8
+	trainer=$pid
+	until_true 30 grep -q '^Idle' "$dir/trainer-$1"
+	"$B/bin/p2p-store-example" --cmd=inferencer --metadata_server="$uri" --local_server_name="inferencer-$1" --file_size_mb=8 >"$dir/inferencer-$1" 2>&1 ||
+		die "no object over $1"
+	kill "$trainer"
+	until_true 10 test ! -e /proc/"$trainer"
+}
+
 port=$(free_port) peer=$(free_port) dead=$(free_port)
 background etcd etcd --data-dir "$dir/etcd-data" --listen-client-urls "http://127.0.0.1:$port" --advertise-client-urls "http://127.0.0.1:$port" \
 	--listen-peer-urls "http://127.0.0.1:$peer" --initial-advertise-peer-urls "http://127.0.0.1:$peer" --initial-cluster "default=http://127.0.0.1:$peer"
 until_true 20 env -u http_proxy -u ALL_PROXY curl -sf "http://127.0.0.1:$port/health"
 uri="etcd://127.0.0.1:$dead,127.0.0.1:$port" run etcd
 uri="127.0.0.1:$port" run etcd-bare
+uri="127.0.0.1:$port" objects etcd
 [ -z "$(ETCDCTL_API=3 etcdctl --endpoints "127.0.0.1:$port" get --prefix mooncake/ --keys-only 2>/dev/null)" ] || die "a clean exit left keys in etcd"
 
 port=$(free_port)
@@ -36,6 +47,7 @@ background redis redis-server --port "$port" --bind 127.0.0.1 --requirepass sesa
 until_true 10 redis-cli -p "$port" -a sesame --no-auth-warning ping
 export MC_REDIS_PASSWORD=sesame
 uri="redis://127.0.0.1:$port" run redis
+uri="redis://127.0.0.1:$port" objects redis
 rc=0
 uri="redis://127.0.0.1:$port"
 MC_REDIS_PASSWORD=wrong initiator wrong redis --duration=1 >"$dir/wrong" 2>&1 || rc=$?

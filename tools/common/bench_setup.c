@@ -8,12 +8,11 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
-#include <netinet/in.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "bench.h"
+#include "free_name.h"
 #include "output.h"
 
 uint64_t bench_now_ns(void)
@@ -176,24 +175,6 @@ static int buffer_register(struct bench *b, struct bench_buffer *buffer, uint32_
 		return 0;
 	out_error("%s", mc_errmsg());
 	return -1;
-}
-
-/* A name with a port of its own, for an initiator that was given none and whose host name is taken. */
-static int free_name(const char *host, char *name, size_t size)
-{
-	struct sockaddr_in addr = {.sin_family = AF_INET};
-	socklen_t len = sizeof(addr);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), rc;
-
-	if (fd < 0)
-		return -errno;
-	rc = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) ||
-	     getsockname(fd, (struct sockaddr *)&addr, &len);
-	close(fd);
-	if (rc)
-		return -EADDRINUSE;
-	snprintf(name, size, "%s:%u", host, ntohs(addr.sin_port));
-	return 0;
 }
 
 static int engine_open(void *arg)

@@ -30,6 +30,7 @@ int cmd_doctor(int argc, char **argv);
 int cmd_key(int argc, char **argv);
 int cmd_memory(int argc, char **argv);
 int cmd_metadata(int argc, char **argv);
+int cmd_p2p(int argc, char **argv);
 int cmd_segment(int argc, char **argv);
 int cmd_topology(int argc, char **argv);
 

@@ -15,6 +15,7 @@ static const struct command table[] = {
 	{ "key", cmd_key, "make and compare cluster keys" },
 	{ "config", cmd_config, "check a configuration, show every setting" },
 	{ "memory", cmd_memory, "list and remove memory that outlives processes" },
+	{ "p2p", cmd_p2p, "spread files and directories from one to many" },
 	{ "bench", cmd_bench, "measure transfers (transfer_engine_bench)" },
 	{ NULL, NULL, NULL },
 };

@@ -7,5 +7,6 @@
 #include <mooncake/memory.h>
 #include <mooncake/engine.h>
 #include <mooncake/admin.h>
+#include <mooncake/p2p.h>
 
 #endif
