@@ -259,6 +259,10 @@ static int live(void *arg)
 	object->held = object->seed ? object->manifest->bytes : object->reused;
 	object->start_ns = mci_now_ns();
 	object->state = MCI_OBJECT_LIVE;
+	if (object->task && mci_swarm_complete(object->swarm)) {
+		object->end_ns = object->start_ns;
+		mci_task_complete(object->task);
+	}
 	if (!object->store->metadata)
 		for (i = 0; i < object->store->peer_count; i++) {
 			struct mci_member *member = mci_member_add(object, object->store->peers[i]);

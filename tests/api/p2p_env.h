@@ -117,6 +117,10 @@ static inline void serve_metadata(struct env *env)
 	snprintf(env->uri, sizeof(env->uri), "http://127.0.0.1:%u/metadata", env->port);
 }
 
+#define KEPT_MAX 1024
+static void *kept[KEPT_MAX];
+static unsigned int kept_count;
+
 static inline void env_open(struct env *env)
 {
 	snprintf(env->folder, sizeof(env->folder), "/tmp/mooncake-p2p-XXXXXX");
@@ -135,6 +139,8 @@ static inline void env_close(struct env *env)
 	for (i = 0; i < MEMBERS_MAX; i++)
 		if (env->store[i])
 			must(mc_p2p_close(env->store[i]));
+	while (kept_count)
+		free(kept[--kept_count]);
 	if (env->server)
 		must(mc_metadata_server_close(env->server));
 	snprintf(command, sizeof(command), "rm -r %s", env->folder);
@@ -149,7 +155,7 @@ struct bytes {
 	uint64_t total;
 };
 
-static inline void bytes_alloc(struct bytes *bytes, const uint64_t *sizes, unsigned int count)
+static inline void bytes_own(struct bytes *bytes, const uint64_t *sizes, unsigned int count)
 {
 	unsigned int i;
 
@@ -163,6 +169,18 @@ static inline void bytes_alloc(struct bytes *bytes, const uint64_t *sizes, unsig
 	}
 	bytes->place.ranges = bytes->range;
 	bytes->place.count = count;
+}
+
+/* Lives until the stores are closed. */
+static inline void bytes_alloc(struct bytes *bytes, const uint64_t *sizes, unsigned int count)
+{
+	unsigned int i;
+
+	bytes_own(bytes, sizes, count);
+	for (i = 0; i < count; i++) {
+		assert_true(kept_count < KEPT_MAX);
+		kept[kept_count++] = bytes->range[i].addr;
+	}
 }
 
 /* No two pieces are alike. */
