@@ -337,7 +337,10 @@ static void blame(struct mci_read *read)
 	object->bad++;
 	mci_object_note(object, "piece %u from '%s' did not match its hash%s", read->piece, link->peer.name,
 			avoided ? ", again: that member is avoided from now on" : "; it is fetched anew");
-	mci_warn("object '%s': %s", object->name, object->note);
+	/* What was under way from the same member comes in its wake. */
+	mci_log(avoided || !link->bad ? MCI_LOG_WARNING : MCI_LOG_INFO, "object '%s': %s", object->name,
+		object->note);
+	link->bad++;
 }
 
 static void checked(struct mci_job *job)

@@ -299,6 +299,8 @@ void mci_object_begin_leave(struct mci_object *object)
 		TAILQ_FOREACH(link, &object->links, next)
 		{
 			mci_link_number(link, MCI_P2P_LEAVE, 0);
+			if (link->swarm)
+				mci_swarm_peer_leaving(object->swarm, link->swarm); /* nothing more from it */
 			mci_fetch_cancel(link);
 		}
 		mci_fetch_kick(object);

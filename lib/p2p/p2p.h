@@ -248,6 +248,7 @@ struct mci_link {
 	LIST_HEAD(, mci_read) reads;
 	unsigned int read_count, in_flight; /* of those, that the swarm waits for */
 	unsigned int errors;		    /* in a row */
+	unsigned int bad;		    /* pieces that did not match */
 	struct mci_piece_list have, changes;
 	struct mci_timer stay;
 	struct mci_payer payer; /* of one that was taken in */
