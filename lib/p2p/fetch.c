@@ -325,7 +325,7 @@ static void check(struct mci_job *job)
 	uint8_t hash[MCI_P2P_HASH];
 
 	mci_piece_hash(read->to, read->length, hash);
-	read->ok = !memcmp(hash, manifest->hash[read->piece], MCI_P2P_HASH);
+	read->ok = read->link->store->hooks.no_check || !memcmp(hash, manifest->hash[read->piece], MCI_P2P_HASH);
 }
 
 static void blame(struct mci_read *read)

@@ -145,6 +145,7 @@ struct mci_object {
 struct mci_p2p_hooks {	/* ways to break a rule on purpose, for tests */
 	bool forge_map; /* claim to hold every piece */
 	bool corrupt;	/* change a byte of each piece after it was verified, and serve that */
+	bool no_check;	/* believe every piece that comes */
 };
 
 struct mc_p2p {
@@ -350,7 +351,8 @@ struct mc_p2p_task {
 	struct mc_p2p_get_attr attr;
 	uint64_t start_ns;
 	bool missing_told;
-	struct mci_object *object; /* valid while the task runs */
+	struct mci_object *object; /* of the task's thread, while it runs */
+	struct mci_object *shown;  /* the same, loop thread: whose progress is to be told */
 	pthread_t thread;
 	pthread_mutex_t lock; /* below */
 	pthread_cond_t changed;

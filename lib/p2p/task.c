@@ -20,9 +20,11 @@
 static int fill(void *arg)
 {
 	struct mc_p2p_task *task = arg;
-	struct mci_object *object = task->object;
+	struct mci_object *object = task->shown;
 	struct mc_p2p_progress progress = {.size = sizeof(progress)};
 
+	if (!object)
+		return 0; /* it just ended */
 	if (object->known)
 		mci_fetch_progress(object, &progress);
 	if (progress.missing && progress.pieces_held < progress.pieces && progress.elapsed_ns > MISSING_NS)
@@ -220,9 +222,10 @@ static int declare_whole(void *arg)
 
 static int let_go(void *arg)
 {
-	struct mci_object *object = arg;
+	struct mc_p2p_task *task = arg;
 
-	object->task = NULL;
+	task->object->task = NULL;
+	task->shown = NULL;
 	return 0;
 }
 
@@ -233,7 +236,7 @@ static void finish(struct mc_p2p_task *task, int ret)
 	if (ret)
 		snprintf(task->error, sizeof(task->error), "%s", mc_errmsg());
 	tell(task);
-	mci_store_call(task->store, let_go, object);
+	mci_store_call(task->store, let_go, task);
 	if (ret)
 		mci_object_leave(object);
 	pthread_mutex_lock(&task->lock);
@@ -329,6 +332,7 @@ static int hand_over(void *arg)
 	struct mc_p2p_task *task = arg;
 
 	task->object->task = task;
+	task->shown = task->object;
 	return 0;
 }
 
@@ -416,7 +420,7 @@ int mc_p2p_get_start(mc_p2p *store, const char *name, const struct mc_p2p_place 
 
 err_leave:
 	snprintf(why, sizeof(why), "%s", mc_errmsg());
-	mci_store_call(store, let_go, task->object);
+	mci_store_call(store, let_go, task);
 	mci_object_leave(task->object);
 	mci_errmsg_set(why);
 err_free:
@@ -497,11 +501,18 @@ int mc_p2p_task_cancel(mc_p2p_task *task)
  */
 int mc_p2p_task_progress(mc_p2p_task *task, struct mc_p2p_progress *progress)
 {
+	bool finished;
+
 	if (!progress || progress->size != sizeof(*progress))
 		return mci_fail(-EINVAL,
 				"struct mc_p2p_progress of %zu bytes is not known, this library has %zu; set "
 				"its size",
 				progress ? progress->size : 0, sizeof(*progress));
+	pthread_mutex_lock(&task->lock);
+	finished = task->finished;
+	pthread_mutex_unlock(&task->lock);
+	if (!finished)
+		mci_store_call(task->store, fill, task);
 	pthread_mutex_lock(&task->lock);
 	*progress = task->progress;
 	pthread_mutex_unlock(&task->lock);

@@ -632,18 +632,26 @@ static void test_without_the_metadata_service_a_fetch_goes_on(void **state)
 	close_store(env, 0);
 }
 
-/* A seed in a process of its own, to be killed: "seed URI PIECES_TO_SPOIL". It says so when it serves. */
-static int seed_main(char **argv)
+/*
+ * A member in a process of its own, to be stopped or killed: "seed URI PIECES_TO_SPOIL BYTES" registers, "holder" fetches
+ * first. It says when it serves.
+ */
+static int member_main(char **argv)
 {
 	struct env env = {.transports = "tcp", .lease_ms = 1000};
 	struct mc_p2p_register_attr small = small_pieces();
+	const uint64_t size[] = {strtoull(argv[4], NULL, 10)};
 	struct bytes from;
 
 	snprintf(env.uri, sizeof(env.uri), "%s", argv[2]);
-	bytes_alloc(&from, one_size, 1);
-	bytes_fill(&from, 1);
-	must(open_as(&env, "trainer", NULL, &env.store[0]));
-	must(mc_p2p_register(env.store[0], "killed", &from.place, &small, NULL));
+	bytes_alloc(&from, size, 1);
+	must(open_as(&env, "other-process", NULL, &env.store[0]));
+	if (!strcmp(argv[1], "seed")) {
+		bytes_fill(&from, 1);
+		must(mc_p2p_register(env.store[0], "killed", &from.place, &small, NULL));
+	} else {
+		must(mc_p2p_get(env.store[0], "killed", &from.place, NULL));
+	}
 	spoil(&from, 0, (unsigned int)atoi(argv[3]));
 	printf("ready\n");
 	fflush(stdout);
@@ -651,9 +659,9 @@ static int seed_main(char **argv)
 	return 0;
 }
 
-static pid_t start_seed(struct env *env, const char *spoilt)
+static pid_t start_member(struct env *env, const char *role, const char *spoilt, const char *size)
 {
-	char *argv[] = {(char *)"p2p", (char *)"seed", env->uri, (char *)spoilt, NULL};
+	char *argv[] = {(char *)"p2p", (char *)role, env->uri, (char *)spoilt, (char *)size, NULL};
 	extern char **environ;
 	posix_spawn_file_actions_t actions;
 	char line[16] = "";
@@ -689,7 +697,7 @@ static void test_a_killed_seed_is_survived(void **state)
 	bytes_fill(&good, 1);
 	open_store(env, 0);
 	open_store(env, 1);
-	pid = start_seed(env, "30");
+	pid = start_member(env, "seed", "30", "1048576");
 	must(mc_p2p_get_start(env->store[0], "killed", &to.place, NULL, &task));
 	until(progress_of(task).bad_pieces >= 2);
 	kill(pid, SIGKILL);
@@ -711,6 +719,37 @@ static void test_a_killed_seed_is_survived(void **state)
 	must(mc_p2p_task_free(task));
 	must(mc_p2p_task_free(task2));
 	close_store(env, 2);
+	close_store(env, 1);
+	close_store(env, 0);
+}
+
+/* A source that stands still holds up nothing: its pieces are asked of another, beside the place that it may still write. */
+static void test_a_stopped_source_is_replaced(void **state)
+{
+	const uint64_t size[] = {32 << 20};
+	struct env *env = *state;
+	struct mc_p2p_register_attr small = small_pieces();
+	struct bytes from, to;
+	mc_p2p_task *task;
+	pid_t pid;
+
+	if (env->handshake)
+		return;
+	bytes_alloc(&from, size, 1);
+	bytes_alloc(&to, size, 1);
+	bytes_fill(&from, 1);
+	open_store(env, 0);
+	open_store(env, 1);
+	must(mc_p2p_register(env->store[0], "killed", &from.place, &small, NULL));
+	pid = start_member(env, "holder", "0", "33554432");
+	must(mc_p2p_get_start(env->store[1], "killed", &to.place, NULL, &task));
+	until(progress_of(task).pieces_held);
+	kill(pid, SIGSTOP);
+	must(mc_p2p_task_wait(task, -1));
+	bytes_alike(&from, &to);
+	must(mc_p2p_task_free(task));
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
 	close_store(env, 1);
 	close_store(env, 0);
 }
@@ -836,6 +875,7 @@ static int run_all(const char *transports, bool handshake, const char *only)
 		WITH(test_list_and_watch_tell_what_there_is),
 		WITH(test_without_the_metadata_service_a_fetch_goes_on),
 		WITH(test_a_killed_seed_is_survived),
+		WITH(test_a_stopped_source_is_replaced),
 		WITH(test_many_come_and_go_and_nothing_is_lost),
 	};
 
@@ -850,8 +890,8 @@ int main(int argc, char **argv)
 	const char *only = argc > 1 ? argv[1] : NULL;
 	int failed = 0;
 
-	if (argc == 4 && !strcmp(argv[1], "seed"))
-		return seed_main(argv);
+	if (argc == 5)
+		return member_main(argv);
 	failed += run_all("tcp", false, only);
 	failed += run_all("shm", false, only);
 	failed += run_all("tcp", true, only);
