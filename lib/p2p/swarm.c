@@ -198,6 +198,9 @@ static void hold_change(struct mci_swarm *swarm, struct mci_swarm_peer *peer, ui
 {
 	uint16_t *counter = (peer->seed ? swarm->seeds : swarm->holders) + piece;
 
+	swarm->whole -= peer->has_count == swarm->attr.pieces;
+	peer->has_count += on ? 1 : -1u;
+	swarm->whole += peer->has_count == swarm->attr.pieces;
 	*counter = (uint16_t)(*counter + (on ? 1 : -1));
 	if (!swarm_bit(swarm->held, piece) && swarm->holders[piece] + swarm->seeds[piece] == (on ? 1 : 0))
 		swarm->missing += on ? -1u : 1;
