@@ -198,6 +198,9 @@ static void hold_change(struct mci_swarm *swarm, struct mci_swarm_peer *peer, ui
 {
 	uint16_t *counter = (peer->seed ? swarm->seeds : swarm->holders) + piece;
 
+	swarm->whole -= peer->has_count == swarm->attr.pieces;
+	peer->has_count += on ? 1 : -1u;
+	swarm->whole += peer->has_count == swarm->attr.pieces;
 	*counter = (uint16_t)(*counter + (on ? 1 : -1));
 	if (!swarm_bit(swarm->held, piece) && swarm->holders[piece] + swarm->seeds[piece] == (on ? 1 : 0))
 		swarm->missing += on ? -1u : 1;
@@ -243,6 +246,8 @@ void mci_swarm_peer_remove(struct mci_swarm *swarm, struct mci_swarm_peer *peer)
 		if (swarm->dirty_last == peer)
 			swarm->dirty_last = before;
 	}
+	if (swarm->yielder == peer)
+		swarm->yielder = NULL;
 	if (swarm->tell == peer)
 		swarm->tell = peer->next;
 	*(peer->previous ? &peer->previous->next : &swarm->first) = peer->next;
@@ -301,6 +306,7 @@ void mci_swarm_peer_granted(struct mci_swarm *swarm, struct mci_swarm_peer *peer
 	if (slots) {
 		peer->slots += slots;
 		swarm->slots += slots;
+		swarm->all_dirty = true; /* enough may be enough */
 	} else if (peer->recalled < peer->slots) {
 		peer->recalled++;
 	}

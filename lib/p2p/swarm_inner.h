@@ -35,7 +35,6 @@ struct mci_swarm_peer {
 	struct mc_uuid uuid;
 	bool seed, leaving, avoided, dirty;
 	bool told_interest; /* it knows that we are interested */
-	bool full;	    /* it gave more slots than we can use: no interest for a while */
 	bool behind;	    /* came after announcements: those from behind_at on are told yet */
 	bool interested;    /* it wants slots from us */
 	uint32_t behind_at;
@@ -43,12 +42,13 @@ struct mci_swarm_peer {
 	uint32_t errors; /* in a row */
 	/* Its slots that we hold. */
 	uint32_t slots, used, recalled;
+	uint32_t has_count;
 	uint32_t useful; /* pieces that it has and we want */
 	uint32_t fresh;	 /* a seed's: of those, fresh ones */
 	uint64_t usual_ns, rest_until_ns;
 	/* Our slots that it holds. */
 	uint32_t given, asked_back;
-	uint64_t turn, since_ns;
+	uint64_t since_ns;
 	uint64_t *has, *fetching; /* bitmaps */
 };
 
@@ -66,6 +66,7 @@ struct mci_swarm {
 	struct mci_swarm_peer *dirty_first, *dirty_last;
 	uint32_t peer_count, behind_count, resting;
 	uint32_t members, rank; /* receivers, we among them, and our place by uuid */
+	uint32_t whole;		/* peers that have everything and count */
 	/* Reads. */
 	struct swarm_flight *flights; /* 2 * window */
 	uint32_t flight_count, second_count, late_count, cancel_count;
@@ -73,7 +74,8 @@ struct mci_swarm {
 	uint64_t usual_ns;
 	/* Slots that we give. */
 	uint32_t given, asked_back, interested;
-	uint64_t turns, turn_ns; /* counter of grants; when to look again for a turn that is over */
+	struct mci_swarm_peer *yielder; /* was asked for a slot last */
+	uint64_t turn_ns; /* when to look again for a turn that is over */
 	bool draining, slots_dirty;
 	/* The announcement that is being told to one peer after the other. */
 	struct mci_swarm_peer *tell;
@@ -98,6 +100,7 @@ void swarm_piece_changed(struct mci_swarm *swarm, uint32_t piece);
 void swarm_ceased(struct mci_swarm *swarm, uint32_t piece);
 
 /* swarm_pick.c */
+uint32_t swarm_below(struct mci_swarm *swarm, uint32_t n); /* at random, 0 to n - 1 */
 uint32_t swarm_pick(struct mci_swarm *swarm, const struct mci_swarm_peer *peer); /* SWARM_NONE */
 struct swarm_flight *swarm_pick_second(struct mci_swarm *swarm, const struct mci_swarm_peer *peer);
 bool swarm_wants(struct mci_swarm *swarm, const struct mci_swarm_peer *peer);

@@ -19,7 +19,10 @@ static uint64_t next_random(struct mci_swarm *swarm)
 	return z ^ z >> 31;
 }
 
-static uint32_t below(struct mci_swarm *swarm, uint32_t n) { return (uint32_t)((next_random(swarm) >> 32) * n >> 32); }
+uint32_t swarm_below(struct mci_swarm *swarm, uint32_t n)
+{
+	return (uint32_t)((next_random(swarm) >> 32) * n >> 32);
+}
 
 /*
  * One of the best among what @has and @mask share, at random. Best: fewest holders; of fresh pieces (which nobody holds):
@@ -28,7 +31,7 @@ static uint32_t below(struct mci_swarm *swarm, uint32_t n) { return (uint32_t)((
 static uint32_t choose(struct mci_swarm *swarm, const uint64_t *has, const uint64_t *mask, bool fresh)
 {
 	uint32_t best[SWARM_SAMPLE + 64], count = 0, seen = 0, least = UINT32_MAX;
-	uint32_t start = swarm->words ? below(swarm, swarm->words) : 0;
+	uint32_t start = swarm->words ? swarm_below(swarm, swarm->words) : 0;
 
 	for (uint32_t i = 0; i < swarm->words && seen < SWARM_SAMPLE; i++) {
 		uint32_t w = start + i < swarm->words ? start + i : start + i - swarm->words;
@@ -45,7 +48,7 @@ static uint32_t choose(struct mci_swarm *swarm, const uint64_t *has, const uint6
 			best[count++] = piece;
 		}
 	}
-	return count ? best[below(swarm, count)] : SWARM_NONE;
+	return count ? best[swarm_below(swarm, count)] : SWARM_NONE;
 }
 
 static bool idle(const struct mci_swarm *swarm) { return !swarm->flight_count; }

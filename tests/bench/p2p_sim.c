@@ -32,7 +32,7 @@ static const struct opt table[] = {
 	{ .name = "read_latency", .type = OPT_DOUBLE, .value = &flags.read_latency, .def = "0.1", .help = "milliseconds until a read moves" },
 	{ .name = "hash_rate", .type = OPT_SIZE, .value = &flags.hash_rate, .def = "1GB", .min = 1, .help = "bytes per second and thread; each receiver has four" },
 	{ .name = "spread", .type = OPT_DOUBLE, .value = &flags.spread, .def = "10", .help = "milliseconds within which the receivers begin" },
-	{ .name = "slots", .type = OPT_UINT, .value = &flags.slots, .def = "8", .min = 1, .max = 1024, .help = "as mc_p2p_attr.slots" },
+	{ .name = "slots", .type = OPT_UINT, .value = &flags.slots, .def = "16", .min = 1, .max = 1024, .help = "as mc_p2p_attr.slots" },
 	{ .name = "window", .type = OPT_UINT, .value = &flags.window, .def = "16", .min = 1, .max = 1024, .help = "as mc_p2p_attr.window" },
 	{ .name = "late", .type = OPT_UINT, .value = &flags.late, .def = "0", .max = 1000, .help = "of the receivers, so many begin at half the time" },
 	{ .name = "slow", .type = OPT_BOOL, .value = &flags.slow, .help = "the first receiver has a quarter of the rate" },
