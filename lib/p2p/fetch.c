@@ -168,6 +168,7 @@ static void fetch(struct mci_object *object, struct mci_link *link, uint32_t pie
 	read->state = MCI_READ_WAITING;
 	read->bounce = -1;
 	read->to = NULL;
+	read->overdue = false;
 	read->seed = link->seed;
 	LIST_INSERT_HEAD(&link->reads, read, next);
 	link->read_count++;
@@ -204,8 +205,10 @@ static void carry_out(struct mci_object *object, const struct mci_swarm_step *st
 		break;
 	case MCI_SWARM_CANCEL:
 		read = find_read(link, step->piece);
-		if (read)
-			cancel(read);
+		if (!read)
+			break;
+		read->overdue = mci_swarm_flights(object->swarm, step->piece) > 1;
+		cancel(read);
 		break;
 	case MCI_SWARM_INTEREST:
 		mci_link_number(link, MCI_P2P_INTEREST, step->on);
@@ -414,13 +417,16 @@ static void completed(struct mci_read *read)
 		arrived(read);
 		return;
 	}
-	if (status.state != MC_CANCELLED) {
-		mci_info("object '%s': piece %u from '%s': %s", link->object->name, read->piece,
-			 link->peer.name, strerror(-status.error));
-		if (++link->errors == ERRORS_MAX)
-			mci_link_close(link, "its memory cannot be read");
+	/* Cancelled because it took too long, not because another was faster: an error of the source. */
+	if (status.state == MC_CANCELLED && !read->overdue) {
+		fail_read(read, MCI_SWARM_CANCELLED);
+		return;
 	}
-	fail_read(read, status.state == MC_CANCELLED ? MCI_SWARM_CANCELLED : MCI_SWARM_ERROR);
+	mci_info("object '%s': piece %u from '%s': %s", link->object->name, read->piece, link->peer.name,
+		 status.state == MC_CANCELLED ? "it takes too long" : strerror(-status.error));
+	if (++link->errors == ERRORS_MAX)
+		mci_link_close(link, "its memory cannot be read");
+	fail_read(read, MCI_SWARM_ERROR);
 }
 
 void mci_fetch_completions(struct mci_watch *watch, uint32_t events)

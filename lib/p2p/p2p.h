@@ -217,6 +217,7 @@ struct mci_read {
 	uint32_t length;
 	mc_batch *batch;
 	bool ok, seed;
+	bool overdue; /* cancelled while no other had come: its source is too slow */
 	struct mci_job check;
 };
 
