@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/uuid.h"
+
 #define READ_MS 30000
 #define ERRORS_MAX 3u /* reads in a row that failed: the way to that peer is broken */
 
@@ -331,19 +333,53 @@ static void check(struct mci_job *job)
 	read->ok = read->link->store->hooks.no_check || !memcmp(hash, manifest->hash[read->piece], MCI_P2P_HASH);
 }
 
+static struct mci_blamed *blamed(const struct mci_object *object, const struct mc_uuid *uuid)
+{
+	unsigned int i;
+
+	for (i = 0; i < object->blamed_count; i++)
+		if (mci_uuid_equal(&object->blamed[i].uuid, uuid))
+			return &object->blamed[i];
+	return NULL;
+}
+
+bool mci_fetch_avoids(const struct mci_object *object, const struct mc_uuid *uuid)
+{
+	const struct mci_blamed *one = blamed(object, uuid);
+
+	return one && one->bad >= MCI_P2P_BAD;
+}
+
+static unsigned int count_bad(struct mci_object *object, const struct mc_uuid *uuid)
+{
+	struct mci_blamed *one = blamed(object, uuid);
+
+	if (!one) {
+		one = realloc(object->blamed, (object->blamed_count + 1) * sizeof(*one));
+		if (!one)
+			return 1;
+		object->blamed = one;
+		one += object->blamed_count++;
+		*one = (struct mci_blamed){.uuid = *uuid};
+	}
+	return ++one->bad;
+}
+
 static void blame(struct mci_read *read)
 {
 	struct mci_link *link = read->link;
 	struct mci_object *object = link->object;
-	bool avoided = mci_swarm_bad(object->swarm, link->swarm, read->piece);
+	unsigned int bad = count_bad(object, &link->peer.uuid);
 
+	mci_swarm_bad(object->swarm, link->swarm, read->piece);
+	if (bad >= MCI_P2P_BAD && link->swarm && !mci_swarm_peer_avoided(link->swarm))
+		mci_swarm_peer_leaving(object->swarm, link->swarm);
 	object->bad++;
 	mci_object_note(object, "piece %u from '%s' did not match its hash%s", read->piece, link->peer.name,
-			avoided ? ", again: that member is avoided from now on" : "; it is fetched anew");
+			bad < MCI_P2P_BAD ? "; it is fetched anew"
+					  : ", and it was not the first: that member is avoided from now on");
 	/* What was under way from the same member comes in its wake. */
-	mci_log(avoided || !link->bad ? MCI_LOG_WARNING : MCI_LOG_INFO, "object '%s': %s", object->name,
-		object->note);
-	link->bad++;
+	mci_log(bad <= MCI_P2P_BAD ? MCI_LOG_WARNING : MCI_LOG_INFO, "object '%s': %s", object->name, object->note);
 }
 
 static void checked(struct mci_job *job)
@@ -465,6 +501,7 @@ void mci_fetch_close(struct mci_object *object)
 	mci_loop_timer_clear(loop, &object->dial);
 	mci_loop_timer_clear(loop, &object->refresh);
 	free(object->direct);
+	free(object->blamed);
 	mci_swarm_free(object->swarm);
 	object->swarm = NULL;
 }

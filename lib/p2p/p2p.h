@@ -103,6 +103,12 @@ struct mci_piece_list { /* what is to be said to one peer soon */
 	uint32_t *piece; /* in changes: bit 31 set = ceases */
 };
 
+struct mci_blamed {
+	struct mc_uuid uuid;
+	unsigned int bad;
+};
+#define MCI_P2P_BAD 2u /* then it is avoided */
+
 struct mci_object {
 	TAILQ_ENTRY(mci_object) next;
 	struct mc_p2p *store;
@@ -136,6 +142,8 @@ struct mci_object {
 	uint64_t refresh_ns; /* not before */
 	uint64_t start_ns, end_ns, held, fetched, from_seeds, reused;
 	uint32_t bad;
+	struct mci_blamed *blamed; /* whose pieces did not match: outlives their connections */
+	unsigned int blamed_count;
 	char note[256];
 	uint64_t leave_ns; /* leaving: readers have until then */
 	bool settled;	   /* leaving: nobody holds a slot, nothing is in flight */
@@ -221,6 +229,8 @@ struct mci_read {
 	struct mci_job check;
 };
 
+/* Is it avoided, from an earlier connection? */
+bool mci_fetch_avoids(const struct mci_object *object, const struct mc_uuid *uuid);
 void mci_fetch_kick(struct mci_object *object); /* the swarm may have something to do */
 int mci_fetch_open(struct mci_object *object);
 void mci_fetch_close(struct mci_object *object);
@@ -250,7 +260,6 @@ struct mci_link {
 	LIST_HEAD(, mci_read) reads;
 	unsigned int read_count, in_flight; /* of those, that the swarm waits for */
 	unsigned int errors;		    /* in a row */
-	unsigned int bad;		    /* pieces that did not match */
 	struct mci_piece_list have, changes;
 	struct mci_timer stay;
 	struct mci_payer payer; /* of one that was taken in */
