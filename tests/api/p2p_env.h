@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* For the tests of the P2P store: a metadata server, or none; stores by number; memory with a pattern. */
+/* For the tests of the P2P store: a metadata service, or none; stores by number; memory with a pattern. */
 #ifndef P2P_ENV_H
 #define P2P_ENV_H
 
 #include "api/pair.h"
+#include "metadata_etcd.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -15,8 +16,12 @@
 
 #define MEMBERS_MAX 16
 
+enum service { SERVICE_OURS, SERVICE_ETCD, SERVICE_NONE };
+static const char *const service_name[] = {"our metadata server", "etcd", "no metadata service"};
+
 struct env {
 	const char *transports;
+	enum service service;
 	bool handshake; /* P2PHANDSHAKE: no metadata service */
 	uint32_t lease_ms;
 	mc_metadata_server *server;
@@ -25,6 +30,7 @@ struct env {
 	mc_p2p *store[MEMBERS_MAX];
 	char peers[MEMBERS_MAX * 32];
 	uint32_t slots;
+	struct test_etcd etcd;
 };
 
 static inline uint64_t now_ms(void)
@@ -127,8 +133,15 @@ static inline void env_open(struct env *env)
 	assert_non_null(mkdtemp(env->folder));
 	if (!env->lease_ms)
 		env->lease_ms = 2000;
-	if (!env->handshake)
+	env->handshake = env->service == SERVICE_NONE;
+	if (env->service == SERVICE_OURS)
 		serve_metadata(env);
+	if (env->service != SERVICE_ETCD)
+		return;
+	test_etcd_init(&env->etcd, env->folder, "etcd");
+	assert_true(test_etcd_start(&env->etcd));
+	assert_true(test_etcd_ready(&env->etcd));
+	snprintf(env->uri, sizeof(env->uri), "etcd://127.0.0.1:%u", env->etcd.port);
 }
 
 static inline void env_close(struct env *env)
@@ -143,11 +156,15 @@ static inline void env_close(struct env *env)
 		free(kept[--kept_count]);
 	if (env->server)
 		must(mc_metadata_server_close(env->server));
+	if (env->etcd.pid)
+		test_kill(&env->etcd.pid);
 	snprintf(command, sizeof(command), "rm -r %s", env->folder);
 	assert_int_equal(system(command), 0);
 }
 
 /* ---- objects ---- */
+
+static const uint64_t one_size[] = {1 << 20}; /* 256 pieces of 4 KiB */
 
 struct bytes {
 	struct mc_p2p_range range[64];
@@ -235,5 +252,75 @@ static inline struct mc_p2p_progress progress_of(mc_p2p_task *task)
 }
 
 static inline bool done(mc_p2p_task *task) { return mc_p2p_task_wait(task, 0) != -ETIME; }
+
+/* ---- lists ---- */
+
+struct seen {
+	unsigned int count, seeds, holders, members;
+	char names[256];
+	struct mc_p2p_object last;
+	uint64_t sizes[8];
+};
+
+static inline int see(const struct mc_p2p_object *object, void *arg)
+{
+	struct seen *seen = arg;
+	size_t n = strlen(seen->names);
+	unsigned int i;
+
+	seen->count++;
+	seen->seeds += object->seeds;
+	seen->holders += object->holders;
+	seen->members += object->members;
+	snprintf(seen->names + n, sizeof(seen->names) - n, "%s ", object->name);
+	seen->last = *object;
+	for (i = 0; i < object->size_count && i < 8; i++)
+		seen->sizes[i] = object->size_list[i];
+	return 0;
+}
+
+static inline struct seen list(mc_p2p *store, const char *prefix)
+{
+	struct seen seen = {0};
+
+	must(mc_p2p_list(store, prefix, see, &seen));
+	return seen;
+}
+
+/* ---- progress ---- */
+
+struct told {
+	mc_p2p_task *task;
+	unsigned int calls;
+	bool cancel;
+	struct mc_p2p_progress last;
+};
+
+static inline void tell(const struct mc_p2p_progress *progress, void *arg)
+{
+	struct told *told = arg;
+
+	told->calls++;
+	told->last = *progress;
+	if (told->cancel && progress->bad_pieces >= 2)
+		mc_p2p_task_cancel(__atomic_load_n(&told->task, __ATOMIC_ACQUIRE));
+}
+
+/* ---- frame ---- */
+
+static inline int env_setup(void **state)
+{
+	env_open(*state);
+	return 0;
+}
+
+static inline int env_teardown(void **state)
+{
+	struct env *env = *state, clean = {.transports = env->transports, .service = env->service};
+
+	env_close(env);
+	*env = clean;
+	return 0;
+}
 
 #endif

@@ -8,24 +8,6 @@
 #include "p2p/p2p.h"
 #include "p2p/record.h"
 
-static const uint64_t one_size[] = {1 << 20}; /* 256 pieces of 4 KiB */
-
-static int setup(void **state)
-{
-	static struct env env;
-
-	env = (struct env){.transports = "tcp"};
-	env_open(&env);
-	*state = &env;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	env_close(*state);
-	return 0;
-}
-
 static struct liar {
 	struct bytes good, first, second;
 	struct mc_p2p_register_attr small;
@@ -219,10 +201,11 @@ static void test_a_role_has_one_handler_and_none_answers_with_a_sentence(void **
 	assert_error(mci_engine_dial(other->engine, "nobody", MCI_ROLE_P2P, deadline, &sock, &hello), -ENOENT, "nobody");
 }
 
-#define WITH(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define WITH(name) {#name, name, env_setup, env_teardown, &env}
 
 int main(int argc, char **argv)
 {
+	static struct env env = {.transports = "tcp"};
 	const struct CMUnitTest tests[] = {
 		WITH(test_a_forged_map_deceives_nobody_for_long),
 		WITH(test_a_member_that_serves_other_bytes_is_avoided),
