@@ -26,8 +26,8 @@ static struct mci_read *find_read(struct mci_link *link, uint32_t piece)
 	struct mci_read *read;
 
 	LIST_FOREACH(read, &link->reads, next)
-	if (read->piece == piece && read->state <= MCI_READ_FLYING)
-		return read;
+		if (read->piece == piece && read->state <= MCI_READ_FLYING)
+			return read;
 	return NULL;
 }
 
@@ -123,8 +123,7 @@ static void start_waiting(struct mci_object *object)
 	struct mci_link *link;
 	struct mci_read *read, *next;
 
-	TAILQ_FOREACH(link, &object->links, next)
-	{
+	TAILQ_FOREACH(link, &object->links, next) {
 		if (link->ending || !link->segment)
 			continue;
 		for (read = LIST_FIRST(&link->reads); read; read = next) {
@@ -308,8 +307,7 @@ static void unpark(struct mci_object *object, uint32_t piece)
 
 	if (!object->parked)
 		return;
-	TAILQ_FOREACH(link, &object->links, next)
-	{
+	TAILQ_FOREACH(link, &object->links, next) {
 		for (read = LIST_FIRST(&link->reads); read; read = next) {
 			next = LIST_NEXT(read, next);
 			if (read->state == MCI_READ_PARKED && read->piece == piece) {
@@ -330,7 +328,8 @@ static void check(struct mci_job *job)
 	uint8_t hash[MCI_P2P_HASH];
 
 	mci_piece_hash(read->to, read->length, hash);
-	read->ok = read->link->store->hooks.no_check || !memcmp(hash, manifest->hash[read->piece], MCI_P2P_HASH);
+	read->ok =
+		read->link->store->hooks.no_check || !memcmp(hash, manifest->hash[read->piece], MCI_P2P_HASH);
 }
 
 static struct mci_blamed *blamed(const struct mci_object *object, const struct mc_uuid *uuid)
@@ -379,7 +378,8 @@ static void blame(struct mci_read *read)
 			bad < MCI_P2P_BAD ? "; it is fetched anew"
 					  : ", and it was not the first: that member is avoided from now on");
 	/* What was under way from the same member comes in its wake. */
-	mci_log(bad <= MCI_P2P_BAD ? MCI_LOG_WARNING : MCI_LOG_INFO, "object '%s': %s", object->name, object->note);
+	mci_log(bad <= MCI_P2P_BAD ? MCI_LOG_WARNING : MCI_LOG_INFO, "object '%s': %s", object->name,
+		object->note);
 }
 
 static void checked(struct mci_job *job)
@@ -500,6 +500,7 @@ void mci_fetch_close(struct mci_object *object)
 	mci_loop_timer_clear(loop, &object->say);
 	mci_loop_timer_clear(loop, &object->dial);
 	mci_loop_timer_clear(loop, &object->refresh);
+	mci_loop_timer_clear(loop, &object->guard);
 	free(object->direct);
 	free(object->blamed);
 	mci_swarm_free(object->swarm);
@@ -526,5 +527,5 @@ void mci_fetch_progress(struct mci_object *object, struct mc_p2p_progress *progr
 	progress->elapsed_ns = end - object->start_ns;
 	progress->members = object->member_count;
 	TAILQ_FOREACH(link, &object->links, next)
-	progress->sources += link->in_flight > 0;
+		progress->sources += link->in_flight > 0;
 }

@@ -191,9 +191,9 @@ static struct mci_link *rival(const struct mci_link *link, const struct mci_obje
 	struct mci_link *other;
 
 	TAILQ_FOREACH(other, &object->links, next)
-	if (other != link && !other->ending && other->conn &&
-	    mci_uuid_equal(&other->peer.uuid, &link->peer.uuid))
-		return other;
+		if (other != link && !other->ending && other->conn &&
+		    mci_uuid_equal(&other->peer.uuid, &link->peer.uuid))
+			return other;
 	return NULL;
 }
 

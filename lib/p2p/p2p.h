@@ -136,10 +136,11 @@ struct mci_object {
 	unsigned int jobs;     /* of pools, that know this object */
 	struct mci_task kick;
 	bool kicked;
-	struct mci_timer step, say, dial, refresh;
+	struct mci_timer step, say, dial, refresh, guard;
 	bool refreshing, refresh_again;
 	bool lost;	     /* the metadata service does not answer */
 	uint64_t refresh_ns; /* not before */
+	bool guarding;
 	uint64_t start_ns, end_ns, held, fetched, from_seeds, reused;
 	uint32_t bad;
 	struct mci_blamed *blamed; /* whose pieces did not match: outlives their connections */
@@ -340,14 +341,17 @@ int mci_directory_read(struct mc_p2p *store, const char *name, const uint8_t *ro
 int mci_directory_read_layout(struct mc_p2p *store, const char *name, struct mci_found *found,
 			      uint64_t *version);
 int mci_directory_write(struct mci_object *object, bool force); /* record and hashes */
-int mci_directory_publish(struct mci_object *object);		/* the member key, again when it holds all */
+/* The record again, where it got lost though a member that holds everything lives: the service was restarted.
+ */
+void mci_directory_restore(struct mci_object *object);
+int mci_directory_publish(struct mci_object *object); /* the member key, again when it holds all */
 void mci_directory_leave(
 	struct mci_object *object); /* withdraw; the last one takes record and hashes along */
 int mci_directory_members(struct mc_p2p *store, const char *root, /* "" = of all objects */
 			  int (*fn)(const struct mci_seen *seen, void *arg), void *arg);
 int mci_ask_read(struct mc_p2p *store, const char *name, const uint8_t *root, struct mci_found *found);
 
-/* ---- task.c: fetches ---- */
+/* ---- task.c: a fetch's thread; get.c: its handle ---- */
 
 struct mc_p2p_task {
 	LIST_ENTRY(mc_p2p_task) next;
@@ -373,6 +377,8 @@ struct mc_p2p_task {
 	struct mc_p2p_progress progress; /* the last one */
 };
 
+int mci_task_start(struct mc_p2p_task *task);
+void mci_task_look(struct mc_p2p_task *task);	  /* task->progress becomes that of now */
 void mci_task_complete(struct mc_p2p_task *task); /* loop: every piece is verified */
 void mci_task_poke(struct mc_p2p_task *task);	  /* loop: something happened */
 void mci_task_end_all(struct mc_p2p *store);

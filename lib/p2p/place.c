@@ -251,8 +251,7 @@ static int take_region(struct mc_p2p *store, char *addr, uint64_t length, const 
 	struct mci_store_region *region;
 	int ret;
 
-	LIST_FOREACH(region, &store->regions, next)
-	{
+	LIST_FOREACH(region, &store->regions, next) {
 		if (addr >= region->addr && length <= region->length &&
 		    (uint64_t)(addr - region->addr) <= region->length - length) {
 			region->users++;
@@ -297,9 +296,10 @@ int mci_place_register(struct mci_place *place, const char *location)
 {
 	struct mc_p2p *store = place->store;
 	uint32_t i, end;
-	int ret = 0;
+	int ret = 0, published;
 
 	pthread_mutex_lock(&store->regions_lock);
+	mci_engine_hold(store->engine, true);
 	for (i = 0; i < place->count && !ret; i = end) {
 		char *addr = place->range[i].addr;
 		uint64_t length = place->range[i].length;
@@ -318,8 +318,9 @@ int mci_place_register(struct mci_place *place, const char *location)
 				(uint64_t)((char *)place->range[place->added].addr - region->addr);
 		}
 	}
+	published = mci_engine_hold(store->engine, false);
 	pthread_mutex_unlock(&store->regions_lock);
-	return ret;
+	return ret ? ret : published;
 }
 
 int mci_place_finish(struct mci_place *place)
@@ -342,9 +343,15 @@ void mci_place_close(struct mci_place *place)
 {
 	uint32_t i;
 
+	if (place->added)
+		mci_engine_hold(place->store->engine, true);
 	for (i = 0; i < place->added; i++)
 		if (place->region[i])
 			put_region(place->store, place->region[i]);
+	/* The memory is fenced whatever the metadata service says. */
+	if (place->added && mci_engine_hold(place->store->engine, false))
+		mci_warn("the regions of an object are gone, but the descriptor could not be updated: %s",
+			 mc_errmsg());
 	if (place->map)
 		munmap(place->map, place->map_length);
 	if (place->old)

@@ -138,6 +138,27 @@ static void test_without_the_metadata_service_a_fetch_goes_on(void **state)
 	close_store(env, 0);
 }
 
+/* A server that keeps nothing over its restart: who lives publishes again, the objects too. */
+static void test_a_restarted_metadata_service_knows_the_objects_again(void **state)
+{
+	struct env *env = *state;
+	struct bytes from, to;
+
+	if (env->handshake)
+		return;
+	bytes_alloc(&from, one_size, 1);
+	bytes_alloc(&to, one_size, 1);
+	bytes_fill(&from, 1);
+	open_store(env, 0);
+	must(mc_p2p_register(env->store[0], "kept", &from.place, NULL, NULL));
+	must(mc_metadata_server_close(env->server));
+	serve_metadata(env);
+	open_store(env, 1);
+	until(list(env->store[1], "kept").seeds == 1);
+	until(!mc_p2p_get(env->store[1], "kept", &to.place, NULL));
+	bytes_alike(&from, &to);
+}
+
 /*
  * A member in a process of its own, to be stopped or killed: "seed URI PIECES_TO_SPOIL BYTES" registers, "holder" fetches
  * first. It says when it serves.
@@ -349,6 +370,7 @@ static int run_all(const char *transports, enum service service, const char *onl
 		WITH(test_a_liar_is_avoided_and_a_new_seed_ends_the_wait),
 		WITH(test_a_fetch_can_be_cancelled_and_has_its_time),
 		WITH(test_without_the_metadata_service_a_fetch_goes_on),
+		WITH(test_a_restarted_metadata_service_knows_the_objects_again),
 		WITH(test_a_killed_seed_is_survived),
 		WITH(test_a_stopped_source_is_replaced),
 		WITH(test_many_come_and_go_and_nothing_is_lost),
