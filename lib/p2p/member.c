@@ -13,9 +13,10 @@
 
 #include "core/uuid.h"
 
-#define LINKS_WANTED 40u /* of one object; beyond this others dial us */
-#define DIALS_MAX 8u	 /* at one time */
-#define AGAIN_MS 200u	 /* after a failure, doubled each time */
+#define LINKS_WANTED 40u   /* of one object; beyond this others dial us */
+#define MEMBERS_MAX 65535u /* of one object; more are not looked at */
+#define DIALS_MAX 8u	   /* at one time */
+#define AGAIN_MS 200u	   /* after a failure, doubled each time */
 #define AGAIN_MAX_MS 5000u
 #define REFRESH_MS 100u /* at least between two looks, and per member: */
 #define REFRESH_PER_MEMBER_MS 2u
@@ -36,7 +37,7 @@ struct mci_member *mci_member_add(struct mci_object *object, const char *segment
 {
 	struct mci_member *member = mci_member_of(object, segment);
 
-	if (member || !*segment || strlen(segment) > MCI_NAME_MAX)
+	if (member || !*segment || strlen(segment) > MCI_NAME_MAX || object->member_count == MEMBERS_MAX)
 		return member;
 	member = calloc(1, sizeof(*member));
 	if (!member)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * A fetch's own thread, for what blocks: record, place, hashing what is there, member key; then it waits for the
- * loop, tells of the progress, and ends it. Lock: task->lock, a leaf.
+ * A fetch's own thread, for what blocks: record, place, hashing what is there, member key; then it waits for
+ * the loop, tells of the progress, and ends it. Lock: task->lock, a leaf.
  */
 #include "p2p/p2p.h"
 
@@ -41,7 +41,7 @@ static int fill(void *arg)
 
 void mci_task_look(struct mc_p2p_task *task) { mci_store_call(task->store, fill, task); }
 
-static void tell(struct mc_p2p_task *task)
+static struct mc_p2p_progress tell(struct mc_p2p_task *task)
 {
 	struct mc_p2p_progress progress;
 
@@ -54,6 +54,7 @@ static void tell(struct mc_p2p_task *task)
 	task->missing_told = progress.missing && progress.elapsed_ns > MISSING_NS;
 	if (task->attr.progress)
 		task->attr.progress(&progress, task->attr.progress_arg);
+	return progress;
 }
 
 void mci_task_poke(struct mc_p2p_task *task)
@@ -80,9 +81,9 @@ static int cancelled(const struct mc_p2p_task *task)
 		       : 0;
 }
 
-static int late(struct mc_p2p_task *task, const char *limit, uint32_t ms)
+static int late(const struct mc_p2p_task *task, const struct mc_p2p_progress *now, const char *limit,
+		uint32_t ms)
 {
-	const struct mc_p2p_progress *now = &task->progress;
 	bool missing = now->missing;
 
 	return mci_fail(-ETIMEDOUT,
@@ -192,21 +193,22 @@ static int follow(struct mc_p2p_task *task)
 	int ret;
 
 	while (!complete(task)) {
+		struct mc_p2p_progress progress;
 		uint64_t now, came, until;
 
 		ret = cancelled(task);
 		if (ret)
 			return ret;
-		tell(task);
+		progress = tell(task);
 		now = mci_now_ns();
-		came = task->progress.held + task->progress.fetched;
+		came = progress.held + progress.fetched;
 		if (came != before)
 			moved = now;
 		before = came;
 		if (now >= deadline)
-			return late(task, "it is not whole after", task->attr.timeout_ms);
+			return late(task, &progress, "it is not whole after", task->attr.timeout_ms);
 		if (task->attr.stall_ms && now - moved >= task->attr.stall_ms * MCI_NS_PER_MS)
-			return late(task, "nothing came for", task->attr.stall_ms);
+			return late(task, &progress, "nothing came for", task->attr.stall_ms);
 		until = now + pause * MCI_NS_PER_MS;
 		doze(task, until < deadline ? until : deadline);
 	}

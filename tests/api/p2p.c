@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * The P2P store through its public interface, over TCP and over shared memory, with our metadata server, with etcd and
- * without any: what is registered arrives, bit for bit; what does not fit is said; what there is is told.
+ * The P2P store through its public interface, over TCP and over shared memory, with our metadata server, with
+ * etcd and without any: what is registered arrives, bit for bit; what does not fit is said; what there is is
+ * told.
  */
 #include "api/p2p_env.h"
 
@@ -432,7 +433,7 @@ static void test_list_and_watch_tell_what_there_is(void **state)
 	}
 	must(mc_p2p_watch(env->store[2], "list/", on_change, &changes));
 	until(__atomic_load_n(&changes, __ATOMIC_SEQ_CST));
-	before = changes;
+	before = __atomic_load_n(&changes, __ATOMIC_SEQ_CST);
 	must(mc_p2p_register(env->store[1], "list/b", &same.place, NULL, NULL));
 	until(__atomic_load_n(&changes, __ATOMIC_SEQ_CST) > before);
 	must(mc_p2p_get(env->store[2], "list/b", &to.place, NULL));
@@ -448,7 +449,10 @@ static void test_list_and_watch_tell_what_there_is(void **state)
 	must(mc_p2p_watch(env->store[2], NULL, NULL, NULL));
 }
 
-#define WITH(name) {#name, name, env_setup, env_teardown, &env}
+#define WITH(name)                                         \
+	{                                                  \
+#name, name, env_setup, env_teardown, &env \
+	}
 
 static int run_all(const char *transports, enum service service, const char *only)
 {

@@ -49,14 +49,14 @@ static inline void nap(void)
 }
 
 /* Wait for a state; what never comes fails the test. */
-#define until(condition)                                                              \
-	do {                                                                          \
-		uint64_t until_end_ = now_ms() + 60000;                               \
-		while (!(condition)) {                                                \
-			if (now_ms() > until_end_)                                    \
-				fail_msg("this never came true: %s", #condition);     \
-			nap();                                                        \
-		}                                                                     \
+#define until(condition)                                                          \
+	do {                                                                      \
+		uint64_t until_end_ = now_ms() + 60000;                           \
+		while (!(condition)) {                                            \
+			if (now_ms() > until_end_)                                \
+				fail_msg("this never came true: %s", #condition); \
+			nap();                                                    \
+		}                                                                 \
 	} while (0)
 
 static inline void assert_sentence(const char *word)
@@ -65,13 +65,13 @@ static inline void assert_sentence(const char *word)
 		fail_msg("\"%s\" should name '%s'", mc_errmsg(), word);
 }
 
-#define assert_error(expression, error, word)                                                       \
-	do {                                                                                        \
-		int error_ret_ = (expression);                                                      \
-		if (error_ret_ != (error))                                                          \
+#define assert_error(expression, error, word)                                                        \
+	do {                                                                                         \
+		int error_ret_ = (expression);                                                       \
+		if (error_ret_ != (error))                                                           \
 			fail_msg("%s: %d instead of %d (%s)", #expression, error_ret_, (int)(error), \
-				 mc_errmsg());                                                      \
-		assert_sentence(word);                                                              \
+				 mc_errmsg());                                                       \
+		assert_sentence(word);                                                               \
 	} while (0)
 
 static inline int open_as(struct env *env, const char *name, const char *key_file, mc_p2p **store)
@@ -102,7 +102,8 @@ static inline mc_p2p *open_store(struct env *env, unsigned int i)
 	if (env->handshake) {
 		size_t n = strlen(env->peers);
 
-		snprintf(env->peers + n, sizeof(env->peers) - n, "%s%s", n ? "," : "", mc_p2p_name(env->store[i]));
+		snprintf(env->peers + n, sizeof(env->peers) - n, "%s%s", n ? "," : "",
+			 mc_p2p_name(env->store[i]));
 	}
 	return env->store[i];
 }

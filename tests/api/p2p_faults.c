@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * The P2P store in misfortune: liars, sources that stand still or are killed, a metadata service that goes away, fetches
- * that wait and are cancelled, and many members that come and go at once.
- * P2P_ROUNDS=1000 makes that last test as long as that.
+ * The P2P store in misfortune: liars, sources that stand still or are killed, a metadata service that goes
+ * away, fetches that wait and are cancelled, and many members that come and go at once. P2P_ROUNDS=1000 makes
+ * that last test as long as that.
  */
 #include "api/p2p_env.h"
 
@@ -94,7 +94,8 @@ static void test_a_fetch_can_be_cancelled_and_has_its_time(void **state)
 	assert_sentence("waiting for a new seed");
 	attr.timeout_ms = 0;
 	attr.stall_ms = 700;
-	assert_error(mc_p2p_get(env->store[1], "endless", &to.place, &attr), -ETIMEDOUT, "nothing came for 700 ms");
+	assert_error(mc_p2p_get(env->store[1], "endless", &to.place, &attr), -ETIMEDOUT,
+		     "nothing came for 700 ms");
 
 	/* Closing the store ends what runs; the handle stays to be freed. */
 	must(mc_p2p_get_start(env->store[1], "endless", &to.place, NULL, &task));
@@ -160,8 +161,8 @@ static void test_a_restarted_metadata_service_knows_the_objects_again(void **sta
 }
 
 /*
- * A member in a process of its own, to be stopped or killed: "seed URI PIECES_TO_SPOIL BYTES" registers, "holder" fetches
- * first. It says when it serves.
+ * A member in a process of its own, to be stopped or killed: "seed URI PIECES_TO_SPOIL BYTES" registers,
+ * "holder" fetches first. It says when it serves.
  */
 static int member_main(char **argv)
 {
@@ -250,7 +251,8 @@ static void test_a_killed_seed_is_survived(void **state)
 	close_store(env, 0);
 }
 
-/* A source that stands still holds up nothing: its pieces are asked of another, beside the place that it may still write. */
+/* A source that stands still holds up nothing: its pieces are asked of another, beside the place that it may
+ * still write. */
 static void test_a_stopped_source_is_replaced(void **state)
 {
 	const uint64_t size[] = {32 << 20};
@@ -312,11 +314,12 @@ static void *come_and_go(void *arg)
 		ret = seed ? mc_p2p_register(store, "crowd", &mine.place, &small, NULL)
 			   : mc_p2p_get(store, "crowd", &mine.place, NULL);
 		if (ret)
-			snprintf(one->failure, sizeof(one->failure), "%s: %d %.200s", seed ? "register" : "get", ret,
-				 mc_errmsg());
+			snprintf(one->failure, sizeof(one->failure), "%s: %d %.200s",
+				 seed ? "register" : "get", ret, mc_errmsg());
 		else if (memcmp(mine.range[0].addr, one->good->range[0].addr, one_size[0]))
 			snprintf(one->failure, sizeof(one->failure), "other bytes came");
-		else if ((ret = seed ? mc_p2p_unregister(store, "crowd") : mc_p2p_delete_replica(store, "crowd")))
+		else if ((ret = seed ? mc_p2p_unregister(store, "crowd")
+				     : mc_p2p_delete_replica(store, "crowd")))
 			snprintf(one->failure, sizeof(one->failure), "end: %d %.200s", ret, mc_errmsg());
 		bytes_free(&mine);
 	}
@@ -341,7 +344,9 @@ static void test_many_come_and_go_and_nothing_is_lost(void **state)
 		open_store(env, i);
 	must(mc_p2p_register(env->store[0], "crowd", &good.place, &small, NULL));
 	for (i = 1; i < CROWD; i++) {
-		one[i] = (struct one){.env = env, .number = i, .rounds = rounds ? (unsigned int)atoi(rounds) : 3,
+		one[i] = (struct one){.env = env,
+				      .number = i,
+				      .rounds = rounds ? (unsigned int)atoi(rounds) : 3,
 				      .good = &good};
 		assert_int_equal(pthread_create(&one[i].thread, NULL, come_and_go, &one[i]), 0);
 	}
@@ -361,7 +366,10 @@ static void test_many_come_and_go_and_nothing_is_lost(void **state)
 		close_store(env, i);
 }
 
-#define WITH(name) {#name, name, env_setup, env_teardown, &env}
+#define WITH(name)                                         \
+	{                                                  \
+#name, name, env_setup, env_teardown, &env \
+	}
 
 static int run_all(const char *transports, enum service service, const char *only)
 {

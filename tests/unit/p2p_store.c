@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Members that break the rules, by hooks inside of the store: one that forges its map, one that serves other bytes than
- * it verified; and the check that this is held off by, switched off. And the engine's seam that the store stands on.
+ * Members that break the rules, by hooks inside of the store: one that forges its map, one that serves other
+ * bytes than it verified; and the check that this is held off by, switched off. And the engine's seam that
+ * the store stands on.
  */
 #include "api/p2p_env.h"
 
@@ -30,7 +31,8 @@ static void open_liar(struct env *env)
 static void assert_is_named(mc_p2p_task *task, const char *member)
 {
 	until(progress_of(task).bad_pieces >= 2);
-	until(strstr(progress_of(task).note, "waiting for a new seed") || strstr(progress_of(task).note, member));
+	until(strstr(progress_of(task).note, "waiting for a new seed") ||
+	      strstr(progress_of(task).note, member));
 }
 
 /* It claims to hold every piece, and holds none: what it would give is not taken. */
@@ -194,14 +196,19 @@ static void test_a_role_has_one_handler_and_none_answers_with_a_sentence(void **
 	assert_memory_equal(&hello.peer.uuid, &store->uuid, sizeof(store->uuid));
 	mci_sock_close(&sock);
 	must(mci_engine_role(store->engine, MCI_ROLE_P2P, NULL, NULL));
-	assert_error(mci_engine_dial(other->engine, "member-0", MCI_ROLE_P2P, deadline, &sock, &hello), -EPROTO,
-		     "nobody here serves");
+	assert_error(mci_engine_dial(other->engine, "member-0", MCI_ROLE_P2P, deadline, &sock, &hello),
+		     -EPROTO, "nobody here serves");
 	must(mci_engine_role(store->engine, MCI_ROLE_P2P, ignore, NULL));
-	assert_error(mci_engine_dial(other->engine, "member-0", MCI_ROLE_P2P, deadline, &sock, &hello), -EBUSY, "not now");
-	assert_error(mci_engine_dial(other->engine, "nobody", MCI_ROLE_P2P, deadline, &sock, &hello), -ENOENT, "nobody");
+	assert_error(mci_engine_dial(other->engine, "member-0", MCI_ROLE_P2P, deadline, &sock, &hello),
+		     -EBUSY, "not now");
+	assert_error(mci_engine_dial(other->engine, "nobody", MCI_ROLE_P2P, deadline, &sock, &hello), -ENOENT,
+		     "nobody");
 }
 
-#define WITH(name) {#name, name, env_setup, env_teardown, &env}
+#define WITH(name)                                         \
+	{                                                  \
+#name, name, env_setup, env_teardown, &env \
+	}
 
 int main(int argc, char **argv)
 {
