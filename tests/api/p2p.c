@@ -267,6 +267,29 @@ static void test_a_wrong_key_is_refused(void **state)
 	bytes_alike(&from, &to);
 }
 
+/* Without anybody who vouches for a peer, the root does. */
+static void test_who_trusts_nobody_needs_the_root(void **state)
+{
+	struct env *env = *state;
+	char root[MC_P2P_ROOT_TEXT], name[128];
+	struct bytes from, to;
+
+	if (!env->handshake)
+		return;
+	env->flags = MC_ENGINE_INSECURE;
+	bytes_alloc(&from, one_size, 1);
+	bytes_alloc(&to, one_size, 1);
+	bytes_fill(&from, 1);
+	must(open_as(env, "127.0.0.1", NULL, &env->store[0]));
+	snprintf(env->peers, sizeof(env->peers), "%s", mc_p2p_name(env->store[0]));
+	must(open_as(env, "127.0.0.1", NULL, &env->store[1]));
+	must(mc_p2p_register(env->store[0], "open", &from.place, NULL, root));
+	assert_error(mc_p2p_get(env->store[1], "open", &to.place, NULL), -EPERM, "name@root");
+	snprintf(name, sizeof(name), "open@%s", root);
+	must(mc_p2p_get(env->store[1], name, &to.place, NULL));
+	bytes_alike(&from, &to);
+}
+
 /* ---- what is there already ---- */
 
 static void test_what_is_in_the_place_is_not_fetched_again(void **state)
@@ -468,6 +491,7 @@ static int run_all(const char *transports, enum service service, const char *onl
 		WITH(test_a_store_has_a_name_and_a_content_once),
 		WITH(test_a_name_of_a_living_member_is_taken_by_force_only),
 		WITH(test_a_wrong_key_is_refused),
+		WITH(test_who_trusts_nobody_needs_the_root),
 		WITH(test_what_is_in_the_place_is_not_fetched_again),
 		WITH(test_files_are_sources_and_sinks_and_are_completed),
 		WITH(test_progress_is_told_to_the_end),

@@ -29,7 +29,7 @@ struct env {
 	char uri[64], folder[64];
 	mc_p2p *store[MEMBERS_MAX];
 	char peers[MEMBERS_MAX * 32];
-	uint32_t slots;
+	uint32_t slots, flags; /* of engines */
 	struct test_etcd etcd;
 };
 
@@ -85,6 +85,7 @@ static inline int open_as(struct env *env, const char *name, const char *key_fil
 	engine.lease_ms = env->lease_ms;
 	engine.key_file = key_file;
 	engine.io_threads = 1;
+	engine.flags = env->flags;
 	attr.engine = &engine;
 	attr.hash_threads = 2;
 	attr.slots = env->slots;
