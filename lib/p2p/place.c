@@ -99,7 +99,7 @@ static int open_source_file(struct mci_place *place, const char *path)
 	place->path = strdup(path);
 	if (!place->path)
 		return no_memory(1);
-	place->fd = open(path, O_RDONLY | O_CLOEXEC);
+	place->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would block */
 	if (place->fd < 0 || fstat(place->fd, &st))
 		return mci_fail(-errno, "cannot open '%s': %s", path, strerror(errno));
 	if (!S_ISREG(st.st_mode) || !st.st_size)
@@ -124,11 +124,21 @@ int mci_place_source(struct mc_p2p *store, const struct mc_p2p_place *given, str
 	return ret;
 }
 
+/* The file takes the place of what is there: that may be a file only, no device, pipe or directory. */
+static int check_target(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) || S_ISREG(st.st_mode))
+		return 0;
+	return mci_fail(-EINVAL, "'%s' is there and is no regular file; fetch to another path", path);
+}
+
 /* What lies under the name already may hold pieces: it is looked through, and stays until the new file is
  * whole. */
 static void look_at_old(struct mci_place *place)
 {
-	int fd = open(place->path, O_RDONLY | O_CLOEXEC);
+	int fd = open(place->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	struct stat st;
 
 	if (fd < 0)
@@ -170,6 +180,9 @@ static int open_sink_file(struct mci_place *place, const char *path, uint64_t by
 		place->part = NULL;
 		return no_memory(1);
 	}
+	ret = check_target(path);
+	if (ret)
+		return ret;
 	place->map_length = bytes;
 	place->fd = open(place->part, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
 	if (place->fd < 0 || fstat(place->fd, &st))
@@ -327,6 +340,8 @@ int mci_place_finish(struct mci_place *place)
 {
 	if (!place->part)
 		return 0;
+	if (check_target(place->path))
+		return -EINVAL;
 	if (rename(place->part, place->path))
 		return mci_fail(-errno, "every byte is in '%s', but it cannot be renamed to '%s': %s",
 				place->part, place->path, strerror(errno));

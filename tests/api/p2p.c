@@ -394,6 +394,32 @@ static void test_files_are_sources_and_sinks_and_are_completed(void **state)
 	assert_file_is(to_path, from.range[0].addr, n);
 }
 
+static void test_only_a_file_is_replaced_by_a_file(void **state)
+{
+	struct env *env = *state;
+	struct mc_p2p_place place = MC_P2P_PLACE_INIT;
+	char pipe_path[96], part_path[104];
+	struct bytes from;
+	struct stat st;
+
+	bytes_alloc(&from, one_size, 1);
+	bytes_fill(&from, 1);
+	snprintf(pipe_path, sizeof(pipe_path), "%s/pipe", env->folder);
+	snprintf(part_path, sizeof(part_path), "%s.part", pipe_path);
+	assert_int_equal(mkfifo(pipe_path, 0600), 0);
+	open_store(env, 0);
+	open_store(env, 1);
+	must(mc_p2p_register(env->store[0], "file", &from.place, NULL, NULL));
+	place.path = pipe_path;
+	assert_error(mc_p2p_get(env->store[1], "file", &place, NULL), -EINVAL, "no regular file");
+	assert_int_equal(stat(pipe_path, &st), 0);
+	assert_true(S_ISFIFO(st.st_mode));
+	assert_int_not_equal(access(part_path, F_OK), 0);
+	assert_error(mc_p2p_register(env->store[1], "other", &place, NULL, NULL), -EINVAL, "regular file");
+	place.path = env->folder;
+	assert_error(mc_p2p_get(env->store[1], "file", &place, NULL), -EINVAL, "no regular file");
+}
+
 /* ---- progress, list, watch ---- */
 
 static void test_progress_is_told_to_the_end(void **state)
@@ -494,6 +520,7 @@ static int run_all(const char *transports, enum service service, const char *onl
 		WITH(test_who_trusts_nobody_needs_the_root),
 		WITH(test_what_is_in_the_place_is_not_fetched_again),
 		WITH(test_files_are_sources_and_sinks_and_are_completed),
+		WITH(test_only_a_file_is_replaced_by_a_file),
 		WITH(test_progress_is_told_to_the_end),
 		WITH(test_list_and_watch_tell_what_there_is),
 	};
