@@ -246,6 +246,8 @@ void mci_swarm_peer_remove(struct mci_swarm *swarm, struct mci_swarm_peer *peer)
 		if (swarm->dirty_last == peer)
 			swarm->dirty_last = before;
 	}
+	if (swarm->yielder == peer)
+		swarm->yielder = NULL;
 	if (swarm->tell == peer)
 		swarm->tell = peer->next;
 	*(peer->previous ? &peer->previous->next : &swarm->first) = peer->next;
@@ -304,6 +306,7 @@ void mci_swarm_peer_granted(struct mci_swarm *swarm, struct mci_swarm_peer *peer
 	if (slots) {
 		peer->slots += slots;
 		swarm->slots += slots;
+		swarm->all_dirty = true; /* enough may be enough */
 	} else if (peer->recalled < peer->slots) {
 		peer->recalled++;
 	}

@@ -74,6 +74,7 @@ struct mci_swarm {
 	uint64_t usual_ns;
 	/* Slots that we give. */
 	uint32_t given, asked_back, interested;
+	struct mci_swarm_peer *yielder; /* was asked for a slot last */
 	uint64_t turn_ns; /* when to look again for a turn that is over */
 	bool draining, slots_dirty;
 	/* The announcement that is being told to one peer after the other. */

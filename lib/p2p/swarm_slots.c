@@ -29,6 +29,12 @@ static uint32_t share(const struct mci_swarm *swarm, uint32_t slots)
 	return each ? each : 1;
 }
 
+/* Who was asked for a slot last stands behind the others, or it would get the same one again. */
+static uint32_t rank(const struct mci_swarm *swarm, const struct mci_swarm_peer *peer)
+{
+	return peer->given + (peer == swarm->yielder);
+}
+
 /*
  * Who is served next: of those with fewest slots the one with fewer pieces of two at random. At random, so that not all
  * sources serve the same one; of two, so that who fell behind catches up.
@@ -36,13 +42,14 @@ static uint32_t share(const struct mci_swarm *swarm, uint32_t slots)
 static struct mci_swarm_peer *hungriest(struct mci_swarm *swarm)
 {
 	struct mci_swarm_peer *two[2] = {NULL, NULL};
-	uint32_t equal = 0, place;
+	uint32_t equal = 0, place, least = UINT32_MAX;
 
 	for (struct mci_swarm_peer *peer = swarm->first; peer; peer = peer->next) {
-		if (!peer->interested || (equal && peer->given > two[0]->given))
+		if (!peer->interested || rank(swarm, peer) > least)
 			continue;
-		if (equal && peer->given < two[0]->given)
+		if (rank(swarm, peer) < least)
 			equal = 0;
+		least = rank(swarm, peer);
 		place = equal < 2 ? equal : swarm_below(swarm, equal + 1);
 		if (place < 2)
 			two[place] = peer;
@@ -95,6 +102,7 @@ static bool recall(struct mci_swarm *swarm, uint64_t now_ns, uint32_t each, stru
 	rich->asked_back++;
 	swarm->asked_back++;
 	rich->since_ns = now_ns;
+	swarm->yielder = rich;
 	*step = (struct mci_swarm_step){.action = MCI_SWARM_GRANT, .peer = rich};
 	return true;
 }
@@ -121,6 +129,7 @@ bool swarm_slots_step(struct mci_swarm *swarm, uint64_t now_ns, struct mci_swarm
 	peer->given += count;
 	swarm->given += count;
 	peer->since_ns = now_ns;
+	swarm->yielder = NULL;
 	*step = (struct mci_swarm_step){.action = MCI_SWARM_GRANT, .peer = peer, .slots = count};
 	return true;
 }

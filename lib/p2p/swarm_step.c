@@ -92,15 +92,17 @@ static bool fetch(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint64_t
 static bool look_at(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint64_t now_ns, struct mci_swarm_step *step)
 {
 	bool usable = swarm_counts(peer) && !peer->rest_until_ns, wants;
-	uint32_t unused = peer->slots - peer->used, back = unused < peer->recalled ? unused : peer->recalled;
+	uint32_t unused = peer->slots - peer->used, back = peer->recalled;
 
+	if (swarm->slots > limit(swarm) + back)
+		back = swarm->slots - limit(swarm);
+	if (back > unused)
+		back = unused;
 	if (usable && unused > back && fetch(swarm, peer, now_ns, step))
 		return true;
 	wants = usable && swarm_wants(swarm, peer);
 	if (!wants)
 		back = unused;
-	else if (swarm->slots > limit(swarm) + back)
-		back = swarm->slots - limit(swarm) < unused ? swarm->slots - limit(swarm) : unused;
 	/* Interest ends before slots go back, or they would come again at once. */
 	wants &= swarm->slots < limit(swarm);
 	if (wants != peer->told_interest) {
