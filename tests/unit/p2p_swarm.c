@@ -272,6 +272,31 @@ static void test_no_more_pieces_are_in_flight_than_the_window(void **state)
 	mci_swarm_free(swarm);
 }
 
+static void test_a_late_read_does_not_widen_the_window(void **state)
+{
+	struct mci_swarm_attr attr = {.pieces = 9, .slots = 8, .window = 1};
+	struct mci_swarm *swarm;
+	struct mci_swarm_peer *stuck, *other;
+
+	(void)state;
+	assert_int_equal(mci_swarm_new(&attr, &swarm), 0);
+	stuck = peer_new(swarm, false, 1);
+	other = peer_new(swarm, false, 2);
+	mci_swarm_peer_has(swarm, stuck, 1);
+	mci_swarm_peer_granted(swarm, stuck, 1);
+	run(swarm, 1);
+	assert_int_equal(only(MCI_SWARM_FETCH, stuck)->piece, 1);
+	mci_swarm_peer_has(swarm, other, 2);
+	run(swarm, 6000 * MS); /* late now; the other one does not have it */
+	mci_swarm_peer_granted(swarm, other, 1);
+	run(swarm, 6000 * MS);
+	assert_int_equal(times(MCI_SWARM_FETCH, NULL), 0);
+	mci_swarm_peer_has(swarm, other, 1);
+	run(swarm, 6000 * MS);
+	assert_int_equal(only(MCI_SWARM_FETCH, other)->piece, 1);
+	mci_swarm_free(swarm);
+}
+
 static void test_more_slots_than_a_fair_share_go_back(void **state)
 {
 	struct mci_swarm *swarm = swarm_new(100, false, 1);
@@ -559,6 +584,7 @@ int main(void)
 		cmocka_unit_test(test_a_piece_that_came_is_not_announced_as_ceased_unless_it_is_bad),
 		cmocka_unit_test(test_what_a_lost_member_was_fetching_is_asked_of_the_seed_again),
 		cmocka_unit_test(test_no_more_pieces_are_in_flight_than_the_window),
+		cmocka_unit_test(test_a_late_read_does_not_widen_the_window),
 		cmocka_unit_test(test_more_slots_than_a_fair_share_go_back),
 		cmocka_unit_test(test_a_piece_that_comes_twice_is_new_once),
 		cmocka_unit_test(test_a_stuck_source_is_replaced_in_the_midst),
