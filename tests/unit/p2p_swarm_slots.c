@@ -88,6 +88,28 @@ static void test_a_slot_is_asked_back_for_one_who_waits(void **state)
 	mci_swarm_free(swarm);
 }
 
+static void test_no_more_slots_are_asked_back_than_are_waited_for(void **state)
+{
+	struct mci_swarm_attr attr = {.pieces = 1, .slots = 4, .window = 1, .seed = true};
+	struct mci_swarm *swarm;
+	struct mci_swarm_peer *rich[2], *poor;
+
+	(void)state;
+	assert_int_equal(mci_swarm_new(&attr, &swarm), 0);
+	for (uint8_t i = 0; i < 2; i++) {
+		rich[i] = peer_new(swarm, false, i);
+		mci_swarm_peer_interested(swarm, rich[i], true);
+	}
+	run(swarm, 1);
+	assert_int_equal(mci_swarm_given(swarm), 4);
+	poor = peer_new(swarm, false, 2);
+	mci_swarm_peer_interested(swarm, poor, true);
+	run(swarm, 2); /* at once, as both have two more than it has; but from one */
+	assert_int_equal(only(MCI_SWARM_GRANT, NULL)->slots, 0);
+	assert_ptr_not_equal(only(MCI_SWARM_GRANT, NULL)->peer, poor);
+	mci_swarm_free(swarm);
+}
+
 static void test_who_gives_back_more_than_it_has_breaks_the_protocol(void **state)
 {
 	struct mci_swarm *swarm = swarm_new(4, true, 1);
@@ -146,6 +168,7 @@ int main(void)
 		cmocka_unit_test(test_few_receivers_get_several_slots_but_one_alone_not_all),
 		cmocka_unit_test(test_half_the_slots_until_everything_is_held),
 		cmocka_unit_test(test_a_slot_is_asked_back_for_one_who_waits),
+		cmocka_unit_test(test_no_more_slots_are_asked_back_than_are_waited_for),
 		cmocka_unit_test(test_who_gives_back_more_than_it_has_breaks_the_protocol),
 		cmocka_unit_test(test_the_slots_of_a_lost_member_go_to_the_next),
 		cmocka_unit_test(test_who_drains_gives_no_slot),
