@@ -274,8 +274,6 @@ void mci_swarm_peer_has(struct mci_swarm *swarm, struct mci_swarm_peer *peer, ui
 {
 	if (!swarm_counts(peer) || swarm_bit(peer->has, piece))
 		return;
-	if (swarm_bit(peer->fetching, piece))
-		fetch_change(swarm, peer, piece, false);
 	hold_change(swarm, peer, piece, true);
 	swarm_piece_changed(swarm, piece);
 	swarm_set(peer->has, piece);

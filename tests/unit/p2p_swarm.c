@@ -150,9 +150,11 @@ static void test_an_idle_member_asks_a_seed_for_anything(void **state)
 	(void)state;
 	has(swarm, seed, 0, 3);
 	has(swarm, peer, 0, 3);
+	peer_new(swarm, false, 3);
 	mci_swarm_peer_granted(swarm, seed, 3);
 	run(swarm, 1);
 	assert_int_equal(times(MCI_SWARM_FETCH, seed), 1); /* after one it is not idle */
+	assert_int_equal(times(MCI_SWARM_ANNOUNCE, NULL), 0); /* others need not keep away from it */
 	assert_int_equal(only(MCI_SWARM_RETURN, seed)->slots, 2);
 	mci_swarm_free(swarm);
 }

@@ -110,6 +110,28 @@ static void test_no_more_slots_are_asked_back_than_are_waited_for(void **state)
 	mci_swarm_free(swarm);
 }
 
+static void test_of_equals_the_one_that_fell_behind_is_served(void **state)
+{
+	(void)state;
+	for (uint64_t random = 0; random < 16; random++) {
+		struct mci_swarm_attr attr = {
+			.pieces = 4, .slots = 1, .window = 1, .seed = true, .random = random};
+		struct mci_swarm *swarm;
+		struct mci_swarm_peer *peers[2];
+
+		assert_int_equal(mci_swarm_new(&attr, &swarm), 0);
+		for (uint8_t i = 0; i < 2; i++) {
+			peers[i] = peer_new(swarm, false, i);
+			mci_swarm_peer_interested(swarm, peers[i], true);
+		}
+		has(swarm, peers[random % 2], 0, 3);
+		has(swarm, peers[!(random % 2)], 0, 2);
+		run(swarm, 1);
+		assert_ptr_equal(only(MCI_SWARM_GRANT, NULL)->peer, peers[!(random % 2)]);
+		mci_swarm_free(swarm);
+	}
+}
+
 static void test_who_gives_back_more_than_it_has_breaks_the_protocol(void **state)
 {
 	struct mci_swarm *swarm = swarm_new(4, true, 1);
@@ -169,6 +191,7 @@ int main(void)
 		cmocka_unit_test(test_half_the_slots_until_everything_is_held),
 		cmocka_unit_test(test_a_slot_is_asked_back_for_one_who_waits),
 		cmocka_unit_test(test_no_more_slots_are_asked_back_than_are_waited_for),
+		cmocka_unit_test(test_of_equals_the_one_that_fell_behind_is_served),
 		cmocka_unit_test(test_who_gives_back_more_than_it_has_breaks_the_protocol),
 		cmocka_unit_test(test_the_slots_of_a_lost_member_go_to_the_next),
 		cmocka_unit_test(test_who_drains_gives_no_slot),
