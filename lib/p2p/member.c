@@ -98,7 +98,7 @@ static struct mci_member *best(struct mci_object *object, uint64_t now, uint64_t
 void mci_member_dial(struct mci_object *object)
 {
 	uint64_t now = mci_now_ns(), next = UINT64_MAX;
-	unsigned int links = 0, dialling = 0;
+	unsigned int links = 0, dialling = 0, wanted = LINKS_WANTED;
 	struct mci_member *member;
 	struct mci_link *link;
 
@@ -108,7 +108,9 @@ void mci_member_dial(struct mci_object *object)
 		links += !link->ending;
 		dialling += !link->ending && !link->conn;
 	}
-	while (links < LINKS_WANTED && dialling < DIALS_MAX && (member = best(object, now, &next))) {
+	if (mci_swarm_missing(object->swarm))
+		wanted *= 2; /* those that we know have not got everything */
+	while (links < wanted && dialling < DIALS_MAX && (member = best(object, now, &next))) {
 		if (mci_link_dial(object, member)) {
 			mci_member_later(object, member);
 			break;

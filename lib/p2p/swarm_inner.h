@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Shared by the swarm's files alone: swarm.c (pieces and peers: who has what), swarm_pick.c (reads: which piece, how
- * long, which second source), swarm_slots.c (slots that we give), swarm_step.c (what to do next).
+ * Shared by the swarm's files alone: swarm.c (pieces and peers: who has what), swarm_pick.c (reads: which
+ * piece, how long, which second source), swarm_slots.c (slots that we give), swarm_step.c (what to do next).
  *
- * A piece is in one state: held; taken (came, is being verified); in flight; or wanted. "Fresh": wanted, and nobody but
- * seeds has it or fetches it. A peer counts until it leaves or is avoided; then it is no source any more.
+ * A piece is in one state: held; taken (came, is being verified); in flight; or wanted. "Fresh": wanted, and
+ * nobody but seeds has it or fetches it. A peer counts until it leaves or is avoided; then it is no source
+ * any more.
  */
 #ifndef MCI_P2P_SWARM_INNER_H
 #define MCI_P2P_SWARM_INNER_H
@@ -75,7 +76,11 @@ struct mci_swarm {
 	/* Slots that we give. */
 	uint32_t given, asked_back, interested;
 	struct mci_swarm_peer *yielder; /* was asked for a slot last */
+<<<<<<< HEAD
 	uint64_t turn_ns; /* when to look again for a turn that is over */
+=======
+	uint64_t turn_ns;		/* when to look again for a turn that is over */
+>>>>>>> p2p-swarm
 	bool draining, slots_dirty;
 	/* The announcement that is being told to one peer after the other. */
 	struct mci_swarm_peer *tell;
@@ -91,7 +96,10 @@ static inline void swarm_clear(uint64_t *map, uint32_t i) { map[i / 64] &= ~(1ul
 /* First set bit at or after @from, or SWARM_NONE. */
 uint32_t swarm_next_bit(const struct mci_swarm *swarm, const uint64_t *map, uint32_t from);
 
-static inline bool swarm_counts(const struct mci_swarm_peer *peer) { return !peer->leaving && !peer->avoided; }
+static inline bool swarm_counts(const struct mci_swarm_peer *peer)
+{
+	return !peer->leaving && !peer->avoided;
+}
 /* Something about the peer changed: swarm_step.c looks at it. */
 void swarm_dirty(struct mci_swarm *swarm, struct mci_swarm_peer *peer);
 /* Bring want, fresh and the counts of peers in line with the state of the piece. */
@@ -100,7 +108,7 @@ void swarm_piece_changed(struct mci_swarm *swarm, uint32_t piece);
 void swarm_ceased(struct mci_swarm *swarm, uint32_t piece);
 
 /* swarm_pick.c */
-uint32_t swarm_below(struct mci_swarm *swarm, uint32_t n); /* at random, 0 to n - 1 */
+uint32_t swarm_below(struct mci_swarm *swarm, uint32_t n);			 /* at random, 0 to n - 1 */
 uint32_t swarm_pick(struct mci_swarm *swarm, const struct mci_swarm_peer *peer); /* SWARM_NONE */
 struct swarm_flight *swarm_pick_second(struct mci_swarm *swarm, const struct mci_swarm_peer *peer);
 bool swarm_wants(struct mci_swarm *swarm, const struct mci_swarm_peer *peer);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
-/* The slots that we give: to whoever is interested and holds fewest, in turn; and asked back where others wait. */
+/* The slots that we give: to whoever is interested and holds fewest, in turn; and asked back where others
+ * wait. */
 #include "p2p/swarm_inner.h"
 
 #define TURN_NS 500000000ull /* after that a slot may be asked back for one who has as many less one */
 
 /*
- * Until we hold everything we give half: then reads of what a seed alone has keep a fair share of each receiver's link,
- * and a piece takes less long from member to member.
+ * Until we hold everything we give half: then reads of what a seed alone has keep a fair share of each
+ * receiver's link, and a piece takes less long from member to member.
  */
 static uint32_t to_give(const struct mci_swarm *swarm)
 {
@@ -36,8 +37,8 @@ static uint32_t rank(const struct mci_swarm *swarm, const struct mci_swarm_peer 
 }
 
 /*
- * Who is served next: of those with fewest slots the one with fewer pieces of two at random. At random, so that not all
- * sources serve the same one; of two, so that who fell behind catches up.
+ * Who is served next: of those with fewest slots the one with fewer pieces of two at random. At random, so
+ * that not all sources serve the same one; of two, so that who fell behind catches up.
  */
 static struct mci_swarm_peer *hungriest(struct mci_swarm *swarm)
 {
@@ -64,7 +65,8 @@ static struct mci_swarm_peer *richest(const struct mci_swarm *swarm)
 	struct mci_swarm_peer *best = NULL;
 
 	for (struct mci_swarm_peer *peer = swarm->first; peer; peer = peer->next) {
-		uint32_t has = peer->given - peer->asked_back, most = best ? best->given - best->asked_back : 0;
+		uint32_t has = peer->given - peer->asked_back,
+			 most = best ? best->given - best->asked_back : 0;
 
 		if (!has)
 			continue;

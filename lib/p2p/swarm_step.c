@@ -2,10 +2,11 @@
 /* What to do next: one answer at a time, the cheapest to tell first. */
 #include "p2p/swarm_inner.h"
 
-static bool finish(struct mci_swarm_step *step, enum mci_swarm_action action, struct mci_swarm_peer *peer, uint32_t piece,
-		   uint32_t slots, bool on)
+static bool finish(struct mci_swarm_step *step, enum mci_swarm_action action, struct mci_swarm_peer *peer,
+		   uint32_t piece, uint32_t slots, bool on)
 {
-	*step = (struct mci_swarm_step){.action = action, .peer = peer, .piece = piece, .slots = slots, .on = on};
+	*step = (struct mci_swarm_step){
+		.action = action, .peer = peer, .piece = piece, .slots = slots, .on = on};
 	return true;
 }
 
@@ -65,8 +66,8 @@ static bool cancel(struct mci_swarm *swarm, struct mci_swarm_step *step)
 }
 
 /*
- * How many slots we want to hold: no more than reads, and no more than a fair share of all slots that there are, if others
- * give as many as we do. Whoever holds more takes them from one who waits, and shares its own link among them.
+ * How many slots we want to hold: no more than reads, and no more than a fair share of all slots that there
+ * are, if others give as many as we do. Whoever holds more takes them from one who waits.
  */
 static uint32_t limit(const struct mci_swarm *swarm)
 {
@@ -77,7 +78,8 @@ static uint32_t limit(const struct mci_swarm *swarm)
 	return (uint32_t)(fair < swarm->attr.window ? fair : swarm->attr.window) + swarm->late_count;
 }
 
-static bool fetch(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint64_t now_ns, struct mci_swarm_step *step)
+static bool fetch(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint64_t now_ns,
+		  struct mci_swarm_step *step)
 {
 	struct swarm_flight *late = swarm_pick_second(swarm, peer);
 	uint32_t piece = late ? late->piece : swarm_pick(swarm, peer);
@@ -89,7 +91,8 @@ static bool fetch(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint64_t
 }
 
 /* All that concerns one peer as our source. */
-static bool look_at(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint64_t now_ns, struct mci_swarm_step *step)
+static bool look_at(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint64_t now_ns,
+		    struct mci_swarm_step *step)
 {
 	bool usable = swarm_counts(peer) && !peer->rest_until_ns, wants;
 	uint32_t unused = peer->slots - peer->used, back = peer->recalled;
