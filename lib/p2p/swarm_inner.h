@@ -76,11 +76,7 @@ struct mci_swarm {
 	/* Slots that we give. */
 	uint32_t given, asked_back, interested;
 	struct mci_swarm_peer *yielder; /* was asked for a slot last */
-<<<<<<< HEAD
-	uint64_t turn_ns; /* when to look again for a turn that is over */
-=======
 	uint64_t turn_ns;		/* when to look again for a turn that is over */
->>>>>>> p2p-swarm
 	bool draining, slots_dirty;
 	/* The announcement that is being told to one peer after the other. */
 	struct mci_swarm_peer *tell;

@@ -1,82 +1,6 @@
 // SPDX-License-Identifier: MIT
-<<<<<<< HEAD
-/* The swarm's decisions: which piece, from whom, what is told to whom, and who gets slots. */
-#include "p2p/swarm.h"
-
-#include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#define MS 1000000ull
-#define STEPS 512
-
-static struct mci_swarm_step steps[STEPS];
-static unsigned int step_count;
-
-static struct mci_swarm *swarm_new(uint32_t pieces, bool seed, uint64_t random)
-{
-	struct mci_swarm_attr attr = {.pieces = pieces, .slots = 8, .window = 16, .seed = seed, .random = random};
-	struct mci_swarm *swarm;
-
-	assert_int_equal(mci_swarm_new(&attr, &swarm), 0);
-	return swarm;
-}
-
-static struct mci_swarm_peer *peer_new(struct mci_swarm *swarm, bool seed, uint8_t id)
-{
-	struct mc_uuid uuid = {.b = {id}};
-	struct mci_swarm_peer *peer;
-
-	assert_int_equal(mci_swarm_peer_add(swarm, &uuid, seed, NULL, &peer), 0);
-	return peer;
-}
-
-static void has(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint32_t first, uint32_t end)
-{
-	for (; first < end; first++)
-		mci_swarm_peer_has(swarm, peer, first);
-}
-
-/* All steps until there is nothing to do. */
-static void run(struct mci_swarm *swarm, uint64_t now_ns)
-{
-	for (step_count = 0; step_count < STEPS; step_count++) {
-		mci_swarm_step(swarm, now_ns, &steps[step_count]);
-		if (steps[step_count].action == MCI_SWARM_NOTHING)
-			return;
-	}
-	fail_msg("the swarm does not come to rest");
-}
-
-static unsigned int times(enum mci_swarm_action action, const struct mci_swarm_peer *peer)
-{
-	unsigned int n = 0;
-
-	for (unsigned int i = 0; i < step_count; i++)
-		n += steps[i].action == action && (!peer || steps[i].peer == peer);
-	return n;
-}
-
-/* The only step of its kind (for that peer). */
-static const struct mci_swarm_step *only(enum mci_swarm_action action, const struct mci_swarm_peer *peer)
-{
-	const struct mci_swarm_step *found = NULL;
-
-	assert_int_equal(times(action, peer), 1);
-	for (unsigned int i = 0; i < step_count; i++)
-		if (steps[i].action == action && (!peer || steps[i].peer == peer))
-			found = &steps[i];
-	return found;
-}
-=======
 /* The swarm as a receiver: which piece, from whom, and what is told to whom. */
 #include "unit/p2p_swarm.h"
->>>>>>> p2p-swarm
 
 /* Begin, end, verify one piece from a peer that grants one slot. */
 static void get(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint64_t begin_ns, uint64_t end_ns)
@@ -226,17 +150,11 @@ static void test_an_idle_member_asks_a_seed_for_anything(void **state)
 	(void)state;
 	has(swarm, seed, 0, 3);
 	has(swarm, peer, 0, 3);
-<<<<<<< HEAD
-	mci_swarm_peer_granted(swarm, seed, 3);
-	run(swarm, 1);
-	assert_int_equal(times(MCI_SWARM_FETCH, seed), 1); /* after one it is not idle */
-=======
 	peer_new(swarm, false, 3);
 	mci_swarm_peer_granted(swarm, seed, 3);
 	run(swarm, 1);
 	assert_int_equal(times(MCI_SWARM_FETCH, seed), 1); /* after one it is not idle */
 	assert_int_equal(times(MCI_SWARM_ANNOUNCE, NULL), 0); /* others need not keep away from it */
->>>>>>> p2p-swarm
 	assert_int_equal(only(MCI_SWARM_RETURN, seed)->slots, 2);
 	mci_swarm_free(swarm);
 }
@@ -247,12 +165,8 @@ static void test_receivers_share_out_what_they_ask_of_the_seed(void **state)
 
 	(void)state;
 	for (uint8_t id = 1; id <= 4; id++) {
-<<<<<<< HEAD
-		struct mci_swarm_attr attr = {.pieces = 64, .self = {.b = {id}}, .slots = 16, .window = 16, .random = 7};
-=======
 		struct mci_swarm_attr attr = {
 			.pieces = 64, .self = {.b = {id}}, .slots = 16, .window = 16, .random = 7};
->>>>>>> p2p-swarm
 		struct mci_swarm *swarm;
 		struct mci_swarm_peer *seed;
 
@@ -281,17 +195,10 @@ static void test_receivers_share_out_what_they_ask_of_the_seed(void **state)
 static void test_what_is_fetched_from_a_seed_is_announced_to_receivers_that_lack_it(void **state)
 {
 	struct mci_swarm *swarm = swarm_new(1, false, 1);
-<<<<<<< HEAD
-	struct mci_swarm_peer *seed = peer_new(swarm, true, 1), *one = peer_new(swarm, false, 2),
-			      *late;
-
-	(void)state;
-=======
 	struct mci_swarm_peer *seed = peer_new(swarm, true, 1), *one = peer_new(swarm, false, 2), *late;
 
 	(void)state;
 	peer_new(swarm, true, 4); /* a seed is not told, even before it said what it has */
->>>>>>> p2p-swarm
 	mci_swarm_peer_has(swarm, seed, 0);
 	mci_swarm_peer_granted(swarm, seed, 1);
 	run(swarm, 1);
@@ -368,8 +275,6 @@ static void test_no_more_pieces_are_in_flight_than_the_window(void **state)
 	mci_swarm_free(swarm);
 }
 
-<<<<<<< HEAD
-=======
 static void test_a_late_read_does_not_widen_the_window(void **state)
 {
 	struct mci_swarm_attr attr = {.pieces = 9, .slots = 8, .window = 1};
@@ -395,7 +300,6 @@ static void test_a_late_read_does_not_widen_the_window(void **state)
 	mci_swarm_free(swarm);
 }
 
->>>>>>> p2p-swarm
 static void test_more_slots_than_a_fair_share_go_back(void **state)
 {
 	struct mci_swarm *swarm = swarm_new(100, false, 1);
@@ -569,12 +473,8 @@ static void test_who_leaves_is_not_asked_any_more(void **state)
 	run(swarm, 1);
 	mci_swarm_peer_leaving(swarm, peer);
 	assert_int_equal(mci_swarm_missing(swarm), 4);
-<<<<<<< HEAD
-	assert_true(mci_swarm_done(swarm, peer, only(MCI_SWARM_FETCH, peer)->piece, 2)); /* what runs may end */
-=======
 	assert_true(
 		mci_swarm_done(swarm, peer, only(MCI_SWARM_FETCH, peer)->piece, 2)); /* what runs may end */
->>>>>>> p2p-swarm
 	run(swarm, 2);
 	assert_int_equal(times(MCI_SWARM_FETCH, NULL), 0);
 	assert_int_equal(only(MCI_SWARM_RETURN, peer)->slots, 1);
@@ -603,95 +503,6 @@ static void test_missing_counts_what_nobody_there_holds(void **state)
 	mci_swarm_free(swarm);
 }
 
-<<<<<<< HEAD
-static void test_slots_are_bounded_and_fairly_given(void **state)
-{
-	struct mci_swarm *swarm = swarm_new(4, true, 1);
-	struct mci_swarm_peer *peers[20];
-
-	(void)state;
-	for (uint8_t i = 0; i < 20; i++) {
-		peers[i] = peer_new(swarm, false, i);
-		mci_swarm_peer_interested(swarm, peers[i], true);
-	}
-	run(swarm, 1);
-	assert_int_equal(mci_swarm_given(swarm), 8);
-	assert_int_equal(times(MCI_SWARM_GRANT, NULL), 8);
-	for (int i = 0; i < 20; i++)
-		assert_in_range(times(MCI_SWARM_GRANT, peers[i]), 0, 1);
-	for (int i = 0; i < 20; i++)
-		mci_swarm_peer_remove(swarm, peers[i]);
-	assert_int_equal(mci_swarm_given(swarm), 0);
-	mci_swarm_free(swarm);
-}
-
-static void test_few_receivers_get_several_slots_but_one_alone_not_all(void **state)
-{
-	struct mci_swarm *swarm = swarm_new(4, true, 1);
-	struct mci_swarm_peer *one = peer_new(swarm, false, 1), *two = peer_new(swarm, false, 2);
-
-	(void)state;
-	mci_swarm_peer_interested(swarm, one, true);
-	run(swarm, 1);
-	assert_int_equal(only(MCI_SWARM_GRANT, one)->slots, 4);
-	mci_swarm_peer_interested(swarm, two, true);
-	run(swarm, 1);
-	assert_int_equal(only(MCI_SWARM_GRANT, two)->slots, 4); /* without waiting for the first */
-	mci_swarm_free(swarm);
-}
-
-static void test_half_the_slots_until_everything_is_held(void **state)
-{
-	struct mci_swarm *swarm = swarm_new(1, false, 1);
-	struct mci_swarm_peer *peers[8];
-
-	(void)state;
-	for (uint8_t i = 0; i < 8; i++) {
-		peers[i] = peer_new(swarm, false, i);
-		mci_swarm_peer_interested(swarm, peers[i], true);
-	}
-	run(swarm, 1);
-	assert_int_equal(mci_swarm_given(swarm), 4);
-	mci_swarm_have(swarm, 0);
-	run(swarm, 1);
-	assert_int_equal(mci_swarm_given(swarm), 8);
-	mci_swarm_free(swarm);
-}
-
-static void test_a_slot_is_asked_back_for_one_who_waits(void **state)
-{
-	struct mci_swarm_attr attr = {.pieces = 1, .slots = 1, .window = 1, .seed = true};
-	struct mci_swarm *swarm;
-	struct mci_swarm_peer *first, *second;
-
-	(void)state;
-	assert_int_equal(mci_swarm_new(&attr, &swarm), 0);
-	first = peer_new(swarm, false, 1);
-	second = peer_new(swarm, false, 2);
-	mci_swarm_peer_interested(swarm, first, true);
-	run(swarm, 1);
-	assert_int_equal(only(MCI_SWARM_GRANT, first)->slots, 1);
-	run(swarm, 3600000 * MS); /* nobody waits: it stays */
-	assert_int_equal(step_count, 0);
-	mci_swarm_peer_interested(swarm, second, true);
-	run(swarm, 3600000 * MS);
-	assert_int_equal(only(MCI_SWARM_GRANT, first)->slots, 0);
-	run(swarm, 3700000 * MS);
-	assert_int_equal(step_count, 0); /* asked once */
-	assert_int_equal(mci_swarm_peer_returned(swarm, first, 1), 0);
-	run(swarm, 3700000 * MS);
-	assert_int_equal(only(MCI_SWARM_GRANT, second)->slots, 1);
-	assert_int_equal(times(MCI_SWARM_GRANT, first), 0);
-	assert_true(mci_swarm_next_ns(swarm) == 3700500 * MS); /* its turn is half a second */
-	run(swarm, 3700499 * MS);
-	assert_int_equal(step_count, 0);
-	run(swarm, 3700500 * MS);
-	assert_int_equal(only(MCI_SWARM_GRANT, second)->slots, 0);
-	mci_swarm_free(swarm);
-}
-
-=======
->>>>>>> p2p-swarm
 static void test_a_receiver_gives_back_what_is_asked_for_when_its_read_ends(void **state)
 {
 	struct mci_swarm *swarm = swarm_new(8, false, 1);
@@ -718,67 +529,10 @@ static void test_a_receiver_gives_back_what_is_asked_for_when_its_read_ends(void
 	mci_swarm_free(swarm);
 }
 
-<<<<<<< HEAD
-static void test_who_gives_back_more_than_it_has_breaks_the_protocol(void **state)
-{
-	struct mci_swarm *swarm = swarm_new(4, true, 1);
-	struct mci_swarm_peer *peer = peer_new(swarm, false, 1);
-
-	(void)state;
-	mci_swarm_peer_interested(swarm, peer, true);
-	run(swarm, 1);
-	assert_int_equal(mci_swarm_peer_returned(swarm, peer, 5), -EPROTO);
-	assert_int_equal(mci_swarm_given(swarm), 4);
-	assert_int_equal(mci_swarm_peer_returned(swarm, peer, 4), 0);
-	assert_int_equal(mci_swarm_given(swarm), 0);
-	mci_swarm_free(swarm);
-}
-
-static void test_the_slots_of_a_lost_member_go_to_the_next(void **state)
-{
-	struct mci_swarm_attr attr = {.pieces = 1, .slots = 1, .window = 1, .seed = true};
-	struct mci_swarm *swarm;
-	struct mci_swarm_peer *first, *second;
-
-	(void)state;
-	assert_int_equal(mci_swarm_new(&attr, &swarm), 0);
-	first = peer_new(swarm, false, 1);
-	second = peer_new(swarm, false, 2);
-	mci_swarm_peer_interested(swarm, first, true);
-	run(swarm, 1);
-	mci_swarm_peer_interested(swarm, second, true);
-	mci_swarm_peer_remove(swarm, first);
-	run(swarm, 1);
-	assert_int_equal(only(MCI_SWARM_GRANT, second)->slots, 1);
-	mci_swarm_free(swarm);
-}
-
-static void test_who_drains_gives_no_slot(void **state)
-{
-	struct mci_swarm *swarm = swarm_new(4, true, 1);
-	struct mci_swarm_peer *one = peer_new(swarm, false, 1), *two = peer_new(swarm, false, 2);
-
-	(void)state;
-	mci_swarm_peer_interested(swarm, one, true);
-	run(swarm, 1);
-	mci_swarm_drain(swarm);
-	mci_swarm_peer_interested(swarm, two, true);
-	assert_int_equal(mci_swarm_peer_returned(swarm, one, 3), 0);
-	run(swarm, 1);
-	assert_int_equal(step_count, 0);
-	assert_int_equal(mci_swarm_given(swarm), 1);
-	mci_swarm_free(swarm);
-}
-
-static void test_alone_or_among_seeds_there_is_nothing_to_do(void **state)
-{
-	struct mci_swarm *alone = swarm_new(4, false, 1), *seed = swarm_new(4, true, 1), *empty = swarm_new(0, false, 1);
-=======
 static void test_alone_or_among_seeds_there_is_nothing_to_do(void **state)
 {
 	struct mci_swarm *alone = swarm_new(4, false, 1), *seed = swarm_new(4, true, 1),
 			 *empty = swarm_new(0, false, 1);
->>>>>>> p2p-swarm
 	struct mci_swarm_peer *other = peer_new(seed, true, 1);
 
 	(void)state;
@@ -833,10 +587,7 @@ int main(void)
 		cmocka_unit_test(test_a_piece_that_came_is_not_announced_as_ceased_unless_it_is_bad),
 		cmocka_unit_test(test_what_a_lost_member_was_fetching_is_asked_of_the_seed_again),
 		cmocka_unit_test(test_no_more_pieces_are_in_flight_than_the_window),
-<<<<<<< HEAD
-=======
 		cmocka_unit_test(test_a_late_read_does_not_widen_the_window),
->>>>>>> p2p-swarm
 		cmocka_unit_test(test_more_slots_than_a_fair_share_go_back),
 		cmocka_unit_test(test_a_piece_that_comes_twice_is_new_once),
 		cmocka_unit_test(test_a_stuck_source_is_replaced_in_the_midst),
@@ -845,18 +596,7 @@ int main(void)
 		cmocka_unit_test(test_two_mismatches_and_a_source_is_avoided),
 		cmocka_unit_test(test_who_leaves_is_not_asked_any_more),
 		cmocka_unit_test(test_missing_counts_what_nobody_there_holds),
-<<<<<<< HEAD
-		cmocka_unit_test(test_slots_are_bounded_and_fairly_given),
-		cmocka_unit_test(test_few_receivers_get_several_slots_but_one_alone_not_all),
-		cmocka_unit_test(test_half_the_slots_until_everything_is_held),
-		cmocka_unit_test(test_a_slot_is_asked_back_for_one_who_waits),
 		cmocka_unit_test(test_a_receiver_gives_back_what_is_asked_for_when_its_read_ends),
-		cmocka_unit_test(test_who_gives_back_more_than_it_has_breaks_the_protocol),
-		cmocka_unit_test(test_the_slots_of_a_lost_member_go_to_the_next),
-		cmocka_unit_test(test_who_drains_gives_no_slot),
-=======
-		cmocka_unit_test(test_a_receiver_gives_back_what_is_asked_for_when_its_read_ends),
->>>>>>> p2p-swarm
 		cmocka_unit_test(test_alone_or_among_seeds_there_is_nothing_to_do),
 		cmocka_unit_test(test_a_peer_removed_in_flight_frees_its_pieces),
 	};
