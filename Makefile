@@ -79,9 +79,11 @@ TOOL_COMMON := $(patsubst %.c,$(B)/%.o,$(wildcard tools/common/*.c))
 TOOLS := $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC)) \
 	$(if $(wildcard tools/mooncake/main.c),$(B)/bin/mooncake)
 
-UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/*.c))
-API := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/api/*.c))
-BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(if $(filter 0,$(USE_RDMA)),tests/bench/registration.c),$(wildcard tests/bench/*.c)))
+NO_TEST := $(if $(filter 0,$(WITH_P2P_STORE)),tests/unit/p2p_%.c tests/api/p2p%.c) \
+	$(if $(filter 0,$(USE_RDMA)),tests/bench/registration.c)
+UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(NO_TEST),$(wildcard tests/unit/*.c)))
+API := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(NO_TEST),$(wildcard tests/api/*.c)))
+BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(NO_TEST),$(wildcard tests/bench/*.c)))
 UAPI := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/uapi/*.c tests/vm/*.c)) \
 	$(patsubst %,$(B)/tests/uapi/%32,layout errors errors_fields offsets)
 EXAMPLES := $(patsubst %.c,$(B)/%,$(wildcard examples/*.c))

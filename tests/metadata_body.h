@@ -289,6 +289,36 @@ static inline void test_takeover_needs_the_version_that_is_there(void **state)
 	mci_metadata_close(one);
 }
 
+/* Without a lease: who swaps or drops must have seen what is there, and the key outlives him. */
+static inline void test_swap_and_drop_need_the_version_that_is_there(void **state)
+{
+	static const char key[] = BODY_KEY("swap");
+	struct mci_metadata *one, *two;
+	uint64_t first, second;
+
+	(void)state;
+	if (metadata_body.cannot_compare)
+		skip();
+	one = body_open();
+	two = body_open();
+	mci_metadata_remove(one, key);
+	assert_int_equal(mci_metadata_swap(one, key, "never", 12345), -ESTALE);
+	body_ok(mci_metadata_swap(one, key, "first", 0));
+	assert_int_equal(mci_metadata_swap(two, key, "again", 0), -ESTALE);
+	first = body_version(one, key);
+	body_ok(mci_metadata_swap(two, key, "second", first));
+	assert_int_equal(mci_metadata_swap(one, key, "late", first), -ESTALE);
+	assert_true(body_holds(one, key, "second"));
+	mci_metadata_close(two);
+	assert_true(body_holds(one, key, "second"));
+	second = body_version(one, key);
+	assert_int_equal(mci_metadata_drop(one, key, first), -ESTALE);
+	assert_true(body_holds(one, key, "second"));
+	body_ok(mci_metadata_drop(one, key, second));
+	assert_int_equal(mci_metadata_drop(one, key, second), -ENOENT);
+	mci_metadata_close(one);
+}
+
 static inline void test_withdrawing_spares_what_others_put_there(void **state)
 {
 	static const char key[] = BODY_KEY("withdraw");
@@ -689,6 +719,7 @@ static inline void test_a_listing_of_many_long_texts_comes_in_parts(void **state
 	cmocka_unit_test(test_a_published_key_is_refused_to_others),				\
 	cmocka_unit_test(test_the_publisher_may_publish_anew),					\
 	cmocka_unit_test(test_takeover_needs_the_version_that_is_there),			\
+	cmocka_unit_test(test_swap_and_drop_need_the_version_that_is_there),			\
 	cmocka_unit_test(test_withdrawing_spares_what_others_put_there),			\
 	cmocka_unit_test(test_closing_withdraws_what_is_published),				\
 	cmocka_unit_test(test_a_published_key_outlives_its_lease),				\

@@ -90,6 +90,8 @@ struct mc_engine {
 	struct mc_region *regions;
 	char *descriptor; /* as published, also served to P2P peers; changed under both locks */
 	bool published, publish_later;
+	unsigned int publish_held; /* many regions come and go: one publication at the end */
+	bool publish_due;
 	_Atomic bool lost; /* another process took our name */
 
 	pthread_mutex_t lock; /* segments, control connections; held briefly */

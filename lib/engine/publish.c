@@ -332,6 +332,11 @@ int mci_publish_update(struct mc_engine *engine)
 
 	if (atomic_load(&engine->lost))
 		return taken_over(engine);
+	if (engine->publish_held) {
+		engine->publish_due = true;
+		return 0;
+	}
+	engine->publish_due = false;
 	ret = encode(engine, &text);
 	if (ret)
 		return ret;

@@ -93,4 +93,16 @@ const char *mci_engine_service(const mc_engine *engine) { return engine->metadat
 
 struct mci_ledger *mci_engine_ledger(mc_engine *engine) { return engine->host.ledger; }
 
+int mci_engine_hold(mc_engine *engine, bool on)
+{
+	int ret = 0;
+
+	pthread_mutex_lock(&engine->publish_lock);
+	engine->publish_held += on ? 1u : -1u;
+	if (!engine->publish_held && engine->publish_due)
+		ret = mci_publish_update(engine);
+	pthread_mutex_unlock(&engine->publish_lock);
+	return ret;
+}
+
 int mci_engine_check(const mc_engine *engine) { return mci_forked(engine) ? mci_fork_fail() : 0; }

@@ -39,6 +39,12 @@ enum mci_auth_mode mci_engine_trust(const mc_engine *engine);
 const char *mci_engine_service(const mc_engine *engine); /* URI of the metadata service */
 /* In whose books a served connection's queue goes (mci_conn_account()). */
 struct mci_ledger *mci_engine_ledger(mc_engine *engine);
+/*
+ * Between hold(true) and hold(false) regions that are registered or unregistered are not published, then all
+ * at once: of many, each for itself would cost its square. The error of hold(false) is that of the
+ * publication.
+ */
+int mci_engine_hold(mc_engine *engine, bool on);
 int mci_engine_check(const mc_engine *engine); /* -ECHILD after fork() */
 
 #endif

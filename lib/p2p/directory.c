@@ -318,6 +318,23 @@ int mci_directory_write(struct mci_object *object, bool force)
 	return ret;
 }
 
+void mci_directory_restore(struct mci_object *object)
+{
+	struct mci_found found = {0};
+	uint64_t version;
+	int ret = mci_directory_read_layout(object->store, object->name, &found, &version);
+
+	mci_manifest_free(found.manifest);
+	if (ret != -ENOENT)
+		return;
+	ret = mci_directory_write(object, false);
+	if (ret)
+		mci_warn("the record of object '%s' vanished, and cannot be written again: %s", object->name,
+			 mc_errmsg());
+	else
+		mci_info("the record of object '%s' vanished, and was written again", object->name);
+}
+
 int mci_directory_publish(struct mci_object *object)
 {
 	struct mc_p2p *store = object->store;

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/uuid.h"
+
 #define READ_MS 30000
 #define ERRORS_MAX 3u /* reads in a row that failed: the way to that peer is broken */
 
@@ -24,8 +26,8 @@ static struct mci_read *find_read(struct mci_link *link, uint32_t piece)
 	struct mci_read *read;
 
 	LIST_FOREACH(read, &link->reads, next)
-	if (read->piece == piece && read->state <= MCI_READ_FLYING)
-		return read;
+		if (read->piece == piece && read->state <= MCI_READ_FLYING)
+			return read;
 	return NULL;
 }
 
@@ -121,8 +123,7 @@ static void start_waiting(struct mci_object *object)
 	struct mci_link *link;
 	struct mci_read *read, *next;
 
-	TAILQ_FOREACH(link, &object->links, next)
-	{
+	TAILQ_FOREACH(link, &object->links, next) {
 		if (link->ending || !link->segment)
 			continue;
 		for (read = LIST_FIRST(&link->reads); read; read = next) {
@@ -171,6 +172,7 @@ static void fetch(struct mci_object *object, struct mci_link *link, uint32_t pie
 	read->state = MCI_READ_WAITING;
 	read->bounce = -1;
 	read->to = NULL;
+	read->overdue = false;
 	read->seed = link->seed;
 	LIST_INSERT_HEAD(&link->reads, read, next);
 	link->read_count++;
@@ -207,8 +209,10 @@ static void carry_out(struct mci_object *object, const struct mci_swarm_step *st
 		break;
 	case MCI_SWARM_CANCEL:
 		read = find_read(link, step->piece);
-		if (read)
-			cancel(read);
+		if (!read)
+			break;
+		read->overdue = mci_swarm_flights(object->swarm, step->piece) > 1;
+		cancel(read);
 		break;
 	case MCI_SWARM_INTEREST:
 		mci_link_number(link, MCI_P2P_INTEREST, step->on);
@@ -306,8 +310,7 @@ static void unpark(struct mci_object *object, uint32_t piece)
 
 	if (!object->parked)
 		return;
-	TAILQ_FOREACH(link, &object->links, next)
-	{
+	TAILQ_FOREACH(link, &object->links, next) {
 		for (read = LIST_FIRST(&link->reads); read; read = next) {
 			next = LIST_NEXT(read, next);
 			if (read->state == MCI_READ_PARKED && read->piece == piece) {
@@ -328,19 +331,58 @@ static void check(struct mci_job *job)
 	uint8_t hash[MCI_P2P_HASH];
 
 	mci_piece_hash(read->to, read->length, hash);
-	read->ok = !memcmp(hash, manifest->hash[read->piece], MCI_P2P_HASH);
+	read->ok =
+		read->link->store->hooks.no_check || !memcmp(hash, manifest->hash[read->piece], MCI_P2P_HASH);
+}
+
+static struct mci_blamed *blamed(const struct mci_object *object, const struct mc_uuid *uuid)
+{
+	unsigned int i;
+
+	for (i = 0; i < object->blamed_count; i++)
+		if (mci_uuid_equal(&object->blamed[i].uuid, uuid))
+			return &object->blamed[i];
+	return NULL;
+}
+
+bool mci_fetch_avoids(const struct mci_object *object, const struct mc_uuid *uuid)
+{
+	const struct mci_blamed *one = blamed(object, uuid);
+
+	return one && one->bad >= MCI_P2P_BAD;
+}
+
+static unsigned int count_bad(struct mci_object *object, const struct mc_uuid *uuid)
+{
+	struct mci_blamed *one = blamed(object, uuid);
+
+	if (!one) {
+		one = realloc(object->blamed, (object->blamed_count + 1) * sizeof(*one));
+		if (!one)
+			return 1;
+		object->blamed = one;
+		one += object->blamed_count++;
+		*one = (struct mci_blamed){.uuid = *uuid};
+	}
+	return ++one->bad;
 }
 
 static void blame(struct mci_read *read)
 {
 	struct mci_link *link = read->link;
 	struct mci_object *object = link->object;
-	bool avoided = mci_swarm_bad(object->swarm, link->swarm, read->piece);
+	unsigned int bad = count_bad(object, &link->peer.uuid);
 
+	mci_swarm_bad(object->swarm, link->swarm, read->piece);
+	if (bad >= MCI_P2P_BAD && link->swarm && !mci_swarm_peer_avoided(link->swarm))
+		mci_swarm_peer_leaving(object->swarm, link->swarm);
 	object->bad++;
 	mci_object_note(object, "piece %u from '%s' did not match its hash%s", read->piece, link->peer.name,
-			avoided ? ", again: that member is avoided from now on" : "; it is fetched anew");
-	mci_warn("object '%s': %s", object->name, object->note);
+			bad < MCI_P2P_BAD ? "; it is fetched anew"
+					  : ", and it was not the first: that member is avoided from now on");
+	/* What was under way from the same member comes in its wake. */
+	mci_log(bad <= MCI_P2P_BAD ? MCI_LOG_WARNING : MCI_LOG_INFO, "object '%s': %s", object->name,
+		object->note);
 }
 
 static void checked(struct mci_job *job)
@@ -415,13 +457,16 @@ static void completed(struct mci_arrival *arrival)
 		arrived(read);
 		return;
 	}
-	if (status.state != MC_CANCELLED) {
-		mci_info("object '%s': piece %u from '%s': %s", link->object->name, read->piece,
-			 link->peer.name, strerror(-status.error));
-		if (++link->errors == ERRORS_MAX)
-			mci_link_close(link, "its memory cannot be read");
+	/* Cancelled because it took too long, not because another was faster: an error of the source. */
+	if (status.state == MC_CANCELLED && !read->overdue) {
+		fail_read(read, MCI_SWARM_CANCELLED);
+		return;
 	}
-	fail_read(read, status.state == MC_CANCELLED ? MCI_SWARM_CANCELLED : MCI_SWARM_ERROR);
+	mci_info("object '%s': piece %u from '%s': %s", link->object->name, read->piece, link->peer.name,
+		 status.state == MC_CANCELLED ? "it takes too long" : strerror(-status.error));
+	if (++link->errors == ERRORS_MAX)
+		mci_link_close(link, "its memory cannot be read");
+	fail_read(read, MCI_SWARM_ERROR);
 }
 
 void mci_fetch_completions(struct mci_watch *watch, uint32_t events)
@@ -462,7 +507,9 @@ void mci_fetch_close(struct mci_object *object)
 	mci_loop_timer_clear(loop, &object->say);
 	mci_loop_timer_clear(loop, &object->dial);
 	mci_loop_timer_clear(loop, &object->refresh);
+	mci_loop_timer_clear(loop, &object->guard);
 	free(object->direct);
+	free(object->blamed);
 	mci_swarm_free(object->swarm);
 	object->swarm = NULL;
 }
@@ -487,5 +534,5 @@ void mci_fetch_progress(struct mci_object *object, struct mc_p2p_progress *progr
 	progress->elapsed_ns = end - object->start_ns;
 	progress->members = object->member_count;
 	TAILQ_FOREACH(link, &object->links, next)
-	progress->sources += link->in_flight > 0;
+		progress->sources += link->in_flight > 0;
 }

@@ -191,9 +191,9 @@ static struct mci_link *rival(const struct mci_link *link, const struct mci_obje
 	struct mci_link *other;
 
 	TAILQ_FOREACH(other, &object->links, next)
-	if (other != link && !other->ending && other->conn &&
-	    mci_uuid_equal(&other->peer.uuid, &link->peer.uuid))
-		return other;
+		if (other != link && !other->ending && other->conn &&
+		    mci_uuid_equal(&other->peer.uuid, &link->peer.uuid))
+			return other;
 	return NULL;
 }
 
@@ -373,6 +373,8 @@ static int joined(struct mci_link *link, const struct mci_p2p_join *join)
 		return ret;
 	}
 	link->joined = true;
+	if (mci_fetch_avoids(object, &link->peer.uuid))
+		mci_swarm_peer_leaving(object->swarm, link->swarm);
 	if (!link->member)
 		link->member = mci_member_of(object, link->peer.name);
 	if (link->member) {

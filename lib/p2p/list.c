@@ -153,8 +153,8 @@ static int own(void *arg)
 	int ret = 0;
 
 	TAILQ_FOREACH(object, &list->store->objects, next)
-	if (object->known && !ret && !strncmp(object->name, list->prefix, strlen(list->prefix)))
-		ret = describe(list, object->name, object->manifest, object->max_shard_size);
+		if (object->known && !ret && !strncmp(object->name, list->prefix, strlen(list->prefix)))
+			ret = describe(list, object->name, object->manifest, object->max_shard_size);
 	return ret;
 }
 

@@ -13,20 +13,23 @@
 
 #include "core/uuid.h"
 
-#define LINKS_WANTED 40u /* of one object; beyond this others dial us */
-#define DIALS_MAX 8u	 /* at one time */
-#define AGAIN_MS 200u	 /* after a failure, doubled each time */
+#define LINKS_WANTED 40u   /* of one object; beyond this others dial us */
+#define MEMBERS_MAX 65535u /* of one object; more are not looked at */
+#define DIALS_MAX 8u	   /* at one time */
+#define AGAIN_MS 200u	   /* after a failure, doubled each time */
 #define AGAIN_MAX_MS 5000u
 #define REFRESH_MS 100u /* at least between two looks, and per member: */
 #define REFRESH_PER_MEMBER_MS 2u
+#define GUARD_SEED_MS 2000u /* between two looks whether the record is there */
+#define GUARD_HOLDER_MS 20000u
 
 struct mci_member *mci_member_of(struct mci_object *object, const char *segment)
 {
 	struct mci_member *member;
 
 	TAILQ_FOREACH(member, &object->members, next)
-	if (!strcmp(member->segment, segment))
-		return member;
+		if (!strcmp(member->segment, segment))
+			return member;
 	return NULL;
 }
 
@@ -34,7 +37,7 @@ struct mci_member *mci_member_add(struct mci_object *object, const char *segment
 {
 	struct mci_member *member = mci_member_of(object, segment);
 
-	if (member || !*segment || strlen(segment) > MCI_NAME_MAX)
+	if (member || !*segment || strlen(segment) > MCI_NAME_MAX || object->member_count == MEMBERS_MAX)
 		return member;
 	member = calloc(1, sizeof(*member));
 	if (!member)
@@ -51,8 +54,8 @@ static void drop(struct mci_object *object, struct mci_member *member)
 	struct mci_link *link;
 
 	TAILQ_FOREACH(link, &object->links, next)
-	if (link->member == member)
-		link->member = NULL;
+		if (link->member == member)
+			link->member = NULL;
 	object->member_count -= !member->self;
 	TAILQ_REMOVE(&object->members, member, next);
 	free(member);
@@ -79,8 +82,7 @@ static struct mci_member *best(struct mci_object *object, uint64_t now, uint64_t
 {
 	struct mci_member *member, *found = NULL;
 
-	TAILQ_FOREACH(member, &object->members, next)
-	{
+	TAILQ_FOREACH(member, &object->members, next) {
 		if (member->self || member->link)
 			continue;
 		if (member->next_ns > now) {
@@ -96,18 +98,19 @@ static struct mci_member *best(struct mci_object *object, uint64_t now, uint64_t
 void mci_member_dial(struct mci_object *object)
 {
 	uint64_t now = mci_now_ns(), next = UINT64_MAX;
-	unsigned int links = 0, dialling = 0;
+	unsigned int links = 0, dialling = 0, wanted = LINKS_WANTED;
 	struct mci_member *member;
 	struct mci_link *link;
 
 	if (!dials(object))
 		return;
-	TAILQ_FOREACH(link, &object->links, next)
-	{
+	TAILQ_FOREACH(link, &object->links, next) {
 		links += !link->ending;
 		dialling += !link->ending && !link->conn;
 	}
-	while (links < LINKS_WANTED && dialling < DIALS_MAX && (member = best(object, now, &next))) {
+	if (mci_swarm_missing(object->swarm))
+		wanted *= 2; /* those that we know have not got everything */
+	while (links < wanted && dialling < DIALS_MAX && (member = best(object, now, &next))) {
 		if (mci_link_dial(object, member)) {
 			mci_member_later(object, member);
 			break;
@@ -177,7 +180,7 @@ static void merge(struct mci_object *object, const struct refresh *refresh)
 	unsigned int i;
 
 	TAILQ_FOREACH(member, &object->members, next)
-	member->listed = false;
+		member->listed = false;
 	for (i = 0; i < refresh->count; i++) {
 		member = mci_member_add(object, refresh->seen[i].segment);
 		if (!member)
@@ -270,14 +273,63 @@ void mci_member_refresh(struct mci_object *object)
 	mci_pool_add(store->clerk, &refresh->job);
 }
 
+/* ---- the record: it has no lease, since it outlives its seed, so nobody's heartbeat brings it back ---- */
+
+struct guard {
+	struct mci_job job;
+	struct mci_object *object;
+};
+
+static void guard_record(struct mci_job *job) { mci_directory_restore(((struct guard *)job)->object); }
+
+static void guarded(struct mci_job *job)
+{
+	struct mci_object *object = ((struct guard *)job)->object;
+
+	free(job);
+	object->jobs--;
+	object->guarding = false;
+	mci_object_check(object);
+}
+
+static void look_at_record(struct mci_object *object)
+{
+	struct guard *guard;
+
+	if (object->guarding || object->state != MCI_OBJECT_LIVE || !(object->seed || object->whole))
+		return;
+	guard = calloc(1, sizeof(*guard));
+	if (!guard)
+		return;
+	object->guarding = true;
+	object->jobs++;
+	guard->object = object;
+	guard->job = (struct mci_job){.run = guard_record, .done = guarded};
+	mci_pool_add(object->store->clerk, &guard->job);
+}
+
+static void guard_time(struct mci_timer *timer) { look_at_record(mci_of(timer, struct mci_object, guard)); }
+
+/* Something changed; perhaps everything is gone. Seeds look first. */
+static void guard_soon(struct mci_object *object)
+{
+	object->guard.fn = guard_time;
+	if (!object->guard.armed && object->state == MCI_OBJECT_LIVE)
+		mci_loop_timer_set(object->store->loop, &object->guard,
+				   mci_now_ns() +
+					   (object->seed ? GUARD_SEED_MS : GUARD_HOLDER_MS) * MCI_NS_PER_MS);
+}
+
 void mci_member_on_changed(struct mci_task *task)
 {
 	struct mc_p2p *store = mci_of(task, struct mc_p2p, changed);
 	struct mci_object *object;
 
 	atomic_store(&store->changed_posted, false);
-	TAILQ_FOREACH(object, &store->objects, next)
-	mci_member_refresh(object);
+	TAILQ_FOREACH(object, &store->objects, next) {
+		mci_member_refresh(object);
+		guard_soon(object);
+	}
 }
 
 void mci_member_changed(void *arg)

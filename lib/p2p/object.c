@@ -37,8 +37,8 @@ struct mci_object *mci_object_by_root(struct mc_p2p *store, const uint8_t root[M
 	struct mci_object *object;
 
 	TAILQ_FOREACH(object, &store->objects, next)
-	if (object->state == MCI_OBJECT_LIVE && !memcmp(object->manifest->root, root, MCI_P2P_HASH))
-		return object;
+		if (object->state == MCI_OBJECT_LIVE && !memcmp(object->manifest->root, root, MCI_P2P_HASH))
+			return object;
 	return NULL;
 }
 
@@ -47,8 +47,8 @@ struct mci_object *mci_object_by_name(struct mc_p2p *store, const char *name)
 	struct mci_object *object;
 
 	TAILQ_FOREACH(object, &store->objects, next)
-	if (!strcmp(object->name, name))
-		return object;
+		if (!strcmp(object->name, name))
+			return object;
 	return NULL;
 }
 
@@ -115,10 +115,11 @@ static int look_for_twin(void *arg)
 	struct mci_object *object = arg, *other;
 
 	TAILQ_FOREACH(other, &object->store->objects, next)
-	if (other != object && other->known &&
-	    !memcmp(other->manifest->root, object->manifest->root, MCI_P2P_HASH))
-		return mci_fail(-EEXIST, "this store has the content of '%s' already, under the name '%s'",
-				object->name, other->name);
+		if (other != object && other->known &&
+		    !memcmp(other->manifest->root, object->manifest->root, MCI_P2P_HASH))
+			return mci_fail(-EEXIST,
+					"this store has the content of '%s' already, under the name '%s'",
+					object->name, other->name);
 	object->known = true;
 	return 0;
 }
@@ -259,6 +260,10 @@ static int live(void *arg)
 	object->held = object->seed ? object->manifest->bytes : object->reused;
 	object->start_ns = mci_now_ns();
 	object->state = MCI_OBJECT_LIVE;
+	if (object->task && mci_swarm_complete(object->swarm)) {
+		object->end_ns = object->start_ns;
+		mci_task_complete(object->task);
+	}
 	if (!object->store->metadata)
 		for (i = 0; i < object->store->peer_count; i++) {
 			struct mci_member *member = mci_member_add(object, object->store->peers[i]);
@@ -292,9 +297,10 @@ void mci_object_begin_leave(struct mci_object *object)
 	mci_loop_timer_clear(object->store->loop, &object->dial);
 	if (object->swarm) {
 		mci_swarm_drain(object->swarm);
-		TAILQ_FOREACH(link, &object->links, next)
-		{
+		TAILQ_FOREACH(link, &object->links, next) {
 			mci_link_number(link, MCI_P2P_LEAVE, 0);
+			if (link->swarm)
+				mci_swarm_peer_leaving(object->swarm, link->swarm); /* nothing more from it */
 			mci_fetch_cancel(link);
 		}
 		mci_fetch_kick(object);
@@ -313,8 +319,8 @@ static bool in_flight(const struct mci_object *object)
 	const struct mci_link *link;
 
 	TAILQ_FOREACH(link, &object->links, next)
-	if (link->read_count)
-		return true;
+		if (link->read_count)
+			return true;
 	return false;
 }
 

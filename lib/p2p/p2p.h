@@ -103,6 +103,12 @@ struct mci_piece_list { /* what is to be said to one peer soon */
 	uint32_t *piece; /* in changes: bit 31 set = ceases */
 };
 
+struct mci_blamed {
+	struct mc_uuid uuid;
+	unsigned int bad;
+};
+#define MCI_P2P_BAD 2u /* then it is avoided */
+
 struct mci_object {
 	TAILQ_ENTRY(mci_object) next;
 	struct mc_p2p *store;
@@ -130,12 +136,15 @@ struct mci_object {
 	unsigned int jobs;     /* of pools, that know this object */
 	struct mci_task kick;
 	bool kicked;
-	struct mci_timer step, say, dial, refresh;
+	struct mci_timer step, say, dial, refresh, guard;
 	bool refreshing, refresh_again;
 	bool lost;	     /* the metadata service does not answer */
 	uint64_t refresh_ns; /* not before */
+	bool guarding;
 	uint64_t start_ns, end_ns, held, fetched, from_seeds, reused;
 	uint32_t bad;
+	struct mci_blamed *blamed; /* whose pieces did not match: outlives their connections */
+	unsigned int blamed_count;
 	char note[256];
 	uint64_t leave_ns; /* leaving: readers have until then */
 	bool settled;	   /* leaving: nobody holds a slot, nothing is in flight */
@@ -145,6 +154,7 @@ struct mci_object {
 struct mci_p2p_hooks {	/* ways to break a rule on purpose, for tests */
 	bool forge_map; /* claim to hold every piece */
 	bool corrupt;	/* change a byte of each piece after it was verified, and serve that */
+	bool no_check;	/* believe every piece that comes */
 };
 
 struct mc_p2p {
@@ -222,9 +232,12 @@ struct mci_read {
 	uint32_t length;
 	mc_batch *batch;
 	bool ok, seed;
+	bool overdue; /* cancelled while no other had come: its source is too slow */
 	struct mci_job check;
 };
 
+/* Is it avoided, from an earlier connection? */
+bool mci_fetch_avoids(const struct mci_object *object, const struct mc_uuid *uuid);
 void mci_fetch_kick(struct mci_object *object); /* the swarm may have something to do */
 int mci_fetch_open(struct mci_object *object);
 void mci_fetch_close(struct mci_object *object);
@@ -334,7 +347,10 @@ int mci_directory_read(struct mc_p2p *store, const char *name, const uint8_t *ro
 int mci_directory_read_layout(struct mc_p2p *store, const char *name, struct mci_found *found,
 			      uint64_t *version);
 int mci_directory_write(struct mci_object *object, bool force); /* record and hashes */
-int mci_directory_publish(struct mci_object *object);		/* the member key, again when it holds all */
+/* The record again, where it got lost though a member that holds everything lives: the service was restarted.
+ */
+void mci_directory_restore(struct mci_object *object);
+int mci_directory_publish(struct mci_object *object); /* the member key, again when it holds all */
 void mci_directory_leave(
 	struct mci_object *object); /* withdraw; the last one takes record and hashes along */
 /* The record of an object that nobody holds, or by force; -EBUSY names a holder. */
@@ -343,7 +359,7 @@ int mci_directory_members(struct mc_p2p *store, const char *root, /* "" = of all
 			  int (*fn)(const struct mci_seen *seen, void *arg), void *arg);
 int mci_ask_read(struct mc_p2p *store, const char *name, const uint8_t *root, struct mci_found *found);
 
-/* ---- task.c: fetches ---- */
+/* ---- task.c: a fetch's thread; get.c: its handle ---- */
 
 struct mc_p2p_task {
 	LIST_ENTRY(mc_p2p_task) next;
@@ -357,7 +373,8 @@ struct mc_p2p_task {
 	struct mc_p2p_get_attr attr;
 	uint64_t start_ns;
 	bool missing_told;
-	struct mci_object *object; /* valid while the task runs */
+	struct mci_object *object; /* of the task's thread, while it runs */
+	struct mci_object *shown;  /* the same, loop thread: whose progress is to be told */
 	pthread_t thread;
 	pthread_mutex_t lock; /* below */
 	pthread_cond_t changed;
@@ -368,6 +385,8 @@ struct mc_p2p_task {
 	struct mc_p2p_progress progress; /* the last one */
 };
 
+int mci_task_start(struct mc_p2p_task *task);
+void mci_task_look(struct mc_p2p_task *task);	  /* task->progress becomes that of now */
 void mci_task_complete(struct mc_p2p_task *task); /* loop: every piece is verified */
 void mci_task_poke(struct mc_p2p_task *task);	  /* loop: something happened */
 void mci_task_end_all(struct mc_p2p *store);

@@ -99,7 +99,7 @@ static int open_source_file(struct mci_place *place, const char *path)
 	place->path = strdup(path);
 	if (!place->path)
 		return no_memory(1);
-	place->fd = open(path, O_RDONLY | O_CLOEXEC);
+	place->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would block */
 	if (place->fd < 0 || fstat(place->fd, &st))
 		return mci_fail(-errno, "cannot open '%s': %s", path, strerror(errno));
 	if (!S_ISREG(st.st_mode) || !st.st_size)
@@ -124,11 +124,21 @@ int mci_place_source(struct mc_p2p *store, const struct mc_p2p_place *given, str
 	return ret;
 }
 
+/* The file takes the place of what is there: that may be a file only, no device, pipe or directory. */
+static int check_target(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) || S_ISREG(st.st_mode))
+		return 0;
+	return mci_fail(-EINVAL, "'%s' is there and is no regular file; fetch to another path", path);
+}
+
 /* What lies under the name already may hold pieces: it is looked through, and stays until the new file is
  * whole. */
 static void look_at_old(struct mci_place *place)
 {
-	int fd = open(place->path, O_RDONLY | O_CLOEXEC);
+	int fd = open(place->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	struct stat st;
 
 	if (fd < 0)
@@ -170,6 +180,9 @@ static int open_sink_file(struct mci_place *place, const char *path, uint64_t by
 		place->part = NULL;
 		return no_memory(1);
 	}
+	ret = check_target(path);
+	if (ret)
+		return ret;
 	place->map_length = bytes;
 	place->fd = open(place->part, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
 	if (place->fd < 0 || fstat(place->fd, &st))
@@ -251,8 +264,7 @@ static int take_region(struct mc_p2p *store, char *addr, uint64_t length, const 
 	struct mci_store_region *region;
 	int ret;
 
-	LIST_FOREACH(region, &store->regions, next)
-	{
+	LIST_FOREACH(region, &store->regions, next) {
 		if (addr >= region->addr && length <= region->length &&
 		    (uint64_t)(addr - region->addr) <= region->length - length) {
 			region->users++;
@@ -297,9 +309,10 @@ int mci_place_register(struct mci_place *place, const char *location)
 {
 	struct mc_p2p *store = place->store;
 	uint32_t i, end;
-	int ret = 0;
+	int ret = 0, published;
 
 	pthread_mutex_lock(&store->regions_lock);
+	mci_engine_hold(store->engine, true);
 	for (i = 0; i < place->count && !ret; i = end) {
 		char *addr = place->range[i].addr;
 		uint64_t length = place->range[i].length;
@@ -318,14 +331,17 @@ int mci_place_register(struct mci_place *place, const char *location)
 				(uint64_t)((char *)place->range[place->added].addr - region->addr);
 		}
 	}
+	published = mci_engine_hold(store->engine, false);
 	pthread_mutex_unlock(&store->regions_lock);
-	return ret;
+	return ret ? ret : published;
 }
 
 int mci_place_finish(struct mci_place *place)
 {
 	if (!place->part)
 		return 0;
+	if (check_target(place->path))
+		return -EINVAL;
 	if (rename(place->part, place->path))
 		return mci_fail(-errno, "every byte is in '%s', but it cannot be renamed to '%s': %s",
 				place->part, place->path, strerror(errno));
@@ -342,9 +358,15 @@ void mci_place_close(struct mci_place *place)
 {
 	uint32_t i;
 
+	if (place->added)
+		mci_engine_hold(place->store->engine, true);
 	for (i = 0; i < place->added; i++)
 		if (place->region[i])
 			put_region(place->store, place->region[i]);
+	/* The memory is fenced whatever the metadata service says. */
+	if (place->added && mci_engine_hold(place->store->engine, false))
+		mci_warn("the regions of an object are gone, but the descriptor could not be updated: %s",
+			 mc_errmsg());
 	if (place->map)
 		munmap(place->map, place->map_length);
 	if (place->old)

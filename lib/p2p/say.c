@@ -90,8 +90,8 @@ void mci_link_say_members(struct mci_link *link)
 	if (link->store->metadata)
 		return;
 	TAILQ_FOREACH(other, &object->links, next)
-	if (other != link && other->joined && !other->ending && count < MCI_P2P_MEMBERS_MAX)
-		names[count++] = other->peer.name;
+		if (other != link && other->joined && !other->ending && count < MCI_P2P_MEMBERS_MAX)
+			names[count++] = other->peer.name;
 	if (!count)
 		return;
 	body = mci_p2p_put_members(object->manifest->root, names, count, &length);
@@ -156,8 +156,8 @@ void mci_link_flush(struct mci_timer *timer)
 	struct mci_link *link;
 
 	TAILQ_FOREACH(link, &object->links, next)
-	if (link->joined && !link->ending)
-		say_all(link);
+		if (link->joined && !link->ending)
+			say_all(link);
 }
 
 static void add(struct mci_link *link, struct mci_piece_list *list, uint32_t value)
@@ -181,7 +181,7 @@ void mci_link_have(struct mci_object *object, uint32_t piece)
 	struct mci_link *link;
 
 	TAILQ_FOREACH(link, &object->links, next)
-	add(link, &link->have, piece);
+		add(link, &link->have, piece);
 }
 
 void mci_link_fetches(struct mci_link *link, uint32_t piece, bool on)

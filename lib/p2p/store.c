@@ -215,9 +215,9 @@ static int begin_closing(void *arg)
 
 	store->closing = true;
 	TAILQ_FOREACH(object, &store->objects, next)
-	mci_object_begin_leave(object);
+		mci_object_begin_leave(object);
 	LIST_FOREACH(link, &store->strangers, next_stranger)
-	mci_link_close(link, "the store closes");
+		mci_link_close(link, "the store closes");
 	return 0;
 }
 

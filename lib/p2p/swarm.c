@@ -12,7 +12,8 @@
 int mci_swarm_new(const struct mci_swarm_attr *attr, struct mci_swarm **out)
 {
 	struct mci_swarm *swarm = calloc(1, sizeof(*swarm));
-	uint64_t **maps[] = {&swarm->held, &swarm->taken, &swarm->want, &swarm->fresh, &swarm->told, &swarm->cease};
+	uint64_t **maps[] = {&swarm->held,  &swarm->taken, &swarm->want,
+			     &swarm->fresh, &swarm->told,  &swarm->cease};
 	uint16_t **counts[] = {&swarm->holders, &swarm->seeds, &swarm->fetchers};
 	uint32_t words = (attr->pieces + 63) / 64;
 	bool complete = true;
@@ -142,7 +143,8 @@ void swarm_piece_changed(struct mci_swarm *swarm, uint32_t piece)
 	}
 }
 
-/* The share of what only seeds have that is ours to ask for first: every members-th piece, by the order of uuids. */
+/* The share of what only seeds have that is ours to ask for first: every members-th piece, by the order of
+ * uuids. */
 static void find_rank(struct mci_swarm *swarm)
 {
 	swarm->members = 1;
@@ -198,6 +200,9 @@ static void hold_change(struct mci_swarm *swarm, struct mci_swarm_peer *peer, ui
 {
 	uint16_t *counter = (peer->seed ? swarm->seeds : swarm->holders) + piece;
 
+	swarm->whole -= peer->has_count == swarm->attr.pieces;
+	peer->has_count += on ? 1 : -1u;
+	swarm->whole += peer->has_count == swarm->attr.pieces;
 	*counter = (uint16_t)(*counter + (on ? 1 : -1));
 	if (!swarm_bit(swarm->held, piece) && swarm->holders[piece] + swarm->seeds[piece] == (on ? 1 : 0))
 		swarm->missing += on ? -1u : 1;
@@ -243,6 +248,8 @@ void mci_swarm_peer_remove(struct mci_swarm *swarm, struct mci_swarm_peer *peer)
 		if (swarm->dirty_last == peer)
 			swarm->dirty_last = before;
 	}
+	if (swarm->yielder == peer)
+		swarm->yielder = NULL;
 	if (swarm->tell == peer)
 		swarm->tell = peer->next;
 	*(peer->previous ? &peer->previous->next : &swarm->first) = peer->next;
@@ -267,8 +274,6 @@ void mci_swarm_peer_has(struct mci_swarm *swarm, struct mci_swarm_peer *peer, ui
 {
 	if (!swarm_counts(peer) || swarm_bit(peer->has, piece))
 		return;
-	if (swarm_bit(peer->fetching, piece))
-		fetch_change(swarm, peer, piece, false);
 	hold_change(swarm, peer, piece, true);
 	swarm_piece_changed(swarm, piece);
 	swarm_set(peer->has, piece);
@@ -301,6 +306,7 @@ void mci_swarm_peer_granted(struct mci_swarm *swarm, struct mci_swarm_peer *peer
 	if (slots) {
 		peer->slots += slots;
 		swarm->slots += slots;
+		swarm->all_dirty = true; /* enough may be enough */
 	} else if (peer->recalled < peer->slots) {
 		peer->recalled++;
 	}
@@ -382,7 +388,4 @@ bool mci_swarm_complete(const struct mci_swarm *swarm) { return swarm->held_coun
 uint32_t mci_swarm_missing(const struct mci_swarm *swarm) { return swarm->missing; }
 uint32_t mci_swarm_given(const struct mci_swarm *swarm) { return swarm->given; }
 
-void mci_swarm_drain(struct mci_swarm *swarm)
-{
-	swarm->draining = true;
-}
+void mci_swarm_drain(struct mci_swarm *swarm) { swarm->draining = true; }

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Who fetches which piece from whom: one member's view of one object's swarm. Pure decisions: the clock is an argument,
- * nothing blocks, no thread, no socket; allocation only when a peer is added. The same code runs in the store and in the
- * simulation (tests/bench/p2p_sim). One thread at a time.
+ * nothing blocks, no thread, no socket; allocation only when a peer is added. The same code runs in the store and in
+ * the simulation (tests/bench/p2p_sim). One thread at a time. docs/p2p.md, "How a piece is chosen".
  *
- * As a receiver: a peer that has something we lack is told that we are interested. It gives slots; a slot is the right to
- * read one piece from it at one time, as often as we like, until we give it back or it asks for it (a grant of 0). With a
- * slot, mci_swarm_step() chooses the piece: rarest first among what that peer announced and nobody here fetches, ties at
- * random; a seed (who registered, contracts F) is asked for pieces that only seeds hold, unless this member would otherwise
- * be idle. Near the end (endgame), and where a source is slow, a piece in flight is asked of a second source, and the later
- * one is cancelled.
+ * As a receiver: a peer that has something we lack is told that we are interested. It gives slots; a slot is the right
+ * to read one piece from it at one time, as often as we like, until we give it back or it asks for it (a grant of 0).
+ * With a slot, mci_swarm_step() chooses the piece: rarest first among what that peer announced and nobody here fetches,
+ * ties at random; a seed (who registered, contracts F) is asked for pieces that only seeds hold, unless this member
+ * would otherwise be idle. Near the end (endgame), and where a source is slow, a piece in flight is asked of a second
+ * source, and the later one is cancelled.
  * As a source: slots go to interested peers in turn, as many as attr.slots at one time.
  */
 #ifndef MCI_P2P_SWARM_H
@@ -38,7 +38,8 @@ void mci_swarm_free(struct mci_swarm *swarm);
 /* Peers. @user comes back from the calls below. @seed: it says that it registered the object. */
 int mci_swarm_peer_add(struct mci_swarm *swarm, const struct mc_uuid *uuid, bool seed, void *user,
 		       struct mci_swarm_peer **peer);
-/* Its slots, ours at it and its reads from us are over; pieces in flight from it must be failed before (mci_swarm_failed). */
+/* Its slots, ours at it and its reads from us are over. The caller says mci_swarm_failed() of what is in flight from it
+ * before; a read that it did not is forgotten. */
 void mci_swarm_peer_remove(struct mci_swarm *swarm, struct mci_swarm_peer *peer);
 void *mci_swarm_peer_user(const struct mci_swarm_peer *peer);
 bool mci_swarm_peer_is_seed(const struct mci_swarm_peer *peer);
@@ -74,7 +75,7 @@ enum mci_swarm_action {
 	MCI_SWARM_NOTHING,
 	MCI_SWARM_FETCH,      /* read @piece from @peer; ends with mci_swarm_done/_bad/_failed */
 	MCI_SWARM_CANCEL,     /* @piece came from elsewhere, or @peer is too slow and another has it: cancel this
-				* read; ends with mci_swarm_failed(.., MCI_SWARM_CANCELLED) or, if it was faster, _done */
+			       * read; ends with mci_swarm_failed(MCI_SWARM_CANCELLED) or, if it was faster, _done */
 	MCI_SWARM_INTEREST,   /* tell @peer that we are interested (@on) or not any more */
 	MCI_SWARM_GRANT,      /* tell @peer that it has @slots more slots; 0: that it shall give one back when it can */
 	MCI_SWARM_RETURN,     /* tell @peer that we give back @slots of its slots */
@@ -90,8 +91,8 @@ void mci_swarm_step(struct mci_swarm *swarm, uint64_t now_ns, struct mci_swarm_s
 uint64_t mci_swarm_next_ns(const struct mci_swarm *swarm); /* UINT64_MAX: nothing by time alone */
 
 /*
- * How a FETCH ended. After _done() the slot is free again at once. True: the piece is new here; the caller verifies, then
- * says mci_swarm_have() or mci_swarm_bad(). False: it came before from elsewhere, there is nothing to do.
+ * How a FETCH ended. After _done() the slot is free again at once. True: the piece is new here; the caller verifies,
+ * then says mci_swarm_have() or mci_swarm_bad(). False: it came before from elsewhere, there is nothing to do.
  * A second read of the piece may be in flight then, into the same memory; its CANCEL is the next step. Who verifies in
  * place waits until mci_swarm_flights() is 0.
  */

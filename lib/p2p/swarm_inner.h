@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Shared by the swarm's files alone: swarm.c (pieces and peers: who has what), swarm_pick.c (reads: which piece, how
- * long, which second source), swarm_slots.c (slots that we give), swarm_step.c (what to do next).
+ * Shared by the swarm's files alone: swarm.c (pieces and peers: who has what), swarm_pick.c (reads: which
+ * piece, how long, which second source), swarm_slots.c (slots that we give), swarm_step.c (what to do next).
  *
- * A piece is in one state: held; taken (came, is being verified); in flight; or wanted. "Fresh": wanted, and nobody but
- * seeds has it or fetches it. A peer counts until it leaves or is avoided; then it is no source any more.
+ * A piece is in one state: held; taken (came, is being verified); in flight; or wanted. "Fresh": wanted, and
+ * nobody but seeds has it or fetches it. A peer counts until it leaves or is avoided; then it is no source
+ * any more.
  */
 #ifndef MCI_P2P_SWARM_INNER_H
 #define MCI_P2P_SWARM_INNER_H
@@ -35,7 +36,6 @@ struct mci_swarm_peer {
 	struct mc_uuid uuid;
 	bool seed, leaving, avoided, dirty;
 	bool told_interest; /* it knows that we are interested */
-	bool full;	    /* it gave more slots than we can use: no interest for a while */
 	bool behind;	    /* came after announcements: those from behind_at on are told yet */
 	bool interested;    /* it wants slots from us */
 	uint32_t behind_at;
@@ -43,12 +43,13 @@ struct mci_swarm_peer {
 	uint32_t errors; /* in a row */
 	/* Its slots that we hold. */
 	uint32_t slots, used, recalled;
+	uint32_t has_count;
 	uint32_t useful; /* pieces that it has and we want */
 	uint32_t fresh;	 /* a seed's: of those, fresh ones */
 	uint64_t usual_ns, rest_until_ns;
 	/* Our slots that it holds. */
 	uint32_t given, asked_back;
-	uint64_t turn, since_ns;
+	uint64_t since_ns;
 	uint64_t *has, *fetching; /* bitmaps */
 };
 
@@ -66,6 +67,7 @@ struct mci_swarm {
 	struct mci_swarm_peer *dirty_first, *dirty_last;
 	uint32_t peer_count, behind_count, resting;
 	uint32_t members, rank; /* receivers, we among them, and our place by uuid */
+	uint32_t whole;		/* peers that have everything and count */
 	/* Reads. */
 	struct swarm_flight *flights; /* 2 * window */
 	uint32_t flight_count, second_count, late_count, cancel_count;
@@ -73,7 +75,8 @@ struct mci_swarm {
 	uint64_t usual_ns;
 	/* Slots that we give. */
 	uint32_t given, asked_back, interested;
-	uint64_t turns, turn_ns; /* counter of grants; when to look again for a turn that is over */
+	struct mci_swarm_peer *yielder; /* was asked for a slot last */
+	uint64_t turn_ns;		/* when to look again for a turn that is over */
 	bool draining, slots_dirty;
 	/* The announcement that is being told to one peer after the other. */
 	struct mci_swarm_peer *tell;
@@ -89,7 +92,10 @@ static inline void swarm_clear(uint64_t *map, uint32_t i) { map[i / 64] &= ~(1ul
 /* First set bit at or after @from, or SWARM_NONE. */
 uint32_t swarm_next_bit(const struct mci_swarm *swarm, const uint64_t *map, uint32_t from);
 
-static inline bool swarm_counts(const struct mci_swarm_peer *peer) { return !peer->leaving && !peer->avoided; }
+static inline bool swarm_counts(const struct mci_swarm_peer *peer)
+{
+	return !peer->leaving && !peer->avoided;
+}
 /* Something about the peer changed: swarm_step.c looks at it. */
 void swarm_dirty(struct mci_swarm *swarm, struct mci_swarm_peer *peer);
 /* Bring want, fresh and the counts of peers in line with the state of the piece. */
@@ -98,6 +104,7 @@ void swarm_piece_changed(struct mci_swarm *swarm, uint32_t piece);
 void swarm_ceased(struct mci_swarm *swarm, uint32_t piece);
 
 /* swarm_pick.c */
+uint32_t swarm_below(struct mci_swarm *swarm, uint32_t n);			 /* at random, 0 to n - 1 */
 uint32_t swarm_pick(struct mci_swarm *swarm, const struct mci_swarm_peer *peer); /* SWARM_NONE */
 struct swarm_flight *swarm_pick_second(struct mci_swarm *swarm, const struct mci_swarm_peer *peer);
 bool swarm_wants(struct mci_swarm *swarm, const struct mci_swarm_peer *peer);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
-/* Reads of one swarm: which piece from whom, how long a read usually takes, and when a second source is asked. */
+/* Reads of one swarm: which piece from whom, how long a read usually takes, and when a second source is
+ * asked. */
 #include "p2p/swarm_inner.h"
 
-#define LATE_TIMES 6u		   /* of the usual time, then a second source is asked... */
-#define LATE_FLOOR_NS 500000000ull /* ...but not before */
+#define LATE_TIMES 6u		    /* of the usual time, then a second source is asked... */
+#define LATE_FLOOR_NS 500000000ull  /* ...but not before */
 #define LATE_FIRST_NS 5000000000ull /* nothing came yet, so nothing is usual */
-#define END_FLOOR_NS 20000000ull   /* of the endgame */
-#define END_SLOWER 3u		   /* so many times slower than usual: a source is doubled at once in the endgame */
+#define END_FLOOR_NS 20000000ull    /* of the endgame */
+#define END_SLOWER 3u /* so many times slower than usual: a source is doubled at once in the endgame */
 #define REST_FIRST_NS 100000000ull /* after an error; doubles with each in a row */
 #define REST_LAST_NS 10000000000ull
 
@@ -19,16 +20,20 @@ static uint64_t next_random(struct mci_swarm *swarm)
 	return z ^ z >> 31;
 }
 
-static uint32_t below(struct mci_swarm *swarm, uint32_t n) { return (uint32_t)((next_random(swarm) >> 32) * n >> 32); }
+uint32_t swarm_below(struct mci_swarm *swarm, uint32_t n)
+{
+	return (uint32_t)((next_random(swarm) >> 32) * n >> 32);
+}
 
 /*
- * One of the best among what @has and @mask share, at random. Best: fewest holders; of fresh pieces (which nobody holds):
- * of our own share. Looks at SWARM_SAMPLE of them from a random place on, which near the end is all of them.
+ * One of the best among what @has and @mask share, at random. Best: fewest holders; of fresh pieces (which
+ * nobody holds): of our own share. Looks at SWARM_SAMPLE of them from a random place on, which near the end
+ * is all of them.
  */
 static uint32_t choose(struct mci_swarm *swarm, const uint64_t *has, const uint64_t *mask, bool fresh)
 {
 	uint32_t best[SWARM_SAMPLE + 64], count = 0, seen = 0, least = UINT32_MAX;
-	uint32_t start = swarm->words ? below(swarm, swarm->words) : 0;
+	uint32_t start = swarm->words ? swarm_below(swarm, swarm->words) : 0;
 
 	for (uint32_t i = 0; i < swarm->words && seen < SWARM_SAMPLE; i++) {
 		uint32_t w = start + i < swarm->words ? start + i : start + i - swarm->words;
@@ -45,7 +50,7 @@ static uint32_t choose(struct mci_swarm *swarm, const uint64_t *has, const uint6
 			best[count++] = piece;
 		}
 	}
-	return count ? best[below(swarm, count)] : SWARM_NONE;
+	return count ? best[swarm_below(swarm, count)] : SWARM_NONE;
 }
 
 static bool idle(const struct mci_swarm *swarm) { return !swarm->flight_count; }
@@ -69,8 +74,8 @@ struct swarm_flight *swarm_pick_second(struct mci_swarm *swarm, const struct mci
 	for (uint32_t i = 0; i < swarm->flight_count; i++) {
 		struct swarm_flight *flight = &swarm->flights[i];
 
-		if (flight->late && !flight->doubled && !flight->cancel && !flight->cancelled && flight->peer != peer &&
-		    swarm_bit(peer->has, flight->piece))
+		if (flight->late && !flight->doubled && !flight->cancel && !flight->cancelled &&
+		    flight->peer != peer && swarm_bit(peer->has, flight->piece))
 			return flight;
 	}
 	return NULL;
@@ -224,8 +229,9 @@ void swarm_drop(struct mci_swarm *swarm, const struct mci_swarm_peer *peer)
 }
 
 /*
- * When a second source is wanted: far beyond the usual time. In the endgame, when nothing is left to begin, sooner: at
- * once where the source is far slower than others, else when it took its time and that of two more.
+ * When a second source is wanted: far beyond the usual time. In the endgame, when nothing is left to begin,
+ * sooner: at once where the source is far slower than others, else when it took its time and that of two
+ * more.
  */
 static uint64_t late_at(const struct mci_swarm *swarm, const struct swarm_flight *flight)
 {

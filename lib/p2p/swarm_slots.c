@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
-/* The slots that we give: to whoever is interested and holds fewest, in turn; and asked back where others wait. */
+/* The slots that we give: to whoever is interested and holds fewest, in turn; and asked back where others
+ * wait. */
 #include "p2p/swarm_inner.h"
 
-#define TURN_NS 200000000ull /* after that a slot may be asked back for one who has as many less one */
+#define TURN_NS 500000000ull /* after that a slot may be asked back for one who has as many less one */
 
 /*
- * Until we hold everything we give half: then reads of what a seed alone has keep a fair share of each receiver's link,
- * and a piece takes less long from member to member.
+ * Until we hold everything we give half: then reads of what a seed alone has keep a fair share of each
+ * receiver's link, and a piece takes less long from member to member.
  */
 static uint32_t to_give(const struct mci_swarm *swarm)
 {
@@ -29,18 +30,33 @@ static uint32_t share(const struct mci_swarm *swarm, uint32_t slots)
 	return each ? each : 1;
 }
 
-/* Who is served next: fewest slots, and of these whose last turn is longest ago. */
-static struct mci_swarm_peer *hungriest(const struct mci_swarm *swarm)
+/* Who was asked for a slot last stands behind the others, or it would get the same one again. */
+static uint32_t rank(const struct mci_swarm *swarm, const struct mci_swarm_peer *peer)
 {
-	struct mci_swarm_peer *best = NULL;
+	return peer->given + (peer == swarm->yielder);
+}
+
+/*
+ * Who is served next: of those with fewest slots the one with fewer pieces of two at random. At random, so
+ * that not all sources serve the same one; of two, so that who fell behind catches up.
+ */
+static struct mci_swarm_peer *hungriest(struct mci_swarm *swarm)
+{
+	struct mci_swarm_peer *two[2] = {NULL, NULL};
+	uint32_t equal = 0, place, least = UINT32_MAX;
 
 	for (struct mci_swarm_peer *peer = swarm->first; peer; peer = peer->next) {
-		if (!peer->interested)
+		if (!peer->interested || rank(swarm, peer) > least)
 			continue;
-		if (!best || peer->given < best->given || (peer->given == best->given && peer->turn < best->turn))
-			best = peer;
+		if (rank(swarm, peer) < least)
+			equal = 0;
+		least = rank(swarm, peer);
+		place = equal < 2 ? equal : swarm_below(swarm, equal + 1);
+		if (place < 2)
+			two[place] = peer;
+		equal++;
 	}
-	return best;
+	return equal > 1 && two[1]->has_count < two[0]->has_count ? two[1] : two[0];
 }
 
 /* Who has most, less what was asked back, and of these since longest. */
@@ -49,9 +65,10 @@ static struct mci_swarm_peer *richest(const struct mci_swarm *swarm)
 	struct mci_swarm_peer *best = NULL;
 
 	for (struct mci_swarm_peer *peer = swarm->first; peer; peer = peer->next) {
-		uint32_t has = peer->given - peer->asked_back, most = best ? best->given - best->asked_back : 0;
+		uint32_t has = peer->given - peer->asked_back,
+			 most = best ? best->given - best->asked_back : 0;
 
-		if (!peer->interested || !has)
+		if (!has)
 			continue;
 		if (has > most || (has == most && peer->since_ns < best->since_ns))
 			best = peer;
@@ -87,6 +104,7 @@ static bool recall(struct mci_swarm *swarm, uint64_t now_ns, uint32_t each, stru
 	rich->asked_back++;
 	swarm->asked_back++;
 	rich->since_ns = now_ns;
+	swarm->yielder = rich;
 	*step = (struct mci_swarm_step){.action = MCI_SWARM_GRANT, .peer = rich};
 	return true;
 }
@@ -112,8 +130,8 @@ bool swarm_slots_step(struct mci_swarm *swarm, uint64_t now_ns, struct mci_swarm
 		count = each - peer->given;
 	peer->given += count;
 	swarm->given += count;
-	peer->turn = ++swarm->turns;
 	peer->since_ns = now_ns;
+	swarm->yielder = NULL;
 	*step = (struct mci_swarm_step){.action = MCI_SWARM_GRANT, .peer = peer, .slots = count};
 	return true;
 }

@@ -2,12 +2,11 @@
 /* What to do next: one answer at a time, the cheapest to tell first. */
 #include "p2p/swarm_inner.h"
 
-#include <string.h>
-
-static bool finish(struct mci_swarm_step *step, enum mci_swarm_action action, struct mci_swarm_peer *peer, uint32_t piece,
-		   uint32_t slots, bool on)
+static bool finish(struct mci_swarm_step *step, enum mci_swarm_action action, struct mci_swarm_peer *peer,
+		   uint32_t piece, uint32_t slots, bool on)
 {
-	*step = (struct mci_swarm_step){.action = action, .peer = peer, .piece = piece, .slots = slots, .on = on};
+	*step = (struct mci_swarm_step){
+		.action = action, .peer = peer, .piece = piece, .slots = slots, .on = on};
 	return true;
 }
 
@@ -66,10 +65,21 @@ static bool cancel(struct mci_swarm *swarm, struct mci_swarm_step *step)
 	return false;
 }
 
-/* As many slots as there can be reads. */
-static uint32_t limit(const struct mci_swarm *swarm) { return swarm->attr.window + swarm->late_count; }
+/*
+ * How many slots we want to hold: no more than reads, and no more than a fair share of all slots that there
+ * are, if others give as many as we do. Whoever holds more takes them from one who waits.
+ */
+static uint32_t limit(const struct mci_swarm *swarm)
+{
+	uint64_t parts = swarm->peer_count - swarm->whole, slots = swarm->attr.slots;
+	uint64_t fair = (swarm->whole * slots + parts * (slots / 2) + parts) / (parts + 1);
 
-static bool fetch(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint64_t now_ns, struct mci_swarm_step *step)
+	fair = fair ? fair : 1;
+	return (uint32_t)(fair < swarm->attr.window ? fair : swarm->attr.window) + swarm->late_count;
+}
+
+static bool fetch(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint64_t now_ns,
+		  struct mci_swarm_step *step)
 {
 	struct swarm_flight *late = swarm_pick_second(swarm, peer);
 	uint32_t piece = late ? late->piece : swarm_pick(swarm, peer);
@@ -81,26 +91,23 @@ static bool fetch(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint64_t
 }
 
 /* All that concerns one peer as our source. */
-static bool look_at(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint64_t now_ns, struct mci_swarm_step *step)
+static bool look_at(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint64_t now_ns,
+		    struct mci_swarm_step *step)
 {
 	bool usable = swarm_counts(peer) && !peer->rest_until_ns, wants;
-	uint32_t unused = peer->slots - peer->used, back = unused < peer->recalled ? unused : peer->recalled;
+	uint32_t unused = peer->slots - peer->used, back = peer->recalled;
 
+	if (swarm->slots > limit(swarm) + back)
+		back = swarm->slots - limit(swarm);
+	if (back > unused)
+		back = unused;
 	if (usable && unused > back && fetch(swarm, peer, now_ns, step))
 		return true;
 	wants = usable && swarm_wants(swarm, peer);
-	if (!wants) {
+	if (!wants)
 		back = unused;
-	} else if (swarm->slots > limit(swarm) && unused > back) {
-		uint32_t surplus = swarm->slots - limit(swarm);
-
-		back = surplus < unused ? (surplus > back ? surplus : back) : unused;
-		peer->full = true;
-	} else if (peer->full && swarm->slots <= limit(swarm) * 3 / 4) {
-		peer->full = false;
-	}
 	/* Interest ends before slots go back, or they would come again at once. */
-	wants &= !peer->full && (peer->told_interest || swarm->slots < limit(swarm));
+	wants &= swarm->slots < limit(swarm);
 	if (wants != peer->told_interest) {
 		peer->told_interest = wants;
 		return finish(step, MCI_SWARM_INTEREST, peer, 0, 0, wants);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* For the tests of the P2P store: a metadata server, or none; stores by number; memory with a pattern. */
+/* For the tests of the P2P store: a metadata service, or none; stores by number; memory with a pattern. */
 #ifndef P2P_ENV_H
 #define P2P_ENV_H
 
 #include "api/pair.h"
+#include "metadata_etcd.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -15,8 +16,12 @@
 
 #define MEMBERS_MAX 16
 
+enum service { SERVICE_OURS, SERVICE_ETCD, SERVICE_NONE };
+static const char *const service_name[] = {"our metadata server", "etcd", "no metadata service"};
+
 struct env {
 	const char *transports;
+	enum service service;
 	bool handshake; /* P2PHANDSHAKE: no metadata service */
 	uint32_t lease_ms;
 	mc_metadata_server *server;
@@ -24,7 +29,8 @@ struct env {
 	char uri[64], folder[64];
 	mc_p2p *store[MEMBERS_MAX];
 	char peers[MEMBERS_MAX * 32];
-	uint32_t slots;
+	uint32_t slots, flags; /* of engines */
+	struct test_etcd etcd;
 };
 
 static inline uint64_t now_ms(void)
@@ -43,14 +49,14 @@ static inline void nap(void)
 }
 
 /* Wait for a state; what never comes fails the test. */
-#define until(condition)                                                              \
-	do {                                                                          \
-		uint64_t until_end_ = now_ms() + 60000;                               \
-		while (!(condition)) {                                                \
-			if (now_ms() > until_end_)                                    \
-				fail_msg("this never came true: %s", #condition);     \
-			nap();                                                        \
-		}                                                                     \
+#define until(condition)                                                          \
+	do {                                                                      \
+		uint64_t until_end_ = now_ms() + 60000;                           \
+		while (!(condition)) {                                            \
+			if (now_ms() > until_end_)                                \
+				fail_msg("this never came true: %s", #condition); \
+			nap();                                                    \
+		}                                                                 \
 	} while (0)
 
 static inline void assert_sentence(const char *word)
@@ -59,13 +65,13 @@ static inline void assert_sentence(const char *word)
 		fail_msg("\"%s\" should name '%s'", mc_errmsg(), word);
 }
 
-#define assert_error(expression, error, word)                                                       \
-	do {                                                                                        \
-		int error_ret_ = (expression);                                                      \
-		if (error_ret_ != (error))                                                          \
+#define assert_error(expression, error, word)                                                        \
+	do {                                                                                         \
+		int error_ret_ = (expression);                                                       \
+		if (error_ret_ != (error))                                                           \
 			fail_msg("%s: %d instead of %d (%s)", #expression, error_ret_, (int)(error), \
-				 mc_errmsg());                                                      \
-		assert_sentence(word);                                                              \
+				 mc_errmsg());                                                       \
+		assert_sentence(word);                                                               \
 	} while (0)
 
 static inline int open_as(struct env *env, const char *name, const char *key_file, mc_p2p **store)
@@ -79,6 +85,7 @@ static inline int open_as(struct env *env, const char *name, const char *key_fil
 	engine.lease_ms = env->lease_ms;
 	engine.key_file = key_file;
 	engine.io_threads = 1;
+	engine.flags = env->flags;
 	attr.engine = &engine;
 	attr.hash_threads = 2;
 	attr.slots = env->slots;
@@ -96,7 +103,8 @@ static inline mc_p2p *open_store(struct env *env, unsigned int i)
 	if (env->handshake) {
 		size_t n = strlen(env->peers);
 
-		snprintf(env->peers + n, sizeof(env->peers) - n, "%s%s", n ? "," : "", mc_p2p_name(env->store[i]));
+		snprintf(env->peers + n, sizeof(env->peers) - n, "%s%s", n ? "," : "",
+			 mc_p2p_name(env->store[i]));
 	}
 	return env->store[i];
 }
@@ -117,14 +125,25 @@ static inline void serve_metadata(struct env *env)
 	snprintf(env->uri, sizeof(env->uri), "http://127.0.0.1:%u/metadata", env->port);
 }
 
+#define KEPT_MAX 1024
+static void *kept[KEPT_MAX];
+static unsigned int kept_count;
+
 static inline void env_open(struct env *env)
 {
 	snprintf(env->folder, sizeof(env->folder), "/tmp/mooncake-p2p-XXXXXX");
 	assert_non_null(mkdtemp(env->folder));
 	if (!env->lease_ms)
 		env->lease_ms = 2000;
-	if (!env->handshake)
+	env->handshake = env->service == SERVICE_NONE;
+	if (env->service == SERVICE_OURS)
 		serve_metadata(env);
+	if (env->service != SERVICE_ETCD)
+		return;
+	test_etcd_init(&env->etcd, env->folder, "etcd");
+	assert_true(test_etcd_start(&env->etcd));
+	assert_true(test_etcd_ready(&env->etcd));
+	snprintf(env->uri, sizeof(env->uri), "etcd://127.0.0.1:%u", env->etcd.port);
 }
 
 static inline void env_close(struct env *env)
@@ -135,13 +154,19 @@ static inline void env_close(struct env *env)
 	for (i = 0; i < MEMBERS_MAX; i++)
 		if (env->store[i])
 			must(mc_p2p_close(env->store[i]));
+	while (kept_count)
+		free(kept[--kept_count]);
 	if (env->server)
 		must(mc_metadata_server_close(env->server));
+	if (env->etcd.pid)
+		test_kill(&env->etcd.pid);
 	snprintf(command, sizeof(command), "rm -r %s", env->folder);
 	assert_int_equal(system(command), 0);
 }
 
 /* ---- objects ---- */
+
+static const uint64_t one_size[] = {1 << 20}; /* 256 pieces of 4 KiB */
 
 struct bytes {
 	struct mc_p2p_range range[64];
@@ -149,7 +174,7 @@ struct bytes {
 	uint64_t total;
 };
 
-static inline void bytes_alloc(struct bytes *bytes, const uint64_t *sizes, unsigned int count)
+static inline void bytes_own(struct bytes *bytes, const uint64_t *sizes, unsigned int count)
 {
 	unsigned int i;
 
@@ -163,6 +188,18 @@ static inline void bytes_alloc(struct bytes *bytes, const uint64_t *sizes, unsig
 	}
 	bytes->place.ranges = bytes->range;
 	bytes->place.count = count;
+}
+
+/* Lives until the stores are closed. */
+static inline void bytes_alloc(struct bytes *bytes, const uint64_t *sizes, unsigned int count)
+{
+	unsigned int i;
+
+	bytes_own(bytes, sizes, count);
+	for (i = 0; i < count; i++) {
+		assert_true(kept_count < KEPT_MAX);
+		kept[kept_count++] = bytes->range[i].addr;
+	}
 }
 
 /* No two pieces are alike. */
@@ -217,5 +254,75 @@ static inline struct mc_p2p_progress progress_of(mc_p2p_task *task)
 }
 
 static inline bool done(mc_p2p_task *task) { return mc_p2p_task_wait(task, 0) != -ETIME; }
+
+/* ---- lists ---- */
+
+struct seen {
+	unsigned int count, seeds, holders, members;
+	char names[256];
+	struct mc_p2p_object last;
+	uint64_t sizes[8];
+};
+
+static inline int see(const struct mc_p2p_object *object, void *arg)
+{
+	struct seen *seen = arg;
+	size_t n = strlen(seen->names);
+	unsigned int i;
+
+	seen->count++;
+	seen->seeds += object->seeds;
+	seen->holders += object->holders;
+	seen->members += object->members;
+	snprintf(seen->names + n, sizeof(seen->names) - n, "%s ", object->name);
+	seen->last = *object;
+	for (i = 0; i < object->size_count && i < 8; i++)
+		seen->sizes[i] = object->size_list[i];
+	return 0;
+}
+
+static inline struct seen list(mc_p2p *store, const char *prefix)
+{
+	struct seen seen = {0};
+
+	must(mc_p2p_list(store, prefix, see, &seen));
+	return seen;
+}
+
+/* ---- progress ---- */
+
+struct told {
+	mc_p2p_task *task;
+	unsigned int calls;
+	bool cancel;
+	struct mc_p2p_progress last;
+};
+
+static inline void tell(const struct mc_p2p_progress *progress, void *arg)
+{
+	struct told *told = arg;
+
+	told->calls++;
+	told->last = *progress;
+	if (told->cancel && progress->bad_pieces >= 2)
+		mc_p2p_task_cancel(__atomic_load_n(&told->task, __ATOMIC_ACQUIRE));
+}
+
+/* ---- frame ---- */
+
+static inline int env_setup(void **state)
+{
+	env_open(*state);
+	return 0;
+}
+
+static inline int env_teardown(void **state)
+{
+	struct env *env = *state, clean = {.transports = env->transports, .service = env->service};
+
+	env_close(env);
+	*env = clean;
+	return 0;
+}
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Links as fluids: every node has one link up and one down; the reads on them share by max-min fairness (no read can get
- * more without one that has less or as much getting less), as long-lived flows of fair transports come near to. Rates
- * change at once. Header only; tests/bench/p2p_sim.c is its user.
+ * Links as fluids: every node has one link up and one down; the reads on them share by max-min fairness (no
+ * read can get more without one that has less or as much getting less), as long-lived flows of fair
+ * transports come near to. Rates change at once. Header only; tests/bench/p2p_sim.c is its user.
  */
 #ifndef BENCH_FLUID_H
 #define BENCH_FLUID_H
@@ -141,7 +141,8 @@ static inline void fluid_move(struct fluid *fluid, double now)
 	fluid->now = now;
 }
 
-static inline void fluid_add(struct fluid *fluid, double now, uint32_t source, uint32_t sink, uint32_t piece, double bytes)
+static inline void fluid_add(struct fluid *fluid, double now, uint32_t source, uint32_t sink, uint32_t piece,
+			     double bytes)
 {
 	fluid_move(fluid, now);
 	if (fluid->count == fluid->room) {
@@ -165,11 +166,13 @@ static inline void fluid_end(struct fluid *fluid, uint32_t index)
 	*read = fluid->reads[--fluid->count];
 }
 
-/* After adding and ending: rates, if any pair has more or fewer reads than before, and the time of the next end. */
+/* After adding and ending: rates, if any pair has more or fewer reads than before, and the time of the next
+ * end. */
 static inline void fluid_settle(struct fluid *fluid)
 {
 	if (fluid->differ) {
-		memcpy(fluid->old, fluid->reads_of, (size_t)fluid->nodes * fluid->nodes * sizeof(*fluid->old));
+		memcpy(fluid->old, fluid->reads_of,
+		       (size_t)fluid->nodes * fluid->nodes * sizeof(*fluid->old));
 		fluid->differ = 0;
 		fluid_rates(fluid);
 	}

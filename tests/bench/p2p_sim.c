@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * A swarm in one process under a virtual clock: one seed, many receivers, lib/p2p/swarm.c in each of them, links as fluids
- * (fluid.h). Messages of one sender arrive in order, each after 0.75 to 1.25 times the latency. A read begins to move
- * after --read_latency. Hashing a piece takes time, on four threads. docs/p2p.md, "Simulation", has results.
+ * A swarm in one process under a virtual clock: one seed, many receivers, lib/p2p/swarm.c in each of them,
+ * links as fluids (fluid.h). Messages of one sender arrive in order, each after 0.75 to 1.25 times the
+ * latency. A read begins to move after --read_latency. Hashing a piece takes time, on four threads.
+ * docs/p2p.md, "Simulation", has results.
  */
 #include <stdio.h>
 #include <time.h>
@@ -24,24 +25,95 @@ static struct {
 } flags;
 
 static const struct opt table[] = {
-	{ .name = "receivers", .type = OPT_UINT, .value = &flags.receivers, .def = "8", .min = 1, .max = 1000, .help = "that fetch" },
-	{ .name = "pieces", .type = OPT_UINT, .value = &flags.pieces, .def = "1024", .min = 1, .max = 10000000, .help = "of the object" },
-	{ .name = "piece_size", .type = OPT_SIZE, .value = &flags.piece_size, .def = "4MiB", .min = 1, .help = "of each" },
-	{ .name = "rate", .type = OPT_SIZE, .value = &flags.rate, .def = "1250MB", .min = 1, .help = "bytes per second of every link, up and down" },
-	{ .name = "latency", .type = OPT_DOUBLE, .value = &flags.latency, .def = "1", .help = "milliseconds of a message, one way" },
-	{ .name = "read_latency", .type = OPT_DOUBLE, .value = &flags.read_latency, .def = "0.1", .help = "milliseconds until a read moves" },
-	{ .name = "hash_rate", .type = OPT_SIZE, .value = &flags.hash_rate, .def = "1GB", .min = 1, .help = "bytes per second and thread; each receiver has four" },
-	{ .name = "spread", .type = OPT_DOUBLE, .value = &flags.spread, .def = "10", .help = "milliseconds within which the receivers begin" },
-	{ .name = "slots", .type = OPT_UINT, .value = &flags.slots, .def = "8", .min = 1, .max = 1024, .help = "as mc_p2p_attr.slots" },
-	{ .name = "window", .type = OPT_UINT, .value = &flags.window, .def = "16", .min = 1, .max = 1024, .help = "as mc_p2p_attr.window" },
-	{ .name = "late", .type = OPT_UINT, .value = &flags.late, .def = "0", .max = 1000, .help = "of the receivers, so many begin at half the time" },
-	{ .name = "slow", .type = OPT_BOOL, .value = &flags.slow, .help = "the first receiver has a quarter of the rate" },
-	{ .name = "kill", .type = OPT_BOOL, .value = &flags.kill, .help = "the seed dies once it sent every piece" },
-	{ .name = "star", .type = OPT_BOOL, .value = &flags.star, .help = "no swarm: all fetch from the seed alone" },
-	{ .name = "seed", .type = OPT_UINT, .value = &flags.seed, .def = "1", .help = "of the generator" },
-	{ .name = "repeats", .type = OPT_UINT, .value = &flags.repeats, .def = "1", .min = 1, .max = 1000, .help = "with the following seeds" },
-	{ .name = "json", .type = OPT_BOOL, .value = &flags.json, .help = "one JSON object per line" },
-	{ .name = NULL },
+	{.name = "receivers",
+	 .type = OPT_UINT,
+	 .value = &flags.receivers,
+	 .def = "8",
+	 .min = 1,
+	 .max = 1000,
+	 .help = "that fetch"},
+	{.name = "pieces",
+	 .type = OPT_UINT,
+	 .value = &flags.pieces,
+	 .def = "1024",
+	 .min = 1,
+	 .max = 10000000,
+	 .help = "of the object"},
+	{.name = "piece_size",
+	 .type = OPT_SIZE,
+	 .value = &flags.piece_size,
+	 .def = "4MiB",
+	 .min = 1,
+	 .help = "of each"},
+	{.name = "rate",
+	 .type = OPT_SIZE,
+	 .value = &flags.rate,
+	 .def = "1250MB",
+	 .min = 1,
+	 .help = "bytes per second of every link, up and down"},
+	{.name = "latency",
+	 .type = OPT_DOUBLE,
+	 .value = &flags.latency,
+	 .def = "1",
+	 .help = "milliseconds of a message, one way"},
+	{.name = "read_latency",
+	 .type = OPT_DOUBLE,
+	 .value = &flags.read_latency,
+	 .def = "0.1",
+	 .help = "milliseconds until a read moves"},
+	{.name = "hash_rate",
+	 .type = OPT_SIZE,
+	 .value = &flags.hash_rate,
+	 .def = "1GB",
+	 .min = 1,
+	 .help = "bytes per second and thread; each receiver has four"},
+	{.name = "spread",
+	 .type = OPT_DOUBLE,
+	 .value = &flags.spread,
+	 .def = "10",
+	 .help = "milliseconds within which the receivers begin"},
+	{.name = "slots",
+	 .type = OPT_UINT,
+	 .value = &flags.slots,
+	 .def = "16",
+	 .min = 1,
+	 .max = 1024,
+	 .help = "as mc_p2p_attr.slots"},
+	{.name = "window",
+	 .type = OPT_UINT,
+	 .value = &flags.window,
+	 .def = "16",
+	 .min = 1,
+	 .max = 1024,
+	 .help = "as mc_p2p_attr.window"},
+	{.name = "late",
+	 .type = OPT_UINT,
+	 .value = &flags.late,
+	 .def = "0",
+	 .max = 1000,
+	 .help = "of the receivers, so many begin at half the time"},
+	{.name = "slow",
+	 .type = OPT_BOOL,
+	 .value = &flags.slow,
+	 .help = "the first receiver has a quarter of the rate"},
+	{.name = "kill",
+	 .type = OPT_BOOL,
+	 .value = &flags.kill,
+	 .help = "the seed dies once it sent every piece"},
+	{.name = "star",
+	 .type = OPT_BOOL,
+	 .value = &flags.star,
+	 .help = "no swarm: all fetch from the seed alone"},
+	{.name = "seed", .type = OPT_UINT, .value = &flags.seed, .def = "1", .help = "of the generator"},
+	{.name = "repeats",
+	 .type = OPT_UINT,
+	 .value = &flags.repeats,
+	 .def = "1",
+	 .min = 1,
+	 .max = 1000,
+	 .help = "with the following seeds"},
+	{.name = "json", .type = OPT_BOOL, .value = &flags.json, .help = "one JSON object per line"},
+	{.name = NULL},
 };
 
 static const struct opt_set set = {
@@ -49,7 +121,8 @@ static const struct opt_set set = {
 	.usage = "[flags]",
 	.summary = "Simulates how an object spreads from one seed, under a virtual clock.",
 	.table = table,
-	.more = "Times are multiples of size / rate, for each from its own beginning. Exit status: 0, 1 if not everyone got\n"
+	.more = "Times are multiples of size / rate, for each from its own beginning. Exit status: 0, 1 if "
+		"not everyone got\n"
 		"everything.\n",
 };
 
@@ -190,7 +263,10 @@ static void run_steps(uint32_t n)
 		switch (step.action) {
 		case MCI_SWARM_FETCH:
 			push(n, READS,
-			     (struct entry){.at = sim.now + sim.read_latency, .event = READ, .to = other, .piece = step.piece});
+			     (struct entry){.at = sim.now + sim.read_latency,
+					    .event = READ,
+					    .to = other,
+					    .piece = step.piece});
 			break;
 		case MCI_SWARM_CANCEL:
 			cancel_read(n, other, step.piece);
@@ -212,8 +288,9 @@ static void run_steps(uint32_t n)
 			abort();
 		}
 	}
-	node->timer = mci_swarm_next_ns(node->swarm) == UINT64_MAX ? INFINITY
-								    : (double)mci_swarm_next_ns(node->swarm) / 1e9;
+	node->timer = mci_swarm_next_ns(node->swarm) == UINT64_MAX
+			      ? INFINITY
+			      : (double)mci_swarm_next_ns(node->swarm) / 1e9;
 	find_next(node);
 }
 
@@ -254,7 +331,7 @@ static void starts(uint32_t n)
 		meet(i, n);
 		run_steps(i);
 	}
-	sim.reads_of_metadata += 3 + (flags.pieces * 2 * MCI_P2P_HASH + MCI_P2P_CHUNK - 1) / MCI_P2P_CHUNK;
+	sim.reads_of_metadata += 3 + (flags.pieces * 2 * MCI_P2P_HASH + MCI_P2P_CHUNK_MAX - 1) / MCI_P2P_CHUNK_MAX;
 	sim.writes_of_metadata++;
 	sim.watch_events += others;
 }
@@ -424,7 +501,9 @@ static void comes(const struct fluid_read *read)
 	}
 	if (mci_swarm_done(node->swarm, node->peer[read->source], read->piece, now_ns()))
 		push(read->sink, HASHES,
-		     (struct entry){.at = fmax(sim.now + took, last + took / HASH_THREADS), .event = VERIFIED, .piece = read->piece});
+		     (struct entry){.at = fmax(sim.now + took, last + took / HASH_THREADS),
+				    .event = VERIFIED,
+				    .piece = read->piece});
 	run_steps(read->sink);
 	if (flags.kill && !sim.seed_dead && sim.copies == flags.pieces)
 		dies();
@@ -449,7 +528,8 @@ static void run(void)
 					continue;
 				fluid_end(&sim.fluid, i);
 				comes(&read);
-				i = i > sim.fluid.count ? sim.fluid.count : i; /* a cancelled read is gone too */
+				i = i > sim.fluid.count ? sim.fluid.count
+							: i; /* a cancelled read is gone too */
 			}
 		}
 		for (uint32_t i = 0; i < sim.count; i++)
@@ -499,7 +579,7 @@ static void set_up(uint64_t seed)
 		node->queue[HASHES].last = 0;
 	}
 	/* The seed: chunks, record, member. */
-	sim.writes_of_metadata = 2 + (flags.pieces * 2 * MCI_P2P_HASH + MCI_P2P_CHUNK - 1) / MCI_P2P_CHUNK;
+	sim.writes_of_metadata = 2 + (flags.pieces * 2 * MCI_P2P_HASH + MCI_P2P_CHUNK_MAX - 1) / MCI_P2P_CHUNK_MAX;
 	sim.reads_of_metadata = 1;
 }
 
@@ -511,7 +591,8 @@ static void tear_down(void)
 		for (int q = 0; q < QUEUES; q++) {
 			struct queue *queue = &sim.nodes[i].queue[q];
 
-			for (; queue->count; queue->count--, queue->first = (queue->first + 1) & (queue->room - 1))
+			for (; queue->count;
+			     queue->count--, queue->first = (queue->first + 1) & (queue->room - 1))
 				free(queue->entries[queue->first].map);
 			free(queue->entries);
 		}
@@ -530,7 +611,8 @@ static double last_of(bool slow, bool late)
 		const struct node *node = &sim.nodes[i];
 
 		if (node->slow == slow && node->late == late)
-			worst = fmax(worst, node->done > 0 ? (node->done - node->begins) / sim.unit : INFINITY);
+			worst = fmax(worst,
+				     node->done > 0 ? (node->done - node->begins) / sim.unit : INFINITY);
 	}
 	return worst;
 }
@@ -541,16 +623,20 @@ static void print(uint64_t seed, double cpu)
 	double all = size * (double)flags.receivers;
 	double messages = (double)sim.messages / (double)flags.pieces / (double)flags.receivers;
 
-	printf(flags.json ? "{\"receivers\": %llu, \"pieces\": %llu, \"latency_ms\": %g, \"seed\": %llu, \"last\": %.3f, "
-			    "\"last_late\": %.3f, \"last_slow\": %.3f, \"seed_bytes\": %.3f, \"duplicated\": %.5f, "
-			    "\"messages_per_piece\": %.2f, \"metadata_reads\": %llu, \"metadata_writes\": %llu, "
-			    "\"watch_events\": %llu, \"steps\": %llu, \"cpu_s\": %.1f}\n"
-			  : "%9llu %7llu %7g %5llu  %6.3f %6.3f %6.3f  %6.3f  %9.5f  %8.2f  %6llu %6llu %6llu  %9llu %6.1f\n",
+	printf(flags.json
+		       ? "{\"receivers\": %llu, \"pieces\": %llu, \"latency_ms\": %g, \"seed\": %llu, "
+			 "\"last\": %.3f, "
+			 "\"last_late\": %.3f, \"last_slow\": %.3f, \"seed_bytes\": %.3f, \"duplicated\": "
+			 "%.5f, "
+			 "\"messages_per_piece\": %.2f, \"metadata_reads\": %llu, \"metadata_writes\": %llu, "
+			 "\"watch_events\": %llu, \"steps\": %llu, \"cpu_s\": %.1f}\n"
+		       : "%9llu %7llu %7g %5llu  %6.3f %6.3f %6.3f  %6.3f  %9.5f  %8.2f  %6llu %6llu %6llu  "
+			 "%9llu %6.1f\n",
 	       (unsigned long long)flags.receivers, (unsigned long long)flags.pieces, flags.latency,
 	       (unsigned long long)seed, last_of(false, false), last_of(false, true), last_of(true, false),
-	       sim.seed_bytes / size, (sim.bytes - all) / all, messages, (unsigned long long)sim.reads_of_metadata,
-	       (unsigned long long)sim.writes_of_metadata, (unsigned long long)sim.watch_events,
-	       (unsigned long long)sim.steps, cpu);
+	       sim.seed_bytes / size, (sim.bytes - all) / all, messages,
+	       (unsigned long long)sim.reads_of_metadata, (unsigned long long)sim.writes_of_metadata,
+	       (unsigned long long)sim.watch_events, (unsigned long long)sim.steps, cpu);
 	fflush(stdout);
 }
 
@@ -562,8 +648,9 @@ int main(int argc, char **argv)
 	if (flags.late > flags.receivers)
 		flags.late = flags.receivers;
 	if (!flags.json)
-		printf("%9s %7s %7s %5s  %6s %6s %6s  %6s  %9s  %8s  %6s %6s %6s  %9s %6s\n", "receivers", "pieces", "latency",
-		       "seed", "last", "late", "slow", "seed", "dup", "msg/piece", "reads", "writes", "events", "steps", "cpu");
+		printf("%9s %7s %7s %5s  %6s %6s %6s  %6s  %9s  %8s  %6s %6s %6s  %9s %6s\n", "receivers",
+		       "pieces", "latency", "seed", "last", "late", "slow", "seed", "dup", "msg/piece",
+		       "reads", "writes", "events", "steps", "cpu");
 	for (uint64_t seed = flags.seed; seed < flags.seed + flags.repeats; seed++) {
 		clock_t before = clock();
 

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Members that break the rules, by hooks inside of the store: one that forges its map, one that serves other
+ * bytes than it verified; and the check that this is held off by, switched off. And the engine's seam that
+ * the store stands on.
+ */
+#include "api/p2p_env.h"
+
+#include "p2p/p2p.h"
+#include "p2p/record.h"
+
+static struct liar {
+	struct bytes good, first, second;
+	struct mc_p2p_register_attr small;
+} liar;
+
+/* Store 0 registers; store 1, with its hooks set by the caller, shall lie to store 2. */
+static void open_liar(struct env *env)
+{
+	liar = (struct liar){.small = small_pieces()};
+	bytes_alloc(&liar.good, one_size, 1);
+	bytes_alloc(&liar.first, one_size, 1);
+	bytes_alloc(&liar.second, one_size, 1);
+	bytes_fill(&liar.good, 1);
+	open_store(env, 0);
+	open_store(env, 1);
+	open_store(env, 2);
+	must(mc_p2p_register(env->store[0], "object", &liar.good.place, &liar.small, NULL));
+}
+
+static void assert_is_named(mc_p2p_task *task, const char *member)
+{
+	until(progress_of(task).bad_pieces >= 2);
+	until(strstr(progress_of(task).note, "waiting for a new seed") ||
+	      strstr(progress_of(task).note, member));
+}
+
+/* It claims to hold every piece, and holds none: what it would give is not taken. */
+static void test_a_forged_map_deceives_nobody_for_long(void **state)
+{
+	struct env *env = *state;
+	mc_p2p_task *lying, *task;
+	unsigned int i;
+
+	open_liar(env);
+	/* The liar gets nothing itself: what the seed serves is spoilt. */
+	for (i = 0; i < 256; i++)
+		((uint8_t *)liar.good.range[0].addr)[i * 4096] ^= 0xff;
+	env->store[1]->hooks.forge_map = true;
+	must(mc_p2p_get_start(env->store[1], "object", &liar.first.place, NULL, &lying));
+	until(progress_of(lying).bad_pieces >= 2);
+	close_store(env, 0);
+	must(mc_p2p_get_start(env->store[2], "object", &liar.second.place, NULL, &task));
+	assert_is_named(task, "member-1");
+	assert_int_equal(progress_of(task).held, 0);
+	/* A good seed comes: the fetch ends well, though the liar still claims everything. */
+	bytes_fill(&liar.good, 1);
+	open_store(env, 3);
+	must(mc_p2p_register(env->store[3], "object", &liar.good.place, &liar.small, NULL));
+	must(mc_p2p_task_wait(task, -1));
+	bytes_alike(&liar.good, &liar.second);
+	must(mc_p2p_task_free(task));
+	must(mc_p2p_task_wait(lying, -1));
+	must(mc_p2p_task_free(lying));
+}
+
+static void test_a_member_that_serves_other_bytes_is_avoided(void **state)
+{
+	struct env *env = *state;
+	mc_p2p_task *task;
+
+	open_liar(env);
+	env->store[1]->hooks.corrupt = true;
+	must(mc_p2p_get(env->store[1], "object", &liar.first.place, NULL));
+	assert_memory_not_equal(liar.first.range[0].addr, liar.good.range[0].addr, one_size[0]);
+	/* Beside a good source it costs a piece or two. */
+	must(mc_p2p_get(env->store[2], "object", &liar.second.place, NULL));
+	bytes_alike(&liar.good, &liar.second);
+	must(mc_p2p_delete_replica(env->store[2], "object"));
+	/* Alone it gets nobody anywhere, and is named. */
+	must(mc_p2p_unregister(env->store[0], "object"));
+	must(mc_p2p_get_start(env->store[2], "object", &liar.second.place, NULL, &task));
+	assert_is_named(task, "member-1");
+	assert_int_equal(progress_of(task).held, 0);
+	must(mc_p2p_register(env->store[0], "object", &liar.good.place, &liar.small, NULL));
+	must(mc_p2p_task_wait(task, -1));
+	bytes_alike(&liar.good, &liar.second);
+	must(mc_p2p_task_free(task));
+}
+
+static void test_without_the_check_wrong_bytes_would_come(void **state)
+{
+	struct env *env = *state;
+
+	open_liar(env);
+	env->store[1]->hooks.corrupt = true;
+	env->store[2]->hooks.no_check = true;
+	must(mc_p2p_get(env->store[1], "object", &liar.first.place, NULL));
+	must(mc_p2p_unregister(env->store[0], "object"));
+	must(mc_p2p_get(env->store[2], "object", &liar.second.place, NULL));
+	assert_memory_not_equal(liar.good.range[0].addr, liar.second.range[0].addr, one_size[0]);
+}
+
+/* ---- records ---- */
+
+static int decode(mc_engine *engine, const char *name, const char *text)
+{
+	struct mci_found found;
+	int ret = mci_record_decode(engine, name, text, strlen(text), &found);
+
+	if (!ret)
+		mci_manifest_free(found.manifest);
+	return ret;
+}
+
+static void test_a_record_is_read_as_it_was_written_and_nothing_else_is(void **state)
+{
+	const uint64_t sizes[] = {5000, 1};
+	struct env *env = *state;
+	mc_engine *engine = open_store(env, 0)->engine;
+	struct mci_manifest *manifest;
+	struct mci_found found;
+	char *text, *copy;
+	size_t i;
+
+	must(mci_manifest_new(sizes, 2, 4096, &manifest));
+	mci_manifest_seal(manifest);
+	must(mci_record_encode(engine, "foo/bar", manifest, 1 << 20, &text));
+	must(mci_record_decode(engine, "foo/bar", text, strlen(text), &found));
+	assert_memory_equal(found.manifest->root, manifest->root, MCI_P2P_HASH);
+	assert_int_equal(found.manifest->range_count, 2);
+	assert_int_equal(found.max_shard_size, 1 << 20);
+	mci_manifest_free(found.manifest);
+	assert_int_equal(decode(engine, "foo/other", text), -EBADMSG);
+	assert_int_equal(decode(engine, "foo/bar", "{}"), -EBADMSG);
+	assert_int_equal(decode(engine, "foo/bar", "no json"), -EBADMSG);
+	/* Cut anywhere it is no record. */
+	for (i = 0; i < strlen(text); i++) {
+		copy = strndup(text, i);
+		assert_int_equal(decode(engine, "foo/bar", copy), -EBADMSG);
+		free(copy);
+	}
+	free(text);
+	mci_manifest_free(manifest);
+}
+
+static void test_with_a_key_a_record_is_signed(void **state)
+{
+	const uint64_t sizes[] = {5000};
+	struct env *env = *state;
+	struct mci_manifest *manifest;
+	char key[96], other[96], *text, *plain, *digit;
+
+	snprintf(key, sizeof(key), "%s/key", env->folder);
+	snprintf(other, sizeof(other), "%s/other", env->folder);
+	must(mc_key_create(key));
+	must(mc_key_create(other));
+	must(open_as(env, "keyed", key, &env->store[0]));
+	must(open_as(env, "other", other, &env->store[1]));
+	must(open_as(env, "plain", NULL, &env->store[2]));
+	must(mci_manifest_new(sizes, 1, 4096, &manifest));
+	mci_manifest_seal(manifest);
+	must(mci_record_encode(env->store[0]->engine, "signed", manifest, 0, &text));
+	must(mci_record_encode(env->store[2]->engine, "signed", manifest, 0, &plain));
+	assert_int_equal(decode(env->store[0]->engine, "signed", text), 0);
+	assert_error(decode(env->store[1]->engine, "signed", text), -EKEYREJECTED, "another key");
+	assert_error(decode(env->store[0]->engine, "signed", plain), -EKEYREJECTED, "without one");
+	/* One digit of the root changed by hand. */
+	digit = strstr(text, "\"root\":\"") + 8;
+	*digit = *digit == 'a' ? 'b' : 'a';
+	assert_error(decode(env->store[0]->engine, "signed", text), -EKEYREJECTED, "signed");
+	free(text);
+	free(plain);
+	mci_manifest_free(manifest);
+}
+
+/* ---- the engine's seam ---- */
+
+static void ignore(void *arg, struct mci_incoming *in)
+{
+	(void)arg;
+	mci_incoming_reject(in, -EBUSY, "not now");
+}
+
+static void test_a_role_has_one_handler_and_none_answers_with_a_sentence(void **state)
+{
+	struct env *env = *state;
+	mc_p2p *store = open_store(env, 0), *other = open_store(env, 1);
+	uint64_t deadline = mci_now_ns() + 5000 * MCI_NS_PER_MS;
+	struct mci_hello hello;
+	struct mci_sock sock;
+
+	assert_error(mci_engine_role(store->engine, MCI_ROLE_P2P, ignore, NULL), -EEXIST, "somebody else");
+	must(mci_engine_dial(other->engine, "member-0", MCI_ROLE_P2P, deadline, &sock, &hello));
+	assert_string_equal(hello.peer.name, "member-0");
+	assert_memory_equal(&hello.peer.uuid, &store->uuid, sizeof(store->uuid));
+	mci_sock_close(&sock);
+	must(mci_engine_role(store->engine, MCI_ROLE_P2P, NULL, NULL));
+	assert_error(mci_engine_dial(other->engine, "member-0", MCI_ROLE_P2P, deadline, &sock, &hello),
+		     -EPROTO, "nobody here serves");
+	must(mci_engine_role(store->engine, MCI_ROLE_P2P, ignore, NULL));
+	assert_error(mci_engine_dial(other->engine, "member-0", MCI_ROLE_P2P, deadline, &sock, &hello),
+		     -EBUSY, "not now");
+	assert_error(mci_engine_dial(other->engine, "nobody", MCI_ROLE_P2P, deadline, &sock, &hello), -ENOENT,
+		     "nobody");
+}
+
+#define WITH(name)                                         \
+	{                                                  \
+#name, name, env_setup, env_teardown, &env \
+	}
+
+int main(int argc, char **argv)
+{
+	static struct env env = {.transports = "tcp"};
+	const struct CMUnitTest tests[] = {
+		WITH(test_a_forged_map_deceives_nobody_for_long),
+		WITH(test_a_member_that_serves_other_bytes_is_avoided),
+		WITH(test_without_the_check_wrong_bytes_would_come),
+		WITH(test_a_record_is_read_as_it_was_written_and_nothing_else_is),
+		WITH(test_with_a_key_a_record_is_signed),
+		WITH(test_a_role_has_one_handler_and_none_answers_with_a_sentence),
+	};
+
+	cmocka_set_test_filter(argc > 1 ? argv[1] : NULL);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
