@@ -9,7 +9,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#define SLOTS 8u
+#define SLOTS 16u
 #define WINDOW 16u
 #define CALLERS 4u
 #define MAX_SHARD_SIZE (64ull << 20)
