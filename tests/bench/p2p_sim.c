@@ -331,7 +331,7 @@ static void starts(uint32_t n)
 		meet(i, n);
 		run_steps(i);
 	}
-	sim.reads_of_metadata += 3 + (flags.pieces * 2 * MCI_P2P_HASH + MCI_P2P_CHUNK - 1) / MCI_P2P_CHUNK;
+	sim.reads_of_metadata += 3 + (flags.pieces * 2 * MCI_P2P_HASH + MCI_P2P_CHUNK_MAX - 1) / MCI_P2P_CHUNK_MAX;
 	sim.writes_of_metadata++;
 	sim.watch_events += others;
 }
@@ -579,7 +579,7 @@ static void set_up(uint64_t seed)
 		node->queue[HASHES].last = 0;
 	}
 	/* The seed: chunks, record, member. */
-	sim.writes_of_metadata = 2 + (flags.pieces * 2 * MCI_P2P_HASH + MCI_P2P_CHUNK - 1) / MCI_P2P_CHUNK;
+	sim.writes_of_metadata = 2 + (flags.pieces * 2 * MCI_P2P_HASH + MCI_P2P_CHUNK_MAX - 1) / MCI_P2P_CHUNK_MAX;
 	sim.reads_of_metadata = 1;
 }
 
