@@ -23,7 +23,7 @@ typedef struct mc_p2p_task mc_p2p_task;
  * @engine: of the engine that the store opens for itself: metadata service, name, transports, key. With
  *          MC_ENGINE_CLASSIC classic records are written and read too. NULL = all defaults
  * @peers: without a metadata service (P2PHANDSHAKE): comma list of segment names to ask for objects and members
- * @slots: pieces that this process serves at one time, over all receivers; 0 = 16
+ * @slots: pieces of one object that this process serves at one time, over all receivers; 0 = 16
  * @window: pieces that one fetch has in flight, over all sources; 0 = 16
  * @hash_threads: threads that hash pieces; 0 = min(4, cores)
  */
