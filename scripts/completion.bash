@@ -13,7 +13,7 @@ _mooncake_value() {
 	case $flag in
 	--mode) words="initiator target" ;;
 	--operation) words="read write" ;;
-	--protocol | --transports) words="auto tcp shm" ;;
+	--protocol | --transports) words="auto tcp shm rdma" ;;
 	--role) words="metrics metadata admin" ;;
 	--metadata_server) words="etcd:// redis:// http:// P2PHANDSHAKE" ;;
 	--report_unit) words="GB GiB Gb MB MiB Mb KB KiB Kb" ;;

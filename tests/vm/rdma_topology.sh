@@ -88,6 +88,8 @@ says "$work/target" "NIC rxe1: GID 1, RoCE v2 10.9.0.2"
 echo '{"cpu:0": [["rxe0", "rxe9"], []]}' >"$work/one"
 run --nic_priority_matrix="$work/one" >"$work/r1" || fail "--nic_priority_matrix: $(cat "$work/r1" "$work/run.err")"
 says "$work/run.err" "no such RDMA device"
+run --device_name=rxe0 --nojson >"$work/r0" || fail "--device_name: $(cat "$work/r0" "$work/run.err")"
+says "$work/r0" "NIC:       rxe0: GID 1, RoCE v2 10.9.0.1"
 so "$work/r1" '.failed == 0 and .batches > 0'
 so "$work/r1" '[.paths[0].paths[0].rails[] | .own + ":" + .peer] == ["rxe0:rxe1"]'
 so "$work/r1" '.paths[0].paths[0].rails[0].own_gid_why | test("GID 1")'
@@ -120,6 +122,7 @@ wait_for 10 sh -c 'grep -q ffff:0a09:0101 /sys/class/infiniband/rxe2/ports/1/gid
 says "$work/nobody" "nobody"
 
 echo "# an interface goes down"
+: >"$work/cut.err"
 MOONCAKE_LOG=info "${initiate[@]}" --duration=120 --operation=write --device_name=rxe0,rxe2 >"$work/cut" 2>"$work/cut.err" &
 initiator=$!
 wait_for 20 grep -q 'using rxe2' "$work/cut.err" || fail "no initiator: $(cat "$work/cut.err")"
