@@ -14,7 +14,7 @@ _mooncake_value() {
 	--mode) words="initiator target" ;;
 	--operation) words="read write" ;;
 	--cmd) words="trainer inferencer" ;;
-	--protocol | --transports) words="auto tcp shm" ;;
+	--protocol | --transports) words="auto tcp shm rdma" ;;
 	--role) words="metrics metadata admin" ;;
 	--metadata_server) words="etcd:// redis:// http:// P2PHANDSHAKE" ;;
 	--report_unit) words="GB GiB Gb MB MiB Mb KB KiB Kb" ;;

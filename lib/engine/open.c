@@ -322,11 +322,12 @@ static void finish_name(struct mc_engine *engine, struct mci_hostport *host)
 static bool may_do_without(const struct mc_engine *engine, const struct mci_transport_ops *ops, int err)
 {
 	const char *list = engine->transports_wanted;
-	const char *devices = engine->host.options.rdma.devices;
+	const struct mci_rdma_options *rdma = &engine->host.options.rdma;
 
 	if (ops->id != MCI_TRANSPORT_RDMA && ops->id != MCI_TRANSPORT_RDMA_CLASSIC)
 		return err == -EOPNOTSUPP;
-	return !(list && strstr(list, ops->name)) && !(devices && *devices);
+	return !(list && strstr(list, ops->name)) &&
+	       (!rdma->devices || !*rdma->devices || rdma->devices_by_matrix);
 }
 
 /* Who chose TCP serves classic peers by TCP: their descriptor names one protocol. */

@@ -114,6 +114,30 @@ static void test_an_unknown_transport_is_named(void **state)
 	assert_refused(&attr, -EOPNOTSUPP, "'pigeon'");
 }
 
+/* One matrix often serves many hosts; --device_name means what it says. */
+static void test_nics_of_a_matrix_may_be_missing_and_named_ones_may_not(void **state)
+{
+	struct mc_engine_attr attr = MC_ENGINE_ATTR_INIT;
+	mc_engine *engine;
+	char *text;
+
+	(void)state;
+	attr.metadata = "P2PHANDSHAKE";
+	attr.name = "127.0.0.1:0";
+	attr.bind = "127.0.0.1";
+	attr.nic_matrix = "{\"cpu:0\": [[\"no-such-nic\"], []]}";
+	must(mc_engine_open(&attr, &engine));
+	must(mc_engine_nics(engine, &text));
+	assert_string_equal(text, "[]");
+	free(text);
+	must(mc_engine_close(engine));
+	attr.devices = "no-such-nic";
+	assert_true(mc_engine_open(&attr, &engine) < 0);
+	attr.devices = NULL;
+	attr.nic_matrix = "{\"cpu:0\": \"no-such-nic\"}";
+	assert_refused(&attr, -EINVAL, "not of the form");
+}
+
 static void test_attributes_of_other_headers_are_refused(void **state)
 {
 	struct mc_engine_attr attr = named("attributes");
@@ -301,6 +325,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_a_port_that_is_taken_is_named),
 		cmocka_unit_test(test_a_key_file_that_others_may_read_is_refused),
 		cmocka_unit_test(test_an_unknown_transport_is_named),
+		cmocka_unit_test(test_nics_of_a_matrix_may_be_missing_and_named_ones_may_not),
 		cmocka_unit_test(test_attributes_of_other_headers_are_refused),
 		cmocka_unit_test(test_loopback_is_not_published_in_a_remote_metadata_service),
 		cmocka_unit_test(test_the_any_address_is_listened_on_and_not_published),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# vm: rxe kernels=6.1,6.12
+# vm: alone kernels=6.1,6.12 memory=3072 seconds=1200
 # What users see of RDMA devices: topology as text, JSON and matrix; the matrix read back; which GID and why; doctor with a
 # peer that has one good wire and a broken one; and an interface that goes down under load, told by netlink.
 . "$REPO/tests/vm/lib/guest.sh"
@@ -54,7 +54,7 @@ so "$work/doctor" '.findings[] | select(.check == "RDMA engine") | .status == "o
 "$B/bin/mooncake-metadata-server" --port=18080 >"$work/server" 2>&1 &
 server=$!
 meta=http://127.0.0.1:18080/metadata
-wait_for 20 curl -sf "http://127.0.0.1:18080/health" -o /dev/null || fail "no metadata server: $(cat "$work/server")"
+wait_for 60 curl -sf "http://127.0.0.1:18080/health" -o /dev/null || fail "no metadata server: $(cat "$work/server")"
 start_target() { # FLAGS...
 	: >"$work/target" # what the one before said counts no more
 	"$bench" --mode=target --metadata_server=$meta --local_server_name=t --protocol=rdma --buffer_size=16M "$@" >"$work/target" 2>&1 &
@@ -88,6 +88,8 @@ says "$work/target" "NIC rxe1: GID 1, RoCE v2 10.9.0.2"
 echo '{"cpu:0": [["rxe0", "rxe9"], []]}' >"$work/one"
 run --nic_priority_matrix="$work/one" >"$work/r1" || fail "--nic_priority_matrix: $(cat "$work/r1" "$work/run.err")"
 says "$work/run.err" "no such RDMA device"
+run --device_name=rxe0 --nojson >"$work/r0" || fail "--device_name: $(cat "$work/r0" "$work/run.err")"
+says "$work/r0" "NIC:       rxe0: GID 1, RoCE v2 10.9.0.1"
 so "$work/r1" '.failed == 0 and .batches > 0'
 so "$work/r1" '[.paths[0].paths[0].rails[] | .own + ":" + .peer] == ["rxe0:rxe1"]'
 so "$work/r1" '.paths[0].paths[0].rails[0].own_gid_why | test("GID 1")'
@@ -104,7 +106,7 @@ for pair in 0:1 2:3; do
 	so "$work/both" ".rails[] | select(.own == \"rxe${pair%:*}\" and .peer == \"rxe${pair#*:}\") | .state == \"up\" and .bytes_per_second > 0 and .mtu == 1024"
 done
 ip addr del 10.9.1.1/32 dev v2
-wait_for 10 sh -c '! grep -q ffff:0a09:0101 /sys/class/infiniband/rxe2/ports/1/gids/*' || fail "the GID of rxe2 does not go"
+wait_for 30 sh -c '! grep -q ffff:0a09:0101 /sys/class/infiniband/rxe2/ports/1/gids/*' || fail "the GID of rxe2 does not go"
 doctor --json t >"$work/gid" && fail "doctor is content without a GID"
 so "$work/gid" '.rails[] | select(.own == "rxe0" and .peer == "rxe1") | .state == "up"'
 so "$work/gid" '.rails[] | select(.own == "rxe2" and .peer == "rxe3") | .state == "failed" and (.fix | test("network interface of rxe2.*ip addr add"))'
@@ -115,25 +117,26 @@ grep -qE '^rxe2 +rxe3 +failed ' "$work/gid.text" || fail "no row of the broken p
 says "$work/gid.text" "fix: give the network interface of rxe2 an address"
 ip addr add 10.9.1.1/32 dev v2
 vm_wire_routes 1
-wait_for 10 sh -c 'grep -q ffff:0a09:0101 /sys/class/infiniband/rxe2/ports/1/gids/*' || fail "the GID of rxe2 does not come back"
+wait_for 30 sh -c 'grep -q ffff:0a09:0101 /sys/class/infiniband/rxe2/ports/1/gids/*' || fail "the GID of rxe2 does not come back"
 "$mooncake" doctor --metadata_server=$meta nobody >"$work/nobody" && fail "doctor reaches a segment that is not there"
 says "$work/nobody" "nobody"
 
 echo "# an interface goes down"
+: >"$work/cut.err"
 MOONCAKE_LOG=info "${initiate[@]}" --duration=120 --operation=write --device_name=rxe0,rxe2 >"$work/cut" 2>"$work/cut.err" &
 initiator=$!
-wait_for 20 grep -q 'using rxe2' "$work/cut.err" || fail "no initiator: $(cat "$work/cut.err")"
+wait_for 60 grep -q 'using rxe2' "$work/cut.err" || fail "no initiator: $(cat "$work/cut.err")"
 sleep 4
 ip link set v2 down
-wait_for 10 grep -q 'network interface of rxe2 is down' "$work/cut.err" || fail "netlink told nothing: $(cat "$work/cut.err")"
-wait_for 10 grep -q 'port 1 of rxe2 is down' "$work/cut.err" || fail "the rail does not rest: $(cat "$work/cut.err")"
+wait_for 30 grep -q 'network interface of rxe2 is down' "$work/cut.err" || fail "netlink told nothing: $(cat "$work/cut.err")"
+wait_for 30 grep -q 'port 1 of rxe2 is down' "$work/cut.err" || fail "the rail does not rest: $(cat "$work/cut.err")"
 doctor --json t >"$work/down" 2>&1 && fail "doctor is content with an interface that is down"
 so "$work/down" '.findings[] | select(.check == "RDMA port") | .status == "fail" and (.fix | test("ip link set v2 up"))'
 so "$work/down" '.rails[] | select(.own == "rxe0" and .peer == "rxe1") | .state == "up"'
 so "$work/down" '.rails[] | select(.own == "rxe0" and .peer == "rxe3") | .state == "down" and (.fix | test("on the peer: bring the network interface of rxe3 up"))'
 ip link set v2 up
 vm_wire_routes 1
-wait_for 10 grep -q 'network interface of rxe2 is up' "$work/cut.err" || fail "netlink told nothing of its return: $(cat "$work/cut.err")"
+wait_for 30 grep -q 'network interface of rxe2 is up' "$work/cut.err" || fail "netlink told nothing of its return: $(cat "$work/cut.err")"
 kill -TERM "$initiator"
 wait "$initiator" || fail "with an interface down: $(cat "$work/cut" "$work/cut.err")"
 initiator=''

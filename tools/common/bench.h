@@ -184,6 +184,8 @@ void bench_check_round(struct bench_worker *w);
 
 /* bench_report.c */
 void bench_report(const struct bench *b, const struct bench_result *result);
+/* A line for each RDMA NIC in use: which GID it speaks with, and why. */
+void bench_print_nics(const struct bench *b, const char *before);
 void bench_report_sweep(const struct bench *b, const struct bench_result *results, unsigned int count);
 
 #endif

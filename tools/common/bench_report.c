@@ -133,6 +133,21 @@ static const char *seconds_text(double seconds, char text[OUT_SIZE_TEXT])
 	return text;
 }
 
+void bench_print_nics(const struct bench *b, const char *before)
+{
+	json_t *list, *nic;
+	char *text;
+	size_t i;
+
+	if (mc_engine_nics(b->engine, &text))
+		return;
+	list = json_loads(text, 0, NULL);
+	free(text);
+	json_array_foreach(list, i, nic) printf("%s%s: %s\n", before, json_string_value(json_object_get(nic, "name")),
+						json_string_value(json_object_get(nic, "gid_why")));
+	json_decref(list);
+}
+
 static void print_text(const struct bench *b, const struct bench_result *r)
 {
 	char a[OUT_SIZE_TEXT], c[OUT_SIZE_TEXT], d[OUT_SIZE_TEXT], e[OUT_SIZE_TEXT];
@@ -158,6 +173,8 @@ static void print_text(const struct bench *b, const struct bench_result *r)
 	printf("  path:      %s, %s%s\n", r->path[0] ? r->path : "none",
 	       strcmp(o->protocol, "auto") ? "as asked by --protocol=" : "the best that both sides have",
 	       strcmp(o->protocol, "auto") ? o->protocol : "");
+	if (!strncmp(r->path, "rdma", 4))
+		bench_print_nics(b, "  NIC:       ");
 	printf("  failures:  %llu failed, %llu timed out, %llu stale, segment re-opened %llu times\n",
 	       (unsigned long long)r->failed, (unsigned long long)r->timed_out, (unsigned long long)r->stale,
 	       (unsigned long long)r->reopened);

@@ -82,22 +82,6 @@ static int print_json(const struct bench *b, const char *command)
 	return rc || fflush(stdout) ? out_error("cannot write the output: %s", strerror(errno)) : 0;
 }
 
-/* RDMA devices that are offered, and the GID that each speaks with. */
-static void print_nics(const struct bench *b)
-{
-	json_t *rails = NULL, *nic;
-	char *text;
-	size_t i;
-
-	if (mc_engine_nics(b->engine, &text))
-		return;
-	rails = json_loads(text, 0, NULL);
-	free(text);
-	json_array_foreach(rails, i, nic) printf("NIC %s: %s\n", json_string_value(json_object_get(nic, "name")),
-						 json_string_value(json_object_get(nic, "gid_why")));
-	json_decref(rails);
-}
-
 static int print_text(const struct bench *b, const char *command)
 {
 	struct mc_memory_info info = {.size = sizeof(info)};
@@ -113,7 +97,7 @@ static int print_text(const struct bench *b, const char *command)
 		       out_size(info.page_size, page), b->buffers[i].node,
 		       info.reattached ? ", re-attached with its content" : "");
 	}
-	print_nics(b);
+	bench_print_nics(b, "NIC ");
 	printf("Ready. To run against it:\n  %s\nCtrl-C ends it.\n", command);
 	return fflush(stdout) ? out_error("cannot write the output: %s", strerror(errno)) : 0;
 }
