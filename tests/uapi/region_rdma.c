@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * RDMA with regions: ibv_reg_mr() takes a mapping of our dma-buf, of a BAR with struct pages, of a window, and what it
- * holds is held until it lets go, whatever becomes of the id, the mapping and the device. vm: rxe
+ * holds is held until it lets go, whatever becomes of the id, the mapping and the device.
+ * vm: rxe
  */
 #include "region.h"
 #include "verbs.h"
