@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # REGION_CXL of persistent CXL memory, by its dax device: pinned, copied, exported, and what was written is read back.
-# vm: alone kernels=6.1,debug
+# vm: alone
 set -u
 . "$(dirname "$0")/lib/guest.sh"
 dax=$(vm_cxl_dax) || { rc=$?; echo "$dax"; exit $rc; }
