@@ -19,6 +19,7 @@ static void test_mapping_of_a_buffer_registers_and_moves_data_both_ways(void)
 	b = alloc_buffer(fd, 64 * PAGE);
 	both_ways(map(fd, a.mmap_offset, a.length, PROT_READ | PROT_WRITE),
 		  map(fd, b.mmap_offset, b.length, PROT_READ | PROT_WRITE), a.length);
+	qp_down();
 	CHECK(WAIT_FOR(stat_object(fd, a.id).pinned == 0, 5));
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * RDMA with regions: ibv_reg_mr() takes a mapping of our dma-buf, of a BAR with struct pages, of a window, and what it
- * holds is held until it lets go, whatever becomes of the id, the mapping and the device. vm: rxe
+ * holds is held until it lets go, whatever becomes of the id, the mapping and the device.
+ * vm: rxe
  */
 #include "region.h"
 #include "verbs.h"
@@ -109,6 +110,7 @@ static void test_a_window_stays_ours_while_it_is_registered(void)
 	CHECK_EQ(transfer(IBV_WR_RDMA_READ, local, mr, 0, HUGE_2M), IBV_WC_SUCCESS);
 	CHECK_FILLED(q, HUGE_2M, 41);
 	CHECK(!ibv_dereg_mr(mr));
+	qp_down();
 	again = c;
 	CHECK(WAIT_FOR(!ioctl(fd, MOONCAKE_REGION_CXL, &again), 5));
 }

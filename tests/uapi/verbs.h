@@ -64,6 +64,13 @@ static void rdma_up(void)
 		qp_up(r.qp[i], r.qp[!i]->qp_num, &gid, index, port.active_mtu);
 }
 
+/* Soft-RoCE of 5.10 keeps the memory region of the last READ with the queue pair that answered it. */
+static inline void qp_down(void)
+{
+	for (int i = 0; i < 2; i++)
+		CHECK(!ibv_destroy_qp(r.qp[i]));
+}
+
 static inline struct ibv_mr *reg(void *p, uint64_t length)
 {
 	int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
