@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /*
- * A NIC in software, as libibverbs.so.1: what the rdma transport calls and no more, within one process. It lets the transport run
- * where there is no device, under sanitizers above all. Two devices, rxe0 and rxe1, on one network; a thread each does the
- * work, so that requests are under way for a while. Keys, bounds, rights and the states of queue pairs are
- * checked as a NIC does; nothing is lost, and time-outs do not exist.
- * One lock guards everything.
+ * A NIC in software, as libibverbs.so.1: what the rdma transport calls and no more, within one process. It
+ * lets the transport run where there is no device, under sanitizers above all. Two devices, rxe0 and rxe1, on
+ * one network; a thread each does the work, so that requests are under way for a while. Keys, bounds, rights
+ * and the states of queue pairs are checked as a NIC does; nothing is lost, and time-outs do not exist. One
+ * lock guards everything.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -86,7 +86,8 @@ static void complete(struct queue_pair *qp, const struct work *w, enum ibv_wc_st
 		abort();
 }
 
-static uint8_t *resolve(const struct ibv_pd *pd, uint32_t key, uint64_t at, uint64_t length, unsigned int access)
+static uint8_t *resolve(const struct ibv_pd *pd, uint32_t key, uint64_t at, uint64_t length,
+			unsigned int access)
 {
 	const struct region *r = keys[key >> 8 & (KEYS - 1)];
 
@@ -109,7 +110,8 @@ static enum ibv_wc_status carry_out(struct queue_pair *qp, const struct work *w)
 		return IBV_WC_RETRY_EXC_ERR;
 	if (!w->has_memory)
 		return IBV_WC_SUCCESS;
-	ours = resolve(qp->qp.pd, w->sge.lkey, w->sge.addr, w->sge.length, reading ? IBV_ACCESS_LOCAL_WRITE : 0);
+	ours = resolve(qp->qp.pd, w->sge.lkey, w->sge.addr, w->sge.length,
+		       reading ? IBV_ACCESS_LOCAL_WRITE : 0);
 	if (!ours)
 		return IBV_WC_LOC_PROT_ERR;
 	theirs = resolve(peer->qp.pd, w->rkey, w->remote, w->sge.length,
@@ -287,13 +289,16 @@ int ibv_close_device(struct ibv_context *context)
 int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *attr)
 {
 	(void)context;
-	*attr = (struct ibv_device_attr){
-		.max_mr_size = UINT64_MAX, .max_qp = QPS, .max_qp_wr = 1024, .max_qp_rd_atom = 16, .max_cqe = 1 << 20};
+	*attr = (struct ibv_device_attr){.max_mr_size = UINT64_MAX,
+					 .max_qp = QPS,
+					 .max_qp_wr = 1024,
+					 .max_qp_rd_atom = 16,
+					 .max_cqe = 1 << 20};
 	return 0;
 }
 
-ssize_t _ibv_query_gid_table(struct ibv_context *context, struct ibv_gid_entry *entries, size_t max, uint32_t flags,
-			     size_t size)
+ssize_t _ibv_query_gid_table(struct ibv_context *context, struct ibv_gid_entry *entries, size_t max,
+			     uint32_t flags, size_t size)
 {
 	(void)max;
 	(void)flags;
@@ -367,7 +372,8 @@ struct ibv_mr *(ibv_reg_mr_iova)(struct ibv_pd *pd, void *addr, size_t length, u
 	return NULL;
 }
 
-struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t length, uint64_t iova, int fd, int access)
+struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t length, uint64_t iova, int fd,
+				 int access)
 {
 	(void)pd, (void)offset, (void)length, (void)iova, (void)fd, (void)access;
 	errno = EOPNOTSUPP;
@@ -401,7 +407,8 @@ int ibv_destroy_comp_channel(struct ibv_comp_channel *channel)
 	return 0;
 }
 
-struct ibv_cq *ibv_create_cq(struct ibv_context *context, int entries, void *arg, struct ibv_comp_channel *channel, int vector)
+struct ibv_cq *ibv_create_cq(struct ibv_context *context, int entries, void *arg,
+			     struct ibv_comp_channel *channel, int vector)
 {
 	struct completions *cq = calloc(1, sizeof(*cq));
 

@@ -32,7 +32,7 @@ for loss in 1 3; do
 	for operation in write read; do
 		"$bench" --mode=initiator --metadata_server=$meta --local_server_name=i --segment_id=t --protocol=rdma \
 			--device_name=rxe0 --buffer_size=4M --block_size=64K --batch_size=4 --threads=2 --operation=$operation \
-			--check --json --duration="${LOSS_SECONDS:-5}" >"$work/run" 2>"$work/run.err" ||
+			--check --json --duration="${LOSS_SECONDS:-3}" >"$work/run" 2>"$work/run.err" ||
 			fail "$loss % $operation: $(cat "$work/run" "$work/run.err")"
 		jq -e '.failed == 0 and .timed_out == 0 and .wrong_bytes == 0 and .bytes > 0' "$work/run" >/dev/null ||
 			fail "$loss % $operation: $(cat "$work/run" "$work/run.err")"
