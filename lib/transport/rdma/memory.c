@@ -10,7 +10,7 @@
 #include "core/errors.h"
 #include "core/log.h"
 #include "core/uuid.h"
-#include "transport/rdma/rdma.h"
+#include "transport/rdma/initiator.h"
 
 #define ALIGN (2ull << 20) /* registered and mapped address agree below this: large pages keep their use */
 
@@ -138,6 +138,7 @@ int mci_rdma_memory_add(struct mci_rdma *rdma, struct mci_region *region)
 	m->length = region->length;
 	m->chunks = (uint16_t)chunks;
 	m->chunk = chunks == 1 ? region->length : limit;
+	m->prefer = mci_rdma_prefer(rdma, region->location);
 	mci_random(&random, sizeof(random));
 	m->iova = ((random >> 2) & ~(ALIGN - 1)) | ((uintptr_t)region->addr & (ALIGN - 1));
 	ret = register_all(rdma, region, m);
