@@ -80,7 +80,7 @@ TOOLS := $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC)) \
 	$(if $(wildcard tools/mooncake/main.c),$(B)/bin/mooncake)
 
 NO_TEST := $(if $(filter 0,$(WITH_P2P_STORE)),tests/unit/p2p_%.c tests/api/p2p%.c) \
-	$(if $(filter 0,$(USE_RDMA)),tests/bench/registration.c)
+	$(if $(filter 0,$(USE_RDMA)),tests/unit/rdma_%.c tests/bench/registration.c)
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(NO_TEST),$(wildcard tests/unit/*.c)))
 API := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(NO_TEST),$(wildcard tests/api/*.c)))
 BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(NO_TEST),$(wildcard tests/bench/*.c)))

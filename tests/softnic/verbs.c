@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * A NIC in software, as libibverbs.so.1: what the rdma transport calls and no more, within one process. It lets the transport run
- * where there is no device, under sanitizers above all. Two devices, rxe0 and rxe1, on one network; a thread each does the
- * work, so that requests are under way for a while. Keys, bounds, rights and the states of queue pairs are
- * checked as a NIC does; nothing is lost, and time-outs do not exist.
- * One lock guards everything.
+ * A NIC in software, as libibverbs.so.1: what the rdma transport calls and no more, within one process. It
+ * lets the transport run where there is no device, under sanitizers above all. Two devices, rxe0 and rxe1, on
+ * one network; a thread each does the work, so that requests are under way for a while. Keys, bounds, rights
+ * and the states of queue pairs are checked as a NIC does; nothing is lost, and time-outs do not exist.
+ * softnic_port() changes the state of a port. One
+ * lock guards everything.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -57,7 +58,22 @@ struct device {
 	pthread_cond_t wanted;
 	struct work *head, **tail;
 	unsigned int contexts;
+	bool down;
+	uint8_t address; /* last byte of its GID; 0 = the first one it had */
+	unsigned int changes;
 };
+
+struct open_device {
+	struct verbs_context verbs;
+	unsigned int told; /* changes that its owner knows of */
+	struct open_device *next;
+};
+static struct open_device *opened;
+
+static struct open_device *open_of(struct ibv_context *context)
+{
+	return (struct open_device *)((char *)context - offsetof(struct open_device, verbs.context));
+}
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct device devices[DEVICES];
@@ -86,7 +102,8 @@ static void complete(struct queue_pair *qp, const struct work *w, enum ibv_wc_st
 		abort();
 }
 
-static uint8_t *resolve(const struct ibv_pd *pd, uint32_t key, uint64_t at, uint64_t length, unsigned int access)
+static uint8_t *resolve(const struct ibv_pd *pd, uint32_t key, uint64_t at, uint64_t length,
+			unsigned int access)
 {
 	const struct region *r = keys[key >> 8 & (KEYS - 1)];
 
@@ -104,12 +121,15 @@ static enum ibv_wc_status carry_out(struct queue_pair *qp, const struct work *w)
 
 	if (qp->qp.state != IBV_QPS_RTS)
 		return IBV_WC_WR_FLUSH_ERR;
+	if (qp->device->down || (peer && peer->device->down))
+		return IBV_WC_RETRY_EXC_ERR;
 	if (!peer || peer->qp.qp_num != qp->peer || peer->peer != qp->qp.qp_num ||
 	    (peer->qp.state != IBV_QPS_RTR && peer->qp.state != IBV_QPS_RTS))
 		return IBV_WC_RETRY_EXC_ERR;
 	if (!w->has_memory)
 		return IBV_WC_SUCCESS;
-	ours = resolve(qp->qp.pd, w->sge.lkey, w->sge.addr, w->sge.length, reading ? IBV_ACCESS_LOCAL_WRITE : 0);
+	ours = resolve(qp->qp.pd, w->sge.lkey, w->sge.addr, w->sge.length,
+		       reading ? IBV_ACCESS_LOCAL_WRITE : 0);
 	if (!ours)
 		return IBV_WC_LOC_PROT_ERR;
 	theirs = resolve(peer->qp.pd, w->rkey, w->remote, w->sge.length,
@@ -227,9 +247,10 @@ const char *ibv_get_device_name(struct ibv_device *device) { return device->name
 
 static int query_port(struct ibv_context *context, uint8_t port, struct ibv_port_attr *attr, size_t size)
 {
-	(void)context;
 	memset(attr, 0, size);
-	attr->state = IBV_PORT_ACTIVE;
+	pthread_mutex_lock(&lock);
+	attr->state = ((struct device *)context->device)->down ? IBV_PORT_DOWN : IBV_PORT_ACTIVE;
+	pthread_mutex_unlock(&lock);
 	attr->active_mtu = attr->max_mtu = IBV_MTU_4096;
 	attr->link_layer = IBV_LINK_LAYER_ETHERNET;
 	attr->gid_tbl_len = 1;
@@ -238,7 +259,8 @@ static int query_port(struct ibv_context *context, uint8_t port, struct ibv_port
 
 struct ibv_context *ibv_open_device(struct ibv_device *device)
 {
-	struct verbs_context *v = calloc(1, sizeof(*v));
+	struct open_device *o = calloc(1, sizeof(*o));
+	struct verbs_context *v = o ? &o->verbs : NULL;
 	struct device *d = (struct device *)device;
 	int ret = 0;
 
@@ -253,6 +275,9 @@ struct ibv_context *ibv_open_device(struct ibv_device *device)
 	v->context.ops.req_notify_cq = req_notify_cq;
 	v->context.async_fd = eventfd(0, EFD_CLOEXEC);
 	pthread_mutex_lock(&lock);
+	o->told = d->changes;
+	o->next = opened;
+	opened = o;
 	if (!d->contexts++) {
 		d->head = NULL;
 		d->tail = &d->head;
@@ -268,10 +293,14 @@ struct ibv_context *ibv_open_device(struct ibv_device *device)
 int ibv_close_device(struct ibv_context *context)
 {
 	struct device *d = (struct device *)context->device;
+	struct open_device *o = open_of(context), **link;
 	pthread_t thread;
 	bool last;
 
 	pthread_mutex_lock(&lock);
+	for (link = &opened; *link != o; link = &(*link)->next)
+		;
+	*link = o->next;
 	last = !--d->contexts;
 	thread = d->thread;
 	if (last)
@@ -280,21 +309,26 @@ int ibv_close_device(struct ibv_context *context)
 	if (last)
 		pthread_join(thread, NULL);
 	close(context->async_fd);
-	free((char *)context - offsetof(struct verbs_context, context));
+	free(o);
 	return 0;
 }
 
 int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *attr)
 {
 	(void)context;
-	*attr = (struct ibv_device_attr){
-		.max_mr_size = UINT64_MAX, .max_qp = QPS, .max_qp_wr = 1024, .max_qp_rd_atom = 16, .max_cqe = 1 << 20};
+	*attr = (struct ibv_device_attr){.max_mr_size = UINT64_MAX,
+					 .max_qp = QPS,
+					 .max_qp_wr = 1024,
+					 .max_qp_rd_atom = 16,
+					 .max_cqe = 1 << 20};
 	return 0;
 }
 
-ssize_t _ibv_query_gid_table(struct ibv_context *context, struct ibv_gid_entry *entries, size_t max, uint32_t flags,
-			     size_t size)
+ssize_t _ibv_query_gid_table(struct ibv_context *context, struct ibv_gid_entry *entries, size_t max,
+			     uint32_t flags, size_t size)
 {
+	struct device *d = (struct device *)context->device;
+
 	(void)max;
 	(void)flags;
 	memset(entries, 0, size);
@@ -302,16 +336,50 @@ ssize_t _ibv_query_gid_table(struct ibv_context *context, struct ibv_gid_entry *
 	entries->port_num = 1;
 	entries->gid_type = IBV_GID_TYPE_ROCE_V2;
 	memcpy(entries->gid.raw, "\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\x09\0", 15);
-	entries->gid.raw[15] = (uint8_t)(1 + (struct device *)context->device - devices);
+	pthread_mutex_lock(&lock);
+	entries->gid.raw[15] = d->address ? d->address : (uint8_t)(1 + (d - devices));
+	pthread_mutex_unlock(&lock);
 	return 1;
 }
 
 int ibv_get_async_event(struct ibv_context *context, struct ibv_async_event *event)
 {
-	(void)context;
-	(void)event;
+	struct open_device *o = open_of(context);
+	struct device *d = (struct device *)context->device;
+	bool news;
+	uint64_t n;
+
+	pthread_mutex_lock(&lock);
+	news = o->told != d->changes;
+	o->told = d->changes;
+	event->event_type = d->down ? IBV_EVENT_PORT_ERR : IBV_EVENT_GID_CHANGE;
+	pthread_mutex_unlock(&lock);
+	if (news)
+		return 0;
+	if (read(context->async_fd, &n, sizeof(n)) < 0)
+		return -1;
 	errno = EAGAIN;
 	return -1;
+}
+
+/* For tests: the port of a device goes down or comes up, with another address if one is given. */
+void softnic_port(unsigned int index, bool down, uint8_t address);
+void softnic_port(unsigned int index, bool down, uint8_t address)
+{
+	struct device *d = &devices[index];
+	struct open_device *o;
+	uint64_t one = 1;
+
+	pthread_mutex_lock(&lock);
+	d->down = down;
+	if (address)
+		d->address = address;
+	d->changes++;
+	for (o = opened; o; o = o->next)
+		if (o->verbs.context.device == &d->device &&
+		    write(o->verbs.context.async_fd, &one, sizeof(one)) < 0)
+			abort();
+	pthread_mutex_unlock(&lock);
 }
 
 void ibv_ack_async_event(struct ibv_async_event *event) { (void)event; }
@@ -367,7 +435,8 @@ struct ibv_mr *(ibv_reg_mr_iova)(struct ibv_pd *pd, void *addr, size_t length, u
 	return NULL;
 }
 
-struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t length, uint64_t iova, int fd, int access)
+struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t length, uint64_t iova, int fd,
+				 int access)
 {
 	(void)pd, (void)offset, (void)length, (void)iova, (void)fd, (void)access;
 	errno = EOPNOTSUPP;
@@ -401,7 +470,8 @@ int ibv_destroy_comp_channel(struct ibv_comp_channel *channel)
 	return 0;
 }
 
-struct ibv_cq *ibv_create_cq(struct ibv_context *context, int entries, void *arg, struct ibv_comp_channel *channel, int vector)
+struct ibv_cq *ibv_create_cq(struct ibv_context *context, int entries, void *arg,
+			     struct ibv_comp_channel *channel, int vector)
 {
 	struct completions *cq = calloc(1, sizeof(*cq));
 

@@ -19,8 +19,8 @@
 #define TAP_QPS 8192
 
 static struct {
-	const struct mci_verbs *real;
-	struct mci_verbs verbs;
+	bool installed;
+	struct mci_verbs real;
 	pthread_mutex_t lock;
 	struct tap_qp {
 		struct ibv_qp *qp;
@@ -39,7 +39,7 @@ static inline struct ibv_qp *tap_create_qp(struct ibv_pd *pd, struct ibv_qp_init
 	errno = ENOMEM;
 	pthread_mutex_lock(&tap.lock);
 	if (!tap.no_qp)
-		qp = tap.real->ibv_create_qp(pd, init);
+		qp = tap.real.ibv_create_qp(pd, init);
 	if (qp && tap.qps < TAP_QPS)
 		tap.qp[tap.qps++] =
 			(struct tap_qp){qp, init->cap.max_recv_wr == 1 && init->cap.max_send_wr < 16};
@@ -57,7 +57,7 @@ static inline int tap_destroy_qp(struct ibv_qp *qp)
 		;
 	if (i < tap.qps)
 		tap.qp[i] = tap.qp[--tap.qps];
-	ret = tap.real->ibv_destroy_qp(qp);
+	ret = tap.real.ibv_destroy_qp(qp);
 	pthread_mutex_unlock(&tap.lock);
 	return ret;
 }
@@ -71,7 +71,7 @@ static inline struct ibv_mr *tap_reg_mr_iova(struct ibv_pd *pd, void *addr, size
 	errno = ENOMEM;
 	if (tap.region_budget) {
 		tap.region_budget -= tap.region_budget > 0;
-		mr = (tap.real->ibv_reg_mr_iova)(pd, addr, length, iova, (unsigned int)access);
+		mr = (tap.real.ibv_reg_mr_iova)(pd, addr, length, iova, (unsigned int)access);
 	}
 	tap.regions += mr ? 1 : 0;
 	pthread_mutex_unlock(&tap.lock);
@@ -83,7 +83,7 @@ static inline int tap_dereg_mr(struct ibv_mr *mr)
 	int ret;
 
 	pthread_mutex_lock(&tap.lock);
-	ret = tap.real->ibv_dereg_mr(mr);
+	ret = tap.real.ibv_dereg_mr(mr);
 	tap.regions -= ret ? 0 : 1;
 	pthread_mutex_unlock(&tap.lock);
 	return ret;
@@ -94,21 +94,20 @@ static inline struct mci_rdma *rdma_of(mc_engine *engine)
 	return (struct mci_rdma *)engine->transport[MCI_TRANSPORT_RDMA];
 }
 
-/* From here on the transport of @engine is under the tap. */
-static inline void tap_into(mc_engine *engine)
+/* Before the first engine: the table is not changed once threads read it. */
+static inline void tap_install(void)
 {
-	struct mci_rdma *rdma = rdma_of(engine);
+	struct mci_verbs *verbs = (struct mci_verbs *)(uintptr_t)mci_verbs();
 
-	assert_non_null(rdma);
-	if (!tap.real) {
-		tap.real = rdma->verbs;
-		tap.verbs = *rdma->verbs;
-		tap.verbs.ibv_create_qp = tap_create_qp;
-		tap.verbs.ibv_destroy_qp = tap_destroy_qp;
-		tap.verbs.ibv_reg_mr_iova = (__typeof__(tap.verbs.ibv_reg_mr_iova))tap_reg_mr_iova;
-		tap.verbs.ibv_dereg_mr = tap_dereg_mr;
-	}
-	rdma->verbs = &tap.verbs;
+	if (tap.installed)
+		return;
+	assert_non_null(verbs);
+	tap.installed = true;
+	tap.real = *verbs;
+	verbs->ibv_create_qp = tap_create_qp;
+	verbs->ibv_destroy_qp = tap_destroy_qp;
+	verbs->ibv_reg_mr_iova = (__typeof__(verbs->ibv_reg_mr_iova))tap_reg_mr_iova;
+	verbs->ibv_dereg_mr = tap_dereg_mr;
 }
 
 /* Takes a living queue pair to error, as a NIC does that gives up on it. */
@@ -126,7 +125,7 @@ static inline bool tap_spoil(bool responder, unsigned int pick)
 	for (i = 0; n && i < tap.qps; i++) {
 		if (tap.qp[i].responder != responder || pick--)
 			continue;
-		did = !tap.real->ibv_modify_qp(tap.qp[i].qp, &attr, IBV_QP_STATE);
+		did = !tap.real.ibv_modify_qp(tap.qp[i].qp, &attr, IBV_QP_STATE);
 		tap.spoiled += did;
 		break;
 	}
@@ -143,7 +142,7 @@ static inline void tap_spoil_all(bool responder)
 	pthread_mutex_lock(&tap.lock);
 	for (i = 0; i < tap.qps; i++)
 		if (tap.qp[i].responder == responder)
-			tap.spoiled += !tap.real->ibv_modify_qp(tap.qp[i].qp, &attr, IBV_QP_STATE);
+			tap.spoiled += !tap.real.ibv_modify_qp(tap.qp[i].qp, &attr, IBV_QP_STATE);
 	pthread_mutex_unlock(&tap.lock);
 }
 
@@ -167,12 +166,8 @@ static inline int pair_up(void **state)
 
 	pair = fresh;
 	*state = &pair;
+	tap_install();
 	pair_setup(&pair);
-	tap_into(pair.initiator);
-	tap_into(pair.target);
-	/* Anew: the first queue pairs are older than the tap. */
-	must(mc_segment_close(pair.segment));
-	must(mc_segment_open(pair.initiator, pair.target_name, NULL, &pair.segment));
 	return 0;
 }
 
@@ -191,7 +186,7 @@ static inline int pair_down(void **state)
 #define run_on_a_device(tests, argc, argv)                                                          \
 	({                                                                                          \
 		int ret_ = 77;                                                                      \
-		if (!pair_has_nic(argv)) {                                                              \
+		if (!pair_has_nic(argv)) {                                                          \
 			printf("no RDMA device here; runs in a guest (tests/vm/rdma_faults.sh)\n"); \
 		} else {                                                                            \
 			if ((argc) > 1)                                                             \

@@ -255,6 +255,53 @@ static void test_a_wrong_key_is_asked_for_anew_and_no_neighbour_fails(void **sta
 }
 static void test_a_region_that_is_gone_fails_alone(void **state) { neighbours(*state, true); }
 
+/* ---- a lost control connection ---- */
+
+static void hang_up(void *arg) /* loop thread */
+{
+	struct mci_rdma_peer *peer = arg;
+
+	if (peer->conn)
+		mci_conn_close(peer->conn);
+}
+
+static bool unconfirmed(struct mci_rdma_peer *peer)
+{
+	bool is;
+
+	pthread_mutex_lock(&peer->lock);
+	is = peer->unconfirmed;
+	pthread_mutex_unlock(&peer->lock);
+	return is;
+}
+
+/* Queue pairs ended without the peer's word: until it has accepted the next incarnation nothing is settled.
+ */
+static void test_a_fence_after_a_lost_connection_waits_for_the_next(void **state)
+{
+	uint64_t end = mci_now_ns() + 10 * MCI_NS_PER_S;
+	struct pair *p = *state;
+	struct mci_rdma_peer *peer = only_peer(p);
+
+	assert_done(move(p, MC_WRITE, p->local, at(p, 0), 4096));
+	must(mc_segment_fence(p->segment, 5000));
+	mci_loop_call(peer->loop, hang_up, peer);
+	while (!unconfirmed(peer)) {
+		assert_true(mci_now_ns() < end);
+		pause_ms(5);
+	}
+	must(mc_segment_fence(p->segment, 10000));
+	assert_false(unconfirmed(peer));
+	assert_done(move(p, MC_WRITE, p->local, at(p, 0), 4096));
+	pair_stop_target(p);
+	while (!unconfirmed(peer)) {
+		assert_true(mci_now_ns() < end);
+		pause_ms(5);
+	}
+	assert_int_not_equal(mc_segment_fence(p->segment, 5000), 0);
+	assert_non_null(strstr(mc_errmsg(), "did not confirm"));
+}
+
 /* ---- memory that comes and goes under access ---- */
 
 struct reader {
@@ -505,6 +552,7 @@ int main(int argc, char **argv)
 		pair_test(test_queue_pairs_are_paid_by_the_peer_that_wants_them),
 		pair_test(test_a_wrong_key_is_asked_for_anew_and_no_neighbour_fails),
 		pair_test(test_a_region_that_is_gone_fails_alone),
+		pair_test(test_a_fence_after_a_lost_connection_waits_for_the_next),
 		pair_test(test_memory_that_is_registered_anew_is_never_taken_for_the_old),
 		pair_test(test_requests_to_a_killed_target_end_in_time),
 		pair_test(test_a_target_that_stands_still_costs_its_own_requests),

@@ -74,12 +74,14 @@ static int decode_keys(const struct mci_rdma_keys *keys, int more)
 
 static void test_chunks_of_a_region_cover_it_exactly(void **state)
 {
-	struct mci_rdma_keys keys = good_keys, out;
+	struct mci_rdma_keys out, keys;
 	uint8_t bytes[MCI_RDMA_KEYS_HEAD + 4 * 6];
 	const uint8_t *key;
 	unsigned int i;
 
 	(void)state;
+	memcpy(&keys, &good_keys, sizeof(keys)); /* with its padding */
+	memset(&out, 0, sizeof(out));
 	mci_rdma_keys_encode(&keys, bytes);
 	for (i = 0; i < 6; i++)
 		mci_put32(bytes + MCI_RDMA_KEYS_HEAD + 4 * i, 100 + i);
@@ -148,10 +150,11 @@ static int decode_end(const struct mci_rdma_end *end, int more)
 
 static void test_an_endpoint_comes_back_as_it_went(void **state)
 {
-	struct mci_rdma_end in = good_end, out;
 	uint8_t bytes[MCI_RDMA_END_MAX];
+	struct mci_rdma_end in, out;
 
 	(void)state;
+	memcpy(&in, &good_end, sizeof(in));
 	memset(&out, 0, sizeof(out));
 	assert_int_equal(mci_rdma_end_decode(bytes, mci_rdma_end_encode(&in, bytes), &out), 0);
 	assert_memory_equal(&in, &out, sizeof(in));

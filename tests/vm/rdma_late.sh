@@ -14,9 +14,9 @@ cleanup() {
 trap cleanup EXIT
 ip link set slow0 up
 # Where it arrives: a queue pair that is destroyed would wait for packets that its own side still holds.
-tc qdisc add dev slow0 root netem delay 500ms limit 100000 || skip "kernel $KVER has no netem"
+tc qdisc add dev slow0 root netem delay 1500ms limit 100000 || skip "kernel $KVER has no netem"
 tc qdisc add dev v1 handle ffff: ingress || fail "no ingress on v1"
 tc filter add dev v1 parent ffff: matchall action mirred egress redirect dev slow0 || fail "no redirection"
 ulimit -l unlimited -n 65536
-export MOONCAKE_RDMA_TIMEOUT=18 SLOW_WIRE=1
+export MOONCAKE_RDMA_TIMEOUT=20 SLOW_WIRE=1
 "$B/tests/unit/rdma_late" "$@"

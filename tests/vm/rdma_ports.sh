@@ -74,7 +74,7 @@ during() {
 	local name=$1
 	shift
 	"$bench" --mode=initiator --metadata_server=$meta --local_server_name=i --segment_id=t --protocol=rdma --device_name=rxe0 \
-		--buffer_size=8M --block_size=64K --batch_size=4 --threads=1 --operation=write --check --json --duration=8 \
+		--buffer_size=8M --block_size=64K --batch_size=4 --threads=1 --operation=write --check --json --duration=6 \
 		>"$work/$name" 2>"$work/$name.err" &
 	initiator=$!
 	sleep 2

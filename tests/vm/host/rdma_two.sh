@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 # vm: kernels=6.1
 # Two guests with a wire between them, soft-RoCE on each: a target in one, an initiator in the other, patterns written and read
-# back. In the guests this script runs again, as "rdma_two.sh target" and "rdma_two.sh initiator".
+# back. In the guests this script runs again, as "rdma_two.sh target" and "rdma_two.sh initiator". On the host, "rdma_two.sh uml"
+# takes two User-mode Linuxes instead, whose wire is multicast in a network name space of their own.
 set -u
 port=18083 name=two
 
@@ -11,7 +12,8 @@ in_guest() { # OWN-ADDRESS
 	modprobe virtio_net 2>/dev/null
 	wait_for 20 test -d /sys/class/net/eth0 || fail "the wire's device is not there"
 	ip addr add "$1/24" dev eth0
-	ip link set eth0 mtu 4200 up
+	ip link set eth0 mtu 4200 2>/dev/null # for RoCE's 4096
+	ip link set eth0 up
 	modprobe -a ib_uverbs rdma_ucm 2>/dev/null
 	modprobe rdma_rxe || skip "kernel $KVER has no soft-RoCE"
 	rdma link add rxe0 type rxe netdev eth0 || fail "rdma link add rxe0"
@@ -31,8 +33,7 @@ target)
 	exit 0 ;;
 initiator)
 	in_guest 10.9.5.2
-	wait_for 120 ping -c 1 -W 1 10.9.5.1 >/dev/null || fail "the other guest cannot be reached"
-	wait_for 60 curl -sf "$meta?key=mooncake/ram/$name" -o /dev/null || fail "the target is not published"
+	wait_for 150 curl -m 5 -sf "$meta?key=mooncake/ram/$name" -o /dev/null || fail "the target is not published"
 	for flags in "--check" "--operation=write" "--operation=read"; do
 		"$bench" --mode=initiator --metadata_server=$meta --local_server_name=i --segment_id=$name --protocol=rdma \
 			--buffer_size=8M --block_size=64K --batch_size=4 --threads=1 --duration=6 --json $flags >/tmp/run ||
@@ -46,19 +47,28 @@ esac
 
 . "$(dirname "$0")/../lib/common.sh"
 . "$VM/lib/host.sh"
-command -v qemu-system-x86_64 >/dev/null || cannot "there is no qemu-system-x86_64; scripts/deps --test installs it"
 [ -x "$B/bin/transfer_engine_bench" ] || die "build the tools first"
 dir=$B/vm/rdma_two
 mkdir -p "$dir"
 rm -f "$dir/wire" "$B/vm/rdma_two-target/stop"
-mapfile -t listen < <(vm_link "$dir/wire" listen 1)
-mapfile -t connect < <(vm_link "$dir/wire" connect 2)
+if [ "${1:-}" = uml ]; then
+	[ -n "${RDMA_TWO_SPACE:-}" ] || RDMA_TWO_SPACE=yes exec unshare -n "$0" uml
+	ip link set lo up multicast on && ip route add 239.0.0.0/8 dev lo || die "no multicast on lo"
+	# shellcheck disable=SC2054 # commas of the kernel's
+	listen=(-k uml -a eth0=mcast,52:54:00:09:00:01,239.192.168.1,1102,0)
+	# shellcheck disable=SC2054 # commas of the kernel's
+	connect=(-k uml -a eth0=mcast,52:54:00:09:00:02,239.192.168.1,1102,0)
+else
+	command -v qemu-system-x86_64 >/dev/null || cannot "there is no qemu-system-x86_64; scripts/deps --test installs it"
+	mapfile -t listen < <(vm_link "$dir/wire" listen 1)
+	mapfile -t connect < <(vm_link "$dir/wire" connect 2)
+fi
 "$VM/run" -n rdma_two-target -t 600 "${listen[@]}" "$(realpath "$0")" target &
 other=$!
 cleanup() { kill "$other" 2>/dev/null; }
 trap cleanup EXIT
 for ((i = 0; i < 100; i++)); do
-	[ ! -S "$dir/wire" ] || break
+	[ ! -S "$dir/wire" ] && [ "${1:-}" != uml ] || break
 	sleep 0.1
 done
 "$VM/run" -n rdma_two-initiator -t 500 "${connect[@]}" "$(realpath "$0")" initiator
