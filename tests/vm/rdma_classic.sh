@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# vm: rxe kernels=6.1 seconds=900
+# vm: alone kernels=6.1 memory=3072 seconds=900
 # Classic RDMA, both ways, against a peer that shares no code with us: every form of the handshake there was, refusals
 # word by word, lost queue pairs, new keys, a peer that dies and comes back, both sides sending over one pair of NICs.
 . "$REPO/tests/vm/lib/guest.sh"
@@ -49,7 +49,7 @@ tell() {
 	[ "$(grep -E '^(ok|failed)' "$work/peer" | tail -n 1)" = ok ] || die "the peer failed at: $*"
 }
 # one COMMAND: a peer of its own for one command
-one() { timeout 90 "$peer" --device=rxe0 --timeout=$timeout "$@" >"$work/out" 2>"$work/err"; }
+one() { timeout 90 "$peer" --device=rxe0 --timeout=$timeout --length=262144 "$@" >"$work/out" 2>"$work/err"; }
 
 # initiate FLAGS...
 initiate() {
@@ -169,7 +169,7 @@ one --qps=3 ask "$segment" "$own" || die "no answer to three queue pairs"
 grep -qF '"reply_msg":"QP count mismatch in peer and local endpoints, check MC_MAX_EP_PER_CTX"' "$work/out" ||
 	die "three queue pairs"
 one --qps=3 write "$segment" 1 && die "three queue pairs were taken"
-one --length=65536 --offset=0 write "$segment" 7 || die "a write after refusals"
+one write "$segment" 7 || die "a write after refusals"
 stop_target
 MC_NUM_QP_PER_EP=3 start_target --classic
 one --qps=3 write "$segment" 3 || die "MC_NUM_QP_PER_EP=3"
