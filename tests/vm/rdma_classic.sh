@@ -63,7 +63,7 @@ must() { [ "$(jq "$1" "$work/out")" = true ] || die "not so: $1"; }
 start_target() {
 	rm -f "$work/target"
 	"$bench" --mode=target --metadata_server="${uri:-P2PHANDSHAKE}" --local_server_name=127.0.0.1:0 --protocol=rdma \
-		--device_name=rxe0 --buffer_size=8M --block_size=32K --batch_size=8 --threads=1 "$@" >"$work/target" 2>&1 &
+		--device_name=rxe0 --buffer_size=16M --block_size=32K --batch_size=8 --threads=1 "$@" >"$work/target" 2>&1 &
 	target=$!
 	pids+=("$target")
 	wait_for 60 grep -qs '^Ready' "$work/target" || die "our target does not start"
@@ -251,5 +251,27 @@ sleep 3
 kill -TERM "$pair"
 wait "$pair" || die "to itself"
 grep -qE '^[1-9][0-9]* rounds' "$work/both" || die "no round was made"
+
+section "two NICs on each side, one wire is cut and comes back: nothing fails, nothing is wrong"
+vm_rxe_wire 1
+sent() { cat "/sys/class/infiniband/$1/ports/1/hw_counters/sent_pkts"; }
+start_target --classic --device_name=rxe1,rxe3
+a=$(sent rxe0) b=$(sent rxe2)
+initiate --protocol=rdma-classic --device_name=rxe0,rxe2 --check --json --duration=22 --block_size=256K --batch_size=4 &
+initiator=$!
+pids+=("$initiator")
+sleep 5
+[ $(($(sent rxe0) - a)) -gt 100 ] || die "rxe0 carried nothing"
+[ $(($(sent rxe2) - b)) -gt 100 ] || die "rxe2 carried nothing"
+ip link set v0 down
+sleep 5
+b=$(sent rxe2)
+sleep 3
+[ $(($(sent rxe2) - b)) -gt 50 ] || die "nothing goes over the wire that is left"
+ip link set v0 up
+vm_wire_routes 0
+wait "$initiator" || die "with a cut wire"
+must '.failed == 0 and .timed_out == 0 and .wrong_bytes == 0 and .reopened == 0'
+stop_target
 
 section "all well"
