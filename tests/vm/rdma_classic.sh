@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# vm: rxe kernels=6.1 seconds=900
+# vm: alone kernels=6.1 memory=3072 seconds=900
 # Classic RDMA, both ways, against a peer that shares no code with us: every form of the handshake there was, refusals
 # word by word, lost queue pairs, new keys, a peer that dies and comes back, both sides sending over one pair of NICs.
 . "$REPO/tests/vm/lib/guest.sh"
@@ -49,7 +49,7 @@ tell() {
 	[ "$(grep -E '^(ok|failed)' "$work/peer" | tail -n 1)" = ok ] || die "the peer failed at: $*"
 }
 # one COMMAND: a peer of its own for one command
-one() { timeout 90 "$peer" --device=rxe0 --timeout=$timeout "$@" >"$work/out" 2>"$work/err"; }
+one() { timeout 90 "$peer" --device=rxe0 --timeout=$timeout --length=262144 "$@" >"$work/out" 2>"$work/err"; }
 
 # initiate FLAGS...
 initiate() {
@@ -63,7 +63,7 @@ must() { [ "$(jq "$1" "$work/out")" = true ] || die "not so: $1"; }
 start_target() {
 	rm -f "$work/target"
 	"$bench" --mode=target --metadata_server="${uri:-P2PHANDSHAKE}" --local_server_name=127.0.0.1:0 --protocol=rdma \
-		--device_name=rxe0 --buffer_size=8M --block_size=32K --batch_size=8 --threads=1 "$@" >"$work/target" 2>&1 &
+		--device_name=rxe0 --buffer_size=16M --block_size=32K --batch_size=8 --threads=1 "$@" >"$work/target" 2>&1 &
 	target=$!
 	pids+=("$target")
 	wait_for 60 grep -qs '^Ready' "$work/target" || die "our target does not start"
@@ -169,7 +169,7 @@ one --qps=3 ask "$segment" "$own" || die "no answer to three queue pairs"
 grep -qF '"reply_msg":"QP count mismatch in peer and local endpoints, check MC_MAX_EP_PER_CTX"' "$work/out" ||
 	die "three queue pairs"
 one --qps=3 write "$segment" 1 && die "three queue pairs were taken"
-one --length=65536 --offset=0 write "$segment" 7 || die "a write after refusals"
+one write "$segment" 7 || die "a write after refusals"
 stop_target
 MC_NUM_QP_PER_EP=3 start_target --classic
 one --qps=3 write "$segment" 3 || die "MC_NUM_QP_PER_EP=3"
@@ -251,5 +251,27 @@ sleep 3
 kill -TERM "$pair"
 wait "$pair" || die "to itself"
 grep -qE '^[1-9][0-9]* rounds' "$work/both" || die "no round was made"
+
+section "two NICs on each side, one wire is cut and comes back: nothing fails, nothing is wrong"
+vm_rxe_wire 1
+sent() { cat "/sys/class/infiniband/$1/ports/1/hw_counters/sent_pkts"; }
+start_target --classic --device_name=rxe1,rxe3
+a=$(sent rxe0) b=$(sent rxe2)
+initiate --protocol=rdma-classic --device_name=rxe0,rxe2 --check --json --duration=22 --block_size=256K --batch_size=4 &
+initiator=$!
+pids+=("$initiator")
+sleep 5
+[ $(($(sent rxe0) - a)) -gt 100 ] || die "rxe0 carried nothing"
+[ $(($(sent rxe2) - b)) -gt 100 ] || die "rxe2 carried nothing"
+ip link set v0 down
+sleep 5
+b=$(sent rxe2)
+sleep 3
+[ $(($(sent rxe2) - b)) -gt 50 ] || die "nothing goes over the wire that is left"
+ip link set v0 up
+vm_wire_routes 0
+wait "$initiator" || die "with a cut wire"
+must '.failed == 0 and .timed_out == 0 and .wrong_bytes == 0 and .reopened == 0'
+stop_target
 
 section "all well"

@@ -121,6 +121,9 @@ static int apply(struct mci_rdma *rdma, struct mci_nic *device, const struct mci
 	struct mci_rdma_link *link = mci_rdma_link_find(rdma, device, own->peer);
 	int ret = 0;
 
+	/* It has accepted other queue pairs, so the old ones are over, whatever becomes of these. */
+	if (link)
+		link->owed = false;
 	if (!link || link->state == MCI_RDMA_LINK_BARE || link->qp[0]->qp_num != own->qpn[0])
 		return -EAGAIN;
 	if (link->state == MCI_RDMA_LINK_ASKED) {
@@ -232,7 +235,21 @@ static void write_off(struct mci_rdma_peer *peer, struct mci_nic *device, const 
 	pthread_mutex_unlock(&peer->rdma->links->lock);
 }
 
-/* All that is owed to this peer is confirmed. */
+static bool is_owed(struct mci_rdma_peer *peer, struct mci_nic *device, const char *nic)
+{
+	char path[MCI_RDMA_PATH_MAX];
+	struct mci_rdma_link *link;
+	bool owed;
+
+	snprintf(path, sizeof(path), "%s@%s", peer->classic->server, nic);
+	pthread_mutex_lock(&peer->rdma->links->lock);
+	link = mci_rdma_link_find(peer->rdma, device, path);
+	owed = link && link->owed;
+	pthread_mutex_unlock(&peer->rdma->links->lock);
+	return owed;
+}
+
+/* All that is owed to this peer is confirmed. That a confirmed path does not work is another matter. */
 static int settle(struct mci_rdma_peer *peer, uint64_t deadline_ns)
 {
 	char nic[MCI_RDMA_NIC_MAX];
@@ -250,6 +267,8 @@ static int settle(struct mci_rdma_peer *peer, uint64_t deadline_ns)
 			write_off(peer, device, nic);
 		else
 			ret = link_up(peer, device, (uint8_t)to, deadline_ns);
+		if (ret && !is_owed(peer, device, nic))
+			ret = 0;
 	}
 	return ret;
 }
@@ -370,6 +389,16 @@ static struct mci_rdma_endpoint *next_work(struct mci_rdma_peer *peer)
 	return found;
 }
 
+static bool any_works(const struct mci_rdma_peer *peer)
+{
+	const struct mci_rdma_endpoint *e;
+
+	for (e = peer->endpoints; e; e = e->next)
+		if (e->state == MCI_RDMA_UP || e->state == MCI_RDMA_PROVING)
+			return true;
+	return false;
+}
+
 static void reached(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e, int ret, struct mci_request **finals)
 {
 	struct mci_rdma_classic_peer *side = peer->classic;
@@ -387,7 +416,8 @@ static void reached(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e, int
 	}
 	e->path_failed = true;
 	mci_rdma_endpoint_end(e, finals);
-	if (ret != -EAGAIN && mci_rdma_given_up(peer, ret))
+	/* One pair of NICs that is refused is no reason to give up while another works. */
+	if (ret != -EAGAIN && !any_works(peer) && mci_rdma_given_up(peer, ret))
 		mci_rdma_fail_waiting(peer, ret, false, finals);
 	pthread_cond_broadcast(&peer->changed);
 }
@@ -426,6 +456,8 @@ static void ask_for(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e, str
 	e->send_connect = e->send_drop = false;
 	pthread_mutex_unlock(&peer->lock);
 	ret = link_up(peer, device, to, mci_now_ns() + ASK_NS);
+	if (ret && fencing && !is_owed(peer, device, peer->port_name[to]))
+		ret = 0;
 	pthread_mutex_lock(&peer->lock);
 	for (e = peer->endpoints; e && (e->number != number || e->stamp != stamp); e = e->next)
 		;

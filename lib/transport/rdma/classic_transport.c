@@ -232,8 +232,9 @@ static int classic_region_remove(struct mci_transport *transport, struct mci_reg
 	struct mci_rdma *rdma = rdma_of(transport);
 	int ret;
 
-	if (!rdma || !mci_rdma_memory_of(rdma, region))
+	if (!rdma)
 		return 0;
+	/* A request that is inside already may be the first to register it. */
 	ret = mci_regions_wait(rdma->host->regions, region, deadline_ns + GRACE_NS);
 	return ret ? ret : mci_rdma_memory_remove(rdma, region);
 }

@@ -262,7 +262,7 @@ static void look(struct mci_rdma_peer *peer)
 	mci_rdma_endpoint_steps(peer, now, &finals);
 	mci_rdma_pump(peer, &finals);
 	for (e = peer->endpoints; e; e = e->next)
-		if (e->state != MCI_RDMA_UP)
+		if (e->state != MCI_RDMA_UP && e->step_at != UINT64_MAX)
 			sooner(&next, e->step_at);
 	sooner(&next, peer->grace_at);
 	if (atomic_load(&peer->pending) && peer->state == MCI_RDMA_LIVE)
