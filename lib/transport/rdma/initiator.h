@@ -78,6 +78,7 @@ uint32_t mci_rdma_prefer(const struct mci_rdma *rdma, const char *location);
 uint64_t mci_rdma_rail_wake(const struct mci_rdma_peer *peer, uint64_t now); /* 0, or when a rest ends */
 
 /* work.c */
+void mci_rdma_queue_init(struct mci_rdma_queue *q, uint8_t index);
 void mci_rdma_pump(struct mci_rdma_peer *peer, struct mci_request **finals);
 bool mci_rdma_post_proof(struct mci_rdma_endpoint *e, unsigned int queue, struct mci_request **finals);
 int mci_rdma_post_marker(struct mci_rdma_endpoint *e, unsigned int queue);
