@@ -58,12 +58,15 @@ try_perftest() {
 	return $rc
 }
 declare -A count
-# How many make a sample is known from the sample of ours before it.
+# How many make a sample is known from the sample before it: first one of ours, then its own.
 perftest() { # OPERATION SIZE REPEAT
-	local rate
+	local rate n
 	[ -n "${count[$1$2]-}" ] || count[$1$2]=$(jq -s --argjson t "$seconds" \
 		'last | [20, .rate * $t / .size] | max | floor' <"$samples")
-	rate=$(run_perftest "$1" "$2" "${count[$1$2]}")
+	n=${count[$1$2]}
+	rate=$(run_perftest "$1" "$2" "$n")
+	count[$1$2]=$(awk -v r="$rate" -v s="$2" -v t="$seconds" -v n="$n" 'BEGIN { w = int(r * t / s)
+		print w < 20 ? 20 : w > 4 * n ? 4 * n : w < n / 4 ? int(n / 4) + 1 : w }')
 	jq -nc --arg op "$1" --argjson size "$2" --argjson rep "$3" --argjson rate "$rate" \
 		'{who: "perftest", op: $op, size: $size, rep: $rep, rate: $rate}' >>"$samples"
 }

@@ -87,7 +87,7 @@ int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, u
 		e->count = (uint8_t)peer->rdma->qps;
 	for (; e->count < peer->rdma->qps && !ret; e->count++) {
 		ret = mci_rdma_qp_create(device, MCI_RDMA_DEPTH, &e->queue[e->count]->qp);
-		e->queue[e->count]->index = e->count;
+		mci_rdma_queue_init(e->queue[e->count], e->count);
 		e->queue[e->count]->psn = mci_rdma_psn();
 	}
 	if (ret) {

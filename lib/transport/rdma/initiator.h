@@ -106,6 +106,7 @@ json_t *mci_rdma_rails_json(struct mci_peer *peer);
 void mci_rdma_rail_why(struct mci_rdma_rail *rail, const char *before, const char *why); /* NULL: it works */
 
 /* work.c */
+void mci_rdma_queue_init(struct mci_rdma_queue *q, uint8_t index);
 void mci_rdma_pump(struct mci_rdma_peer *peer, struct mci_request **finals);
 bool mci_rdma_post_proof(struct mci_rdma_endpoint *e, unsigned int queue, struct mci_request **finals);
 int mci_rdma_post_marker(struct mci_rdma_endpoint *e, unsigned int queue);

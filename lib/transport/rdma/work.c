@@ -11,6 +11,16 @@
 #include "core/log.h"
 #include "transport/rdma/initiator.h"
 
+/* What all its work requests have in common: one piece of memory each, and the next behind it. */
+void mci_rdma_queue_init(struct mci_rdma_queue *q, uint8_t index)
+{
+	unsigned int i;
+
+	q->index = index;
+	for (i = 0; i < MCI_RDMA_CHAIN; i++)
+		q->wr[i] = (struct ibv_send_wr){.next = &q->wr[i + 1], .sg_list = &q->sge[i], .num_sge = 1};
+}
+
 static void device_armed(struct mci_nic *device)
 {
 	/* Somebody who polls arms it when he leaves. */
@@ -23,18 +33,16 @@ static void device_armed(struct mci_nic *device)
 static bool post(struct mci_rdma_endpoint *e, unsigned int index, bool last, struct mci_request **finals)
 {
 	struct mci_rdma_queue *q = e->queue[index];
-	struct ibv_send_wr *bad;
-	unsigned int i;
+	struct ibv_send_wr *bad, *end;
 	int ret;
 
 	if (!q->chained)
 		return true;
-	for (i = 0; i + 1 < q->chained; i++)
-		q->wr[i].next = &q->wr[i + 1];
-	q->wr[i].next = NULL;
+	end = &q->wr[q->chained - 1];
+	end->next = NULL;
 	q->unsignalled += q->chained;
 	if (last || q->unsignalled >= MCI_RDMA_SIGNAL) {
-		q->wr[i].send_flags |= IBV_SEND_SIGNALED;
+		end->send_flags = IBV_SEND_SIGNALED;
 		q->unsignalled = 0;
 		atomic_fetch_add_explicit(&e->peer->rdma->signalled, 1, memory_order_relaxed);
 	}
@@ -43,6 +51,7 @@ static bool post(struct mci_rdma_endpoint *e, unsigned int index, bool last, str
 	q->chained = 0;
 	device_armed(e->device); /* before: what completes at once must raise an event, too */
 	ret = ibv_post_send(q->qp, q->wr, &bad);
+	end->next = end + 1;
 	if (!ret)
 		return true;
 	/* What was not taken is still in its slot: it comes back as if the NIC had returned it. */
@@ -90,6 +99,20 @@ static bool make_place(struct mci_rdma_endpoint *e, const struct mci_rdma_queue 
 	return q->chained < MCI_RDMA_CHAIN || post(e, q->index, false, finals);
 }
 
+/* The next work request of a chain. */
+static void build(const struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, enum ibv_wr_opcode opcode,
+		  struct ibv_sge local, uint64_t address, uint32_t key)
+{
+	struct ibv_send_wr *wr = &q->wr[q->chained];
+
+	q->sge[q->chained++] = local;
+	wr->wr_id = mci_rdma_wr_id(e, q->index, q->head);
+	wr->opcode = opcode;
+	wr->send_flags = 0;
+	wr->wr.rdma.remote_addr = address;
+	wr->wr.rdma.rkey = key;
+}
+
 /* A slice of a request onto a queue that has a place. */
 static void chain(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, const struct mci_rdma_again *slice,
 		  const struct mci_rdma_remote *remote)
@@ -98,21 +121,11 @@ static void chain(struct mci_rdma_endpoint *e, struct mci_rdma_queue *q, const s
 	const struct mci_rdma_memory *m = mci_rdma_memory_of(e->peer->rdma, r->region);
 	uint64_t from = (uint64_t)(r->local - m->addr) + slice->at, to = r->offset + slice->at;
 	uint64_t here = m->chunks > 1 ? from / m->chunk : 0, there = remote->chunks > 1 ? to / remote->chunk : 0;
-	struct ibv_sge *sge = &q->sge[q->chained];
+	const struct ibv_mr *mr = m->mr[here * e->peer->rdma->device_count + e->device->index];
 
-	*sge = (struct ibv_sge){
-		.addr = m->iova + from,
-		.length = slice->length,
-		.lkey = m->mr[here * e->peer->rdma->device_count + e->device->index]->lkey,
-	};
-	q->wr[q->chained++] = (struct ibv_send_wr){
-		.wr_id = mci_rdma_wr_id(e, q->index, q->head),
-		.sg_list = sge,
-		.num_sge = 1,
-		.opcode = r->op == MCI_OP_READ ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE,
-		.wr.rdma = {.remote_addr = remote->iova + to,
-			    .rkey = remote->key[there * remote->devices + e->to]},
-	};
+	build(e, q, r->op == MCI_OP_READ ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE,
+	      (struct ibv_sge){.addr = m->iova + from, .length = slice->length, .lkey = mr->lkey},
+	      remote->iova + to, remote->key[there * remote->devices + e->to]);
 	q->slot[q->head++ % MCI_RDMA_DEPTH] = (struct mci_rdma_slot){
 		.request = r, .at = slice->at, .length = slice->length, .kind = MCI_RDMA_DATA};
 	if (r->op == MCI_OP_WRITE)
@@ -219,17 +232,12 @@ static bool pump_again(struct mci_rdma_peer *peer, struct mci_request **finals)
 static void chain_read(struct mci_rdma_endpoint *e, unsigned int index, const struct mci_rdma_slot *slot)
 {
 	struct mci_rdma_queue *q = e->queue[index];
-	struct ibv_sge *sge = &q->sge[q->chained];
 
-	*sge = (struct ibv_sge){
-		.addr = (uintptr_t)&e->device->flush_word[4], .length = 8, .lkey = e->device->flush_mr->lkey};
-	q->wr[q->chained++] = (struct ibv_send_wr){
-		.wr_id = mci_rdma_wr_id(e, index, q->head),
-		.sg_list = sge,
-		.num_sge = 1,
-		.opcode = IBV_WR_RDMA_READ,
-		.wr.rdma = {.remote_addr = e->flush_iova, .rkey = e->flush_key},
-	};
+	build(e, q, IBV_WR_RDMA_READ,
+	      (struct ibv_sge){.addr = (uintptr_t)&e->device->flush_word[4],
+			       .length = 8,
+			       .lkey = e->device->flush_mr->lkey},
+	      e->flush_iova, e->flush_key);
 	q->slot[q->head++ % MCI_RDMA_DEPTH] = *slot;
 	e->in_flight++;
 }
