@@ -629,12 +629,14 @@ static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 		deadline = now + PROBE_NS;
 	pthread_mutex_lock(&peer->lock);
 	side->error = 0;
+	peer->probing = true;
 	for (; now < deadline && !e && (!side->error || side->error == -EAGAIN); now = mci_now_ns()) {
 		if (peer->state == MCI_RDMA_LIVE)
 			e = mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, &queue);
 		if (!e)
 			mci_rdma_wait_changed(peer, now + 20 * MCI_NS_PER_MS);
 	}
+	peer->probing = false;
 	if (!e && side->error)
 		snprintf(why, sizeof(why), "%s", side->why);
 	ret = side->error;

@@ -34,7 +34,8 @@ int mci_rdma_peer_set_info(struct mci_rdma_peer *peer, const struct mci_peer_inf
 	if (!hosts)
 		return mci_fail(-ENOMEM, "no memory for the addresses of segment '%s'", info->name);
 	pthread_mutex_lock(&peer->lock);
-	ret = mci_rdma_rails_learn(peer, info);
+	/* The classic dialect reads its own descriptor. */
+	ret = peer->classic ? 0 : mci_rdma_rails_learn(peer, info);
 	old = peer->hosts;
 	old_count = peer->host_count;
 	peer->hosts = hosts;

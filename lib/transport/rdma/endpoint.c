@@ -76,7 +76,9 @@ int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, u
 	e->to = to;
 	for (i = 0; i < peer->rdma->qps && !ret; i++) {
 		e->queue[i] = calloc(1, sizeof(*e->queue[i]));
-		if (!e->queue[i])
+		if (e->queue[i])
+			mci_rdma_queue_init(e->queue[i], (uint8_t)i);
+		else
 			ret = -ENOMEM;
 	}
 	if (ret || !mci_rdma_pool_take(peer, e)) {
@@ -87,7 +89,6 @@ int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, u
 		e->count = (uint8_t)peer->rdma->qps;
 	for (; e->count < peer->rdma->qps && !ret; e->count++) {
 		ret = mci_rdma_qp_create(device, MCI_RDMA_DEPTH, &e->queue[e->count]->qp);
-		mci_rdma_queue_init(e->queue[e->count], e->count);
 		e->queue[e->count]->psn = mci_rdma_psn();
 	}
 	if (ret) {
@@ -135,7 +136,8 @@ void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rd
 	if (end->status) {
 		snprintf(peer->why, sizeof(peer->why), "%s", end->sentence);
 		mci_info("segment '%s' refuses an endpoint: %s", peer->name, end->sentence);
-		mci_rdma_rail_why(mci_rdma_rail_of(peer, e->device, e->to), "it is refused there: ", end->sentence);
+		mci_rdma_rail_why(mci_rdma_rail_of(peer, e->device, e->to),
+				  "it is refused there: ", end->sentence);
 		e->path_failed = true;
 		destroy_queues(e);
 		mci_rdma_endpoint_end(e, finals);
@@ -251,7 +253,8 @@ void mci_rdma_endpoint_break(struct mci_rdma_endpoint *e, int err, bool path_fai
 		mci_info("endpoint over %s to %s of segment '%s' failed: %s", e->device->name,
 			 e->peer->port_name[e->to], e->peer->name, strerror(-err));
 		mci_rdma_rail_why(mci_rdma_rail_of(e->peer, e->device, e->to), "",
-				  err == -ETIMEDOUT || err == -EHOSTUNREACH ? "nothing comes through" : strerror(-err));
+				  err == -ETIMEDOUT || err == -EHOSTUNREACH ? "nothing comes through"
+									    : strerror(-err));
 	}
 	e->state = MCI_RDMA_BREAKING;
 	e->step_at = mci_now_ns() + MCI_RDMA_STEP_NS;
@@ -371,7 +374,8 @@ void mci_rdma_endpoint_steps(struct mci_rdma_peer *peer, uint64_t now, struct mc
 	mci_rdma_peer_lost(peer, finals);
 }
 
-/* Ports changed: what leads over one that is down, or has another address, breaks now, before its time-outs do. */
+/* Ports changed: what leads over one that is down, or has another address, breaks now, before its time-outs
+ * do. */
 void mci_rdma_endpoint_ports(struct mci_rdma_peer *peer, struct mci_request **finals)
 {
 	struct mci_rdma_endpoint *e, *next;
@@ -382,8 +386,8 @@ void mci_rdma_endpoint_ports(struct mci_rdma_peer *peer, struct mci_request **fi
 		mci_rdma_device_port(e->device, &port);
 		if (!port.up || !peer->port[e->to].up)
 			mci_rdma_endpoint_break(e, -ENETDOWN, true, finals);
-		else if (e->state == MCI_RDMA_UP && (memcmp(port.gid, e->own_gid, 16) ||
-						     memcmp(peer->port[e->to].gid, e->peer_gid, 16)))
+		else if (e->state == MCI_RDMA_UP && !peer->classic &&
+			 (memcmp(port.gid, e->own_gid, 16) || memcmp(peer->port[e->to].gid, e->peer_gid, 16)))
 			mci_rdma_endpoint_break(e, -EADDRNOTAVAIL, false, finals);
 	}
 }
