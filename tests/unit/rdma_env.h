@@ -133,15 +133,16 @@ static inline bool tap_spoil(bool responder, unsigned int pick)
 	return did;
 }
 
-/* All of one side. */
-static inline void tap_spoil_all(bool responder)
+/* All of one side, and of one NIC if @nic says which. */
+static inline void tap_spoil_all(bool responder, const char *nic)
 {
 	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
 	unsigned int i;
 
 	pthread_mutex_lock(&tap.lock);
 	for (i = 0; i < tap.qps; i++)
-		if (tap.qp[i].responder == responder)
+		if (tap.qp[i].responder == responder &&
+		    (!nic || !strcmp(tap.qp[i].qp->context->device->name, nic)))
 			tap.spoiled += !tap.real.ibv_modify_qp(tap.qp[i].qp, &attr, IBV_QP_STATE);
 	pthread_mutex_unlock(&tap.lock);
 }

@@ -468,7 +468,7 @@ static unsigned int hit(struct pair *p, mc_segment *segment, pid_t pid, int sign
 	must(mc_batch_submit(batch, &attr));
 	assert_int_equal(kill(pid, signal), 0);
 	if (signal == SIGSTOP)
-		tap_spoil_all(false); /* else the NIC goes on by itself, and rightly so */
+		tap_spoil_all(false, NULL); /* else the NIC goes on by itself, and rightly so */
 	must(mc_batch_wait(batch, 20000));
 	*ms = (mci_now_ns() - begin) / MCI_NS_PER_MS;
 	for (i = 0; i < 256; i++) {

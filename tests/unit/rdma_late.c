@@ -102,7 +102,7 @@ static bool new_data_stays(struct pair *p, bool fence, bool by_deadline)
 	if (by_deadline) {
 		assert_true(ended(old) < PIECES);
 	} else {
-		tap_spoil_all(false);
+		tap_spoil_all(false, "rxe0"); /* the slow one */
 		assert_int_equal(ended(old), PIECES);
 	}
 	assert_int_equal(ended(write_all(p, 2, 20000)), PIECES);
@@ -125,6 +125,10 @@ static void test_a_timed_out_write_does_not_land_after_the_next(void **state)
 /* The proof that the two above can fail: nobody asks the peer to let go of his queue pairs. */
 static void test_without_the_fence_old_data_lands_late(void **state)
 {
+	if (!getenv("PROOF")) {
+		print_message("skipped: new data has to be written while old data is held; runs with PROOF=yes\n");
+		skip();
+	}
 	assert_false(new_data_stays(*state, false, false));
 }
 

@@ -70,14 +70,17 @@ target=$!
 wait_for 60 grep -q Ready "$work/target" || fail "the target is not ready: $(cat "$work/target")"
 
 # during NAME COMMAND...: the command runs while data is written and checked; nothing fails.
+sent() { cat /sys/class/infiniband/rxe0/ports/1/hw_counters/sent_pkts; }
+sent_more() { [ "$(sent)" -gt $(($1 + 200)) ]; }
 during() {
-	local name=$1
+	local name=$1 before
 	shift
+	before=$(sent)
 	"$bench" --mode=initiator --metadata_server=$meta --local_server_name=i --segment_id=t --protocol=rdma --device_name=rxe0 \
 		--buffer_size=8M --block_size=64K --batch_size=4 --threads=1 --operation=write --check --json --duration=6 \
 		>"$work/$name" 2>"$work/$name.err" &
 	initiator=$!
-	sleep 2
+	wait_for 30 sent_more "$before" || fail "$name: no load: $(cat "$work/$name" "$work/$name.err")"
 	"$@"
 	wait "$initiator" || fail "$name: $(cat "$work/$name" "$work/$name.err")"
 	initiator=''
