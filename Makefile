@@ -68,7 +68,7 @@ TOOL_COMMON := $(patsubst %.c,$(B)/%.o,$(wildcard tools/common/*.c))
 TOOLS := $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC)) \
 	$(if $(wildcard tools/mooncake/main.c),$(B)/bin/mooncake)
 
-UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/*.c))
+UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(if $(filter 0,$(USE_RDMA)),tests/unit/rdma_%.c),$(wildcard tests/unit/*.c)))
 API := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/api/*.c))
 BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(if $(filter 0,$(USE_RDMA)),tests/bench/registration.c),$(wildcard tests/bench/*.c)))
 UAPI := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/uapi/*.c tests/vm/*.c)) \
