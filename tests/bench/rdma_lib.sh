@@ -28,8 +28,12 @@ initiator() { # TARGET DEVICES OPERATION SIZE FLAGS...
 		--threads=1 --warmup=0.3 --json "$@"
 }
 ours() { # TARGET DEVICES OPERATION SIZE REPEAT [WHO]
-	initiator "$1" "$2" "$3" "$4" --duration="$seconds" >"$work/ours" 2>"$work/ours.err" ||
-		fail "$3 of $4 bytes: $(cat "$work/ours.err")"
+	# On a machine that is busy it may take too long to prove a way.
+	for _ in 1 2 3 4; do
+		initiator "$1" "$2" "$3" "$4" --duration="$seconds" >"$work/ours" 2>"$work/ours.err" && break
+		echo "ours $3 $4" >>"$work/again"
+	done
+	[ -s "$work/ours" ] || fail "$3 of $4 bytes: $(cat "$work/ours.err")"
 	jq -c --arg op "$3" --argjson size "$4" --argjson rep "$5" --arg who "${6:-ours}" '{who: $who, op: $op, size: $size, rep: $rep,
 		rate: .bytes_per_second, cpu: .cpu_seconds_per_gib_initiator, failed: (.failed + .timed_out + .stale)}' \
 		<"$work/ours" >>"$samples"
@@ -66,7 +70,7 @@ perftest() { # OPERATION SIZE REPEAT
 	n=${count[$1$2]}
 	rate=$(run_perftest "$1" "$2" "$n")
 	count[$1$2]=$(awk -v r="$rate" -v s="$2" -v t="$seconds" -v n="$n" 'BEGIN { w = int(r * t / s)
-		print w < 20 ? 20 : w > 4 * n ? 4 * n : w < n / 4 ? int(n / 4) + 1 : w }')
+		print (w < 20 ? 20 : w > 4 * n ? 4 * n : w < n / 4 ? int(n / 4) + 1 : w) }')
 	jq -nc --arg op "$1" --argjson size "$2" --argjson rep "$3" --argjson rate "$rate" \
 		'{who: "perftest", op: $op, size: $size, rep: $rep, rate: $rate}' >>"$samples"
 }
@@ -91,7 +95,7 @@ speed_table() {
 		| "| \(.[0].op) | \(.[0].size | size) | \(rates("ours") | spread) | \(rates("perftest") | spread) | \(pairs("ours"; "perftest") | ratio) | \(pairs("ours"; "perftest") | length) | \(map(.cpu | values) | median | num(2)) | \(map(.failed // 0) | add) |"' \
 		<"$samples"
 	echo
-	echo "Runs of perftest that gave no figure and were done again: $(wc -l <"$work/again")."
+	echo "Runs that gave no figure and were done again: perftest $(grep -vc ours "$work/again"), ours $(grep -c ours "$work/again")."
 }
 nics_table() {
 	echo
