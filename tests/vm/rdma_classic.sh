@@ -57,6 +57,17 @@ initiate() {
 		--metadata_server="${uri:-P2PHANDSHAKE}" --protocol=rdma --block_size=32K --batch_size=8 --threads=1 \
 		--duration=1 --warmup=0 --timeout_ms=20000 "$@" >"$work/out" 2>"$work/err"
 }
+sent() { cat "/sys/class/infiniband/$1/ports/1/hw_counters/sent_pkts"; }
+# start_load FLAGS...: an initiator in the background, once it has begun; its pid in $initiator
+loaded() { [ $(($(sent rxe0) - $1)) -gt 400 ]; }
+start_load() {
+	local before
+	before=$(sent rxe0)
+	initiate "$@" &
+	initiator=$!
+	pids+=("$initiator")
+	wait_for 40 loaded "$before" || die "nothing is sent"
+}
 must() { [ "$(jq "$1" "$work/out")" = true ] || die "not so: $1"; }
 
 # start_target FLAGS...: ours; its name in $segment
@@ -97,12 +108,7 @@ connected() { grep -c '^connected' "$work/peer"; }
 more_connected() { [ "$(connected)" -gt "$1" ]; }
 start_peer
 for what in --check --operation=write; do
-	n=$(connected)
-	initiate $what --json --duration=12 &
-	initiator=$!
-	pids+=("$initiator")
-	wait_for 20 more_connected "$n" || die "no queue pairs were asked for"
-	sleep 2
+	start_load $what --json --duration=12
 	for i in 1 2; do
 		n=$(connected)
 		tell evict
@@ -113,10 +119,7 @@ for what in --check --operation=write; do
 done
 
 section "its memory is registered anew: stale, opened anew, never wrong"
-initiate --check --json --duration=6 &
-initiator=$!
-pids+=("$initiator")
-sleep 2
+start_load --check --json --duration=6
 tell rereg
 wait "$initiator" || [ -s "$work/out" ] || die "with new keys"
 must '.wrong_bytes == 0 and .reopened >= 1 and .stale >= 1'
@@ -124,10 +127,7 @@ stop_peer
 
 section "it dies, and comes back under its name: stale, opened anew"
 start_peer --port=18091
-initiate --json --operation=write --duration=10 --timeout_ms=8000 &
-initiator=$!
-pids+=("$initiator")
-sleep 2.5
+start_load --json --operation=write --duration=10 --timeout_ms=8000
 stop_peer
 sleep 1
 start_peer --port=18091
@@ -139,10 +139,7 @@ stop_peer
 
 section "it dies for good: an error, and no hanging"
 start_peer
-initiate --json --operation=write --duration=4 --timeout_ms=4000 --follow_restart=false &
-initiator=$!
-pids+=("$initiator")
-sleep 1.5
+start_load --json --operation=write --duration=4 --timeout_ms=4000 --follow_restart=false
 stop_peer
 start=$SECONDS
 wait "$initiator" && die "writes to a dead peer ended well"
@@ -254,13 +251,10 @@ grep -qE '^[1-9][0-9]* rounds' "$work/both" || die "no round was made"
 
 section "two NICs on each side, one wire is cut and comes back: nothing fails, nothing is wrong"
 vm_rxe_wire 1
-sent() { cat "/sys/class/infiniband/$1/ports/1/hw_counters/sent_pkts"; }
 start_target --classic --device_name=rxe1,rxe3
 a=$(sent rxe0) b=$(sent rxe2)
-initiate --protocol=rdma-classic --device_name=rxe0,rxe2 --check --json --duration=22 --block_size=256K --batch_size=4 &
-initiator=$!
-pids+=("$initiator")
-sleep 5
+start_load --protocol=rdma-classic --device_name=rxe0,rxe2 --check --json --duration=22 --block_size=256K --batch_size=4
+sleep 3
 [ $(($(sent rxe0) - a)) -gt 100 ] || die "rxe0 carried nothing"
 [ $(($(sent rxe2) - b)) -gt 100 ] || die "rxe2 carried nothing"
 ip link set v0 down
