@@ -342,6 +342,9 @@ int mci_place_finish(struct mci_place *place)
 		return 0;
 	if (check_target(place->path))
 		return -EINVAL;
+	/* Once the file has its name it is whole, also after a crash of the host. */
+	if (fdatasync(place->fd))
+		return mci_fail(-errno, "cannot write '%s' out: %s", place->part, strerror(errno));
 	if (rename(place->part, place->path))
 		return mci_fail(-errno, "every byte is in '%s', but it cannot be renamed to '%s': %s",
 				place->part, place->path, strerror(errno));
