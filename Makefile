@@ -264,8 +264,8 @@ check-kmod: ## the module's sources under sparse, checkpatch and the compiler's 
 
 uapi-tests: $(UAPI) ## tests that run in guests
 
-check-vm: all tests uapi-tests ## the module in guests with kernels 6.1 and 6.12, and by DKMS on a bare Debian
-	B=$(B) tests/vm/check -H 6.1 6.12
+check-vm: all tests uapi-tests ## the module and RDMA in guests with kernels 6.1 and 6.12
+	B=$(B) tests/vm/check 6.1 6.12
 check-vm-dkms: all tests uapi-tests ## the module by DKMS on a bare Debian, alone
 	B=$(B) tests/vm/host/dkms.sh
 check-vm-matrix: all tests uapi-tests ## the same with 5.10 and the newest kernel that Debian serves

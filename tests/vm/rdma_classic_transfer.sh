@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# vm: alone kernels=6.1 memory=3072 seconds=900
+# vm: alone kernels=hand memory=3072 seconds=900
 # The test body that every transport passes, over the classic form of rdma.
 . "$REPO/tests/vm/lib/guest.sh"
 vm_rxe_pair

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# vm: rxe kernels=6.1
+# vm: rxe kernels=hand
 # Writes that a slow wire holds back find no queue pair once what they were for was sent anew, or has ended.
 . "$REPO/tests/vm/lib/guest.sh"
 vm_rxe_wire 0

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# vm: alone kernels=6.1,6.12 memory=3072 seconds=1200
+# vm: alone kernels=6.1 memory=3072 seconds=1200
 # What users see of RDMA devices: topology as text, JSON and matrix; the matrix read back; which GID and why; doctor with a
 # peer that has one good wire and a broken one; and an interface that goes down under load, told by netlink.
 . "$REPO/tests/vm/lib/guest.sh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# vm: kernels=6.1
+# vm: kernels=hand
 # Two guests with a wire between them, soft-RoCE on each: a target in one, an initiator in the other, patterns written and read
 # back. In the guests this script runs again, as "rdma_two.sh target" and "rdma_two.sh initiator". On the host, "rdma_two.sh uml"
 # takes two User-mode Linuxes instead, whose wire is multicast in a network name space of their own.
