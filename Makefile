@@ -74,12 +74,13 @@ LIB_SRC := $(filter-out $(SKIP),$(wildcard lib/*/*.c lib/*/*/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
 
 # One file per tool; `mooncake` is a table of subcommands, one file each; what they share is in tools/common.
-TOOL_SRC := $(wildcard tools/*.c)
-TOOL_COMMON := $(patsubst %.c,$(B)/%.o,$(wildcard tools/common/*.c))
+NO_TOOL := $(if $(filter 0,$(WITH_P2P_STORE)),tools/p2p-store-example.c tools/common/p2p.c tools/mooncake/p2p%.c)
+TOOL_SRC := $(filter-out $(NO_TOOL),$(wildcard tools/*.c))
+TOOL_COMMON := $(patsubst %.c,$(B)/%.o,$(filter-out $(NO_TOOL),$(wildcard tools/common/*.c)))
 TOOLS := $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC)) \
 	$(if $(wildcard tools/mooncake/main.c),$(B)/bin/mooncake)
 
-NO_TEST := $(if $(filter 0,$(WITH_P2P_STORE)),tests/unit/p2p_%.c tests/api/p2p%.c) \
+NO_TEST := $(if $(filter 0,$(WITH_P2P_STORE)),tests/unit/p2p_%.c tests/api/p2p%.c tests/bench/p2p_sim.c tests/fuzz/p2p_%.c) \
 	$(if $(filter 0,$(USE_RDMA)),tests/unit/rdma_%.c tests/bench/registration.c)
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(NO_TEST),$(wildcard tests/unit/*.c)))
 API := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(NO_TEST),$(wildcard tests/api/*.c)))
@@ -91,7 +92,7 @@ HELPERS := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(if $(filter 0,$(USE_
 	$(wildcard tests/net/*.c tests/interop/*.c)))
 # A NIC in software, where the headers of libibverbs are there.
 SOFTNIC := $(if $(filter 1,$(USE_RDMA)),$(B)/tests/softnic/libibverbs.so.1)
-FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))
+FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(filter-out $(NO_TEST),$(wildcard tests/fuzz/*.c)))
 
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -151,7 +152,7 @@ $(B)/bin/%: $(B)/tools/%.o $(TOOL_COMMON) $(B)/libmooncake.so
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -o $@ $< $(TOOL_COMMON) -L$(B) -lmooncake $(RUNPATH) -ljansson -lpthread -lm
 
-$(B)/bin/mooncake: $(patsubst %.c,$(B)/%.o,$(wildcard tools/mooncake/*.c)) $(TOOL_COMMON) $(B)/libmooncake.so
+$(B)/bin/mooncake: $(patsubst %.c,$(B)/%.o,$(filter-out $(NO_TOOL),$(wildcard tools/mooncake/*.c))) $(TOOL_COMMON) $(B)/libmooncake.so
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lmooncake $(RUNPATH) -ljansson -lpthread -lm
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "commands.h"
+#include "config.h"
 
 #define COMMANDS_MAX 32
 
@@ -15,7 +16,9 @@ static const struct command table[] = {
 	{ "key", cmd_key, "make and compare cluster keys" },
 	{ "config", cmd_config, "check a configuration, show every setting" },
 	{ "memory", cmd_memory, "list and remove memory that outlives processes" },
+#if WITH_P2P_STORE
 	{ "p2p", cmd_p2p, "spread files and directories from one to many" },
+#endif
 	{ "bench", cmd_bench, "measure transfers (transfer_engine_bench)" },
 	{ NULL, NULL, NULL },
 };
