@@ -136,6 +136,8 @@ static int on_number(struct mci_link *link, const struct mci_frame *frame)
 		mci_swarm_peer_interested(swarm, link->swarm, number);
 		return number > 1 ? -EPROTO : 0;
 	case MCI_P2P_GRANT:
+		if (number > MCI_P2P_SLOTS_MAX)
+			return -EPROTO;
 		mci_swarm_peer_granted(swarm, link->swarm, number);
 		return 0;
 	case MCI_P2P_RETURN:

@@ -47,7 +47,7 @@ static int check_attr(const struct mc_p2p_attr *attr)
 			-EINVAL,
 			"struct mc_p2p_attr has a size or a flag that this library does not know; use "
 			"MC_P2P_ATTR_INIT, and build against the headers of this library");
-	if (attr->slots > 4096 || attr->window > 4096 || attr->hash_threads > 256)
+	if (attr->slots > MCI_P2P_SLOTS_MAX || attr->window > 4096 || attr->hash_threads > 256)
 		return mci_fail(-EINVAL,
 				"slots (%u) and window (%u) are at most 4096, hash_threads (%u) at most 256",
 				attr->slots, attr->window, attr->hash_threads);

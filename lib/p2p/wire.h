@@ -16,6 +16,7 @@
 #define MCI_P2P_NAME_MAX 255u
 #define MCI_P2P_MAP_BYTES 8192u	 /* of a map in one message */
 #define MCI_P2P_LIST_MAX 4096u	 /* indexes in one message */
+#define MCI_P2P_SLOTS_MAX 4096u	 /* of a source */
 #define MCI_P2P_MEMBERS_MAX 256u /* members in one message */
 
 enum mci_p2p_type {
