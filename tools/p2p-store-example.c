@@ -18,7 +18,7 @@
 
 static struct p2p_options o;
 static const char *cmd, *object;
-static uint64_t file_size_mb, shard_bytes, idle, timeout_ms, stall_ms, seed;
+static uint64_t file_size_mb, shard_bytes, idle, timeout_ms, stall_ms, seed, wait_s;
 static bool force, keep;
 
 static const struct opt table[] = {
@@ -36,6 +36,8 @@ static const struct opt table[] = {
 	{"keep", OPT_BOOL, &keep, "false", .help = "an inferencer stays, too, and serves for --idle seconds"},
 	{"force", OPT_BOOL, &force, "false",
 	 .help = "take the name even if living members hold other content under it"},
+	{"wait", OPT_UINT, &wait_s, "10", 0, 86400,
+	 .help = "seconds that an inferencer waits for an object that is not registered yet"},
 	{"timeout_ms", OPT_UINT, &timeout_ms, "0", 0, 1ll << 31,
 	 .help = "for the whole fetch; 0 = as long as it takes"},
 	{"stall_ms", OPT_UINT, &stall_ms, "0", 0, 1ll << 31,
@@ -173,18 +175,31 @@ static int inferencer(mc_p2p *store, const struct mc_p2p_place *place)
 	struct mc_p2p_get_attr attr = MC_P2P_GET_ATTR_INIT;
 	struct mc_p2p_progress progress;
 	char name[256], size[OUT_SIZE_TEXT];
+	uint64_t start, ms, until = now_ms() + wait_s * 1000;
+	bool told = false, may_lack;
 	mc_p2p_task *task;
-	uint64_t start, ms;
+	int ret;
 
 	snprintf(name, sizeof(name), "%.*s", (int)strcspn(object, "@"), object);
 	attr.timeout_ms = (uint32_t)timeout_ms;
 	attr.stall_ms = (uint32_t)stall_ms;
 	printf("Object retrieval started: name %s\n", name);
 	fflush(stdout);
-	start = now_ms();
-	if (mc_p2p_get_start(store, object, place, &attr, &task))
-		return out_error("%s", mc_errmsg());
-	if (p2p_fetch(name, task, false, &progress))
+	do {
+		start = now_ms();
+		if (mc_p2p_get_start(store, object, place, &attr, &task))
+			return out_error("%s", mc_errmsg());
+		may_lack = start < until;
+		ret = p2p_fetch(name, task, may_lack, &progress);
+		if (ret == -ENOENT && may_lack && !told) {
+			out_warn("object %s is not registered yet: waiting %" PRIu64 " s for it", name,
+				 wait_s);
+			told = true;
+		}
+	} while (ret == -ENOENT && may_lack && !p2p_signalled(0.2));
+	if (ret == -ENOENT && may_lack)
+		return out_error("interrupted while waiting for object %s", name);
+	if (ret)
 		return 1;
 	ms = now_ms() - start;
 	printf("Object retrieval done: duration (ms) %" PRIu64 " throughput (GB/s) %.2f\n", ms,

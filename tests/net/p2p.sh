@@ -42,7 +42,7 @@ for protocol in tcp auto; do
 done
 
 echo "--- mistakes are told"
-rc=0; "$example" --cmd=inferencer --metadata_server="$uri" --object=no/such --file_size_mb=1 >"$dir/unknown" 2>&1 || rc=$?
+rc=0; "$example" --cmd=inferencer --metadata_server="$uri" --object=no/such --file_size_mb=1 --wait=1 >"$dir/unknown" 2>&1 || rc=$?
 [ $rc = 1 ] && grep -q 'no/such' "$dir/unknown" || die "an unknown object: status $rc"
 register seed obj "$dir/data/big"
 seed=$pid
