@@ -325,6 +325,9 @@ void mci_directory_restore(struct mci_object *object)
 	int ret = mci_directory_read_layout(object->store, object->name, &found, &version);
 
 	mci_manifest_free(found.manifest);
+	if (!ret && object->whole &&
+	    !atomic_load(&object->told)) /* the service did not answer at the end of the fetch */
+		mci_directory_publish(object);
 	if (ret != -ENOENT)
 		return;
 	ret = mci_directory_write(object, false);
@@ -360,6 +363,8 @@ int mci_directory_publish(struct mci_object *object)
 		return ret;
 	ret = mci_metadata_publish(store->metadata, key, text, 0, true);
 	free(text);
+	if (!ret && self.whole)
+		atomic_store(&object->told, true);
 	return ret;
 }
 
@@ -404,7 +409,8 @@ int mci_directory_remove(struct mc_p2p *store, const char *name, bool force)
 
 	ret = mci_directory_read_layout(store, name, &found, &version);
 	if ((ret == -EBADMSG || ret == -EKEYREJECTED) && force)
-		return object_key(store, name, key) ? -EINVAL : mci_metadata_drop(store->metadata, key, version);
+		return object_key(store, name, key) ? -EINVAL
+						    : mci_metadata_drop(store->metadata, key, version);
 	if (ret)
 		return ret;
 	mci_root_text(found.manifest->root, root);
@@ -413,7 +419,8 @@ int mci_directory_remove(struct mc_p2p *store, const char *name, bool force)
 		ret = mci_fail(-EBUSY,
 			       "'%s' and %u others hold object '%s'; end them, or remove its record by force "
 			       "(MC_P2P_FORCE, --force): they keep what they have",
-			       mci_plain_text(count.one.segment, holder, sizeof(holder)), count.named - 1, name);
+			       mci_plain_text(count.one.segment, holder, sizeof(holder)), count.named - 1,
+			       name);
 	if (!ret)
 		ret = object_key(store, name, key);
 	if (!ret)
@@ -421,5 +428,6 @@ int mci_directory_remove(struct mc_p2p *store, const char *name, bool force)
 	if (!ret && !count.all)
 		remove_chunks(store, root, mci_manifest_chunks(found.manifest));
 	mci_manifest_free(found.manifest);
-	return ret == -ESTALE ? mci_fail(-EBUSY, "object '%s' was registered anew at this moment", name) : ret;
+	return ret == -ESTALE ? mci_fail(-EBUSY, "object '%s' was registered anew at this moment", name)
+			      : ret;
 }

@@ -114,10 +114,11 @@ struct mci_object {
 	struct mc_p2p *store;
 	char name[MCI_P2P_NAME_MAX + 1];
 	enum mci_object_state state;
-	bool seed;	 /* registered here */
-	bool known;	 /* the loop may look at @manifest */
-	bool whole;	 /* said so in the member key */
-	uint64_t number; /* of the member key */
+	bool seed;	   /* registered here */
+	bool known;	   /* the loop may look at @manifest */
+	bool whole;	   /* a fetch that got everything */
+	_Atomic bool told; /* the member key says so */
+	uint64_t number;   /* of the member key */
 	uint64_t max_shard_size;
 	struct mci_manifest *manifest;
 	struct mci_place place;
@@ -215,7 +216,7 @@ int mci_object_name(const char *text, char name[MCI_P2P_NAME_MAX + 1], uint8_t r
 
 /* ---- fetch.c: what the swarm decides is carried out ---- */
 
-struct mci_arrival { /* user of every batch of the store */
+struct mci_arrival {				 /* user of every batch of the store */
 	void (*fn)(struct mci_arrival *arrival); /* loop: it is final; the last that the loop does with it */
 };
 
@@ -395,11 +396,13 @@ void mci_task_end_all(struct mc_p2p *store);
 
 struct mci_classic_record;
 /* -ENOENT, without a sentence. */
-int mci_p2p_classic_read(struct mc_p2p *store, const char *name, struct mci_classic_record **record, uint64_t *version);
-void mci_p2p_classic_share(struct mci_object *object); /* under classic: into the record, a warning if that fails */
+int mci_p2p_classic_read(struct mc_p2p *store, const char *name, struct mci_classic_record **record,
+			 uint64_t *version);
+void mci_p2p_classic_share(
+	struct mci_object *object); /* under classic: into the record, a warning if that fails */
 void mci_p2p_classic_unshare(struct mci_object *object);
 int mci_p2p_classic_each(struct mc_p2p *store, const char *prefix,
-		     int (*fn)(const struct mci_classic_record *record, void *arg), void *arg);
+			 int (*fn)(const struct mci_classic_record *record, void *arg), void *arg);
 /* Place, bytes and manifest of an object that only a classic record tells of. -ENOENT, without a sentence. */
 int mci_p2p_classic_fetch(struct mc_p2p_task *task);
 
