@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* vm: alone seconds=900 */
+/* vm: alone seconds=900 kernels=5.10,6.1,7 */
 /*
  * Two threads, one object: every pair of calls at the same moment, many rounds each; and some of them while a third
  * thread forks, moves, unmaps, duplicates, hands on, closes and kills. What must hold: only errors that the contract

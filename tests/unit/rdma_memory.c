@@ -176,7 +176,9 @@ static void test_a_region_knows_the_nics_near_it(void **state)
 		skip();
 	snprintf(matrix, sizeof(matrix), "{\"cpu:0\": [[\"%s\"], []], \"cpu:1\": [[\"%s\"], []]}",
 		 rdma_of(p.target)->device[0]->name, rdma_of(p.target)->device[1]->name);
-	rdma_of(p.target)->host->options.rdma.matrix = matrix;
+	json_decref(rdma_of(p.target)->matrix);
+	rdma_of(p.target)->matrix = json_loads(matrix, 0, NULL);
+	assert_non_null(rdma_of(p.target)->matrix);
 	attr.location = "cpu:1";
 	must(mc_engine_register(p.target, p.remote, MIB, &attr, &p.remote_region));
 	assert_int_equal(memory_of(p.remote_region)->prefer, 2);

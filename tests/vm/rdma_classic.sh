@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# vm: alone kernels=6.1 memory=3072 seconds=900
+# vm: alone kernels=hand memory=3072 seconds=900
 # Classic RDMA, both ways, against a peer that shares no code with us: every form of the handshake there was, refusals
 # word by word, lost queue pairs, new keys, a peer that dies and comes back, both sides sending over one pair of NICs.
 . "$REPO/tests/vm/lib/guest.sh"

@@ -21,6 +21,7 @@ server=$!
 meta=http://127.0.0.1:18080/metadata
 wait_for 20 curl -sf "http://127.0.0.1:18080/health" -o /dev/null || fail "no metadata server: $(cat "$work/server")"
 start_target() {
+	: >"$work/target" # what an earlier one wrote is not to be taken for this one's
 	"$bench" --mode=target --metadata_server=$meta --local_server_name=t --protocol=rdma --device_name=rxe1,rxe3 \
 		--buffer_size=16M >"$work/target" 2>&1 &
 	target=$!
@@ -45,9 +46,11 @@ must "$work/both" '.failed == 0 and .wrong_bytes == 0'
 [ $(($(sent rxe0) - a)) -gt 100 ] || fail "rxe0 carried nothing"
 [ $(($(sent rxe2) - b)) -gt 100 ] || fail "rxe2 carried nothing"
 
+a=$(sent rxe0)
 run 24 --operation=write --check >"$work/cut" 2>"$work/cut.err" &
 initiator=$!
-sleep 5
+loaded() { [ $(($(sent rxe0) - a)) -gt 400 ]; }
+wait_for 40 loaded || fail "nothing is sent: $(cat "$work/cut.err")"
 ip link set v0 down
 sleep 4
 b=$(sent rxe2)
@@ -64,9 +67,11 @@ run 8 --operation=read --check >"$work/again" || fail "after the cut: $(cat "$wo
 must "$work/again" '.wrong_bytes == 0'
 [ $(($(sent rxe0) - a)) -gt 50 ] || fail "rxe0 is not used again"
 
+a=$(sent rxe0)
 run 30 --operation=write --timeout_ms=4000 >"$work/killed" 2>"$work/killed.err" &
 initiator=$!
-sleep 5
+loaded() { [ $(($(sent rxe0) - a)) -gt 400 ]; }
+wait_for 40 loaded || fail "nothing is sent: $(cat "$work/killed.err")"
 kill -9 "$target"
 wait "$target" 2>/dev/null
 sleep 1
