@@ -127,10 +127,16 @@ static void test_buffer_unlink(void)
 
 static void test_buffer_unlink_by_key(void)
 {
+	struct mooncake_buffer_unlink s;
+
 	EACH(unlink_key_call, {"user given", F(buffer_unlink, uid), 1, EINVAL},
 	     {"name given", F(buffer_unlink, name), PTR(the_name), EINVAL},
-	     {"name's length given", F(buffer_unlink, name_length), 1, EINVAL},
-	     {"wrong key", F(buffer_unlink, keep_key[15]), (uint8_t)~w.keep_key[15], ENOENT});
+	     {"name's length given", F(buffer_unlink, name_length), 1, EINVAL});
+	world();
+	valid_unlink_key(&s);
+	s.keep_key[15] ^= 0xff;
+	expect(&unlink_key_call, "wrong key", &s, ENOENT);
+	world_end();
 }
 
 static void test_region_pin(void)
