@@ -92,6 +92,8 @@ HELPERS := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(if $(filter 0,$(USE_
 	$(wildcard tests/net/*.c tests/interop/*.c)))
 # A NIC in software, where the headers of libibverbs are there.
 SOFTNIC := $(if $(filter 1,$(USE_RDMA)),$(B)/tests/softnic/libibverbs.so.1)
+# A clock for perftest, which reads the counter of these processors.
+PRELOAD := $(if $(filter x86_64,$(shell uname -m)),$(B)/tests/bench/preload/clock.so)
 FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(filter-out $(NO_TEST),$(wildcard tests/fuzz/*.c)))
 
 .DELETE_ON_ERROR:
@@ -105,7 +107,7 @@ lib: $(B)/libmooncake.so $(B)/libmooncake.a $(B)/mooncake.pc ## shared and stati
 
 tools: $(TOOLS) ## the command-line tools
 
-tests: $(UNIT) $(API) $(HELPERS) $(BENCH) $(EXAMPLES) $(SOFTNIC) ## test and bench programs
+tests: $(UNIT) $(API) $(HELPERS) $(BENCH) $(EXAMPLES) $(SOFTNIC) $(PRELOAD) ## test and bench programs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | column -t -s'|'
@@ -173,6 +175,10 @@ $(B)/tests/api/%: tests/api/%.c $(B)/libmooncake.so
 $(B)/tests/softnic/libibverbs.so.1: tests/softnic/verbs.c
 	@mkdir -p $(@D)
 	$(CC) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror $(CFLAGS) $(SAN) -fPIC -shared -pthread -Wl,-soname,libibverbs.so.1 -o $@ $<
+
+$(B)/tests/bench/preload/%.so: tests/bench/preload/%.c
+	@mkdir -p $(@D)
+	$(CC) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror $(CFLAGS) -fPIC -shared -o $@ $<
 
 # Examples are what a user would write: headers that are installed, no flags of ours.
 $(B)/examples/%: examples/%.c uapi/linux/mooncake.h
