@@ -26,6 +26,10 @@ in_space() { # NAME COMMAND...
 	shift
 	ip netns exec "$space" "$@"
 }
+job() { # NAME COMMAND...: a process that can be ended by its id
+	(exec ip netns exec "$@") &
+	jobs+=($!)
+}
 build() {
 	ip netns add a
 	ip netns add b
@@ -43,13 +47,15 @@ run() { # MODE
 	wait_for 20 rdma system set netns "$1" 2>/dev/null || skip "this kernel has no mode '$1'"
 	mkdir -p "$work"
 	build
+	# A device is made in the first space, and only there to be seen in exclusive mode.
+	for n in a b; do
+		in_space $n rdma link | grep -q rxe-$n || rdma dev set rxe-$n netns $n || fail "rxe-$n does not move to space $n"
+	done
 	echo "$1: space a sees $(in_space a rdma link | grep -c rxe) devices, space b $(in_space b rdma link | grep -c rxe)"
-	in_space b "$B/bin/mooncake-metadata-server" --port=18084 --bind=10.9.6.2 --insecure >"$work/server" 2>&1 &
-	jobs+=($!)
+	job b "$B/bin/mooncake-metadata-server" --port=18084 --bind=10.9.6.2 --insecure >"$work/server" 2>&1
 	wait_for 20 in_space a curl -sf http://10.9.6.2:18084/health -o /dev/null || fail "no metadata server: $(cat "$work/server")"
-	in_space b "$bench" --mode=target --metadata_server=http://10.9.6.2:18084/metadata --local_server_name=t --protocol=rdma \
-		--device_name=rxe-b --buffer_size=4M >"$work/target" 2>&1 &
-	jobs+=($!)
+	job b "$bench" --mode=target --metadata_server=http://10.9.6.2:18084/metadata --local_server_name=t --protocol=rdma \
+		--device_name=rxe-b --buffer_size=4M >"$work/target" 2>&1
 	wait_for 60 grep -q Ready "$work/target" || fail "the target is not ready: $(cat "$work/target")"
 	in_space a "$bench" --mode=initiator --metadata_server=http://10.9.6.2:18084/metadata --local_server_name=i --segment_id=t \
 		--protocol=rdma --device_name=rxe-a --buffer_size=4M --block_size=64K --batch_size=4 --threads=1 --check --json \

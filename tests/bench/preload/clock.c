@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * gettimeofday() from the processor's own counter, for perftest alone. It measures the counter's frequency for 2 ms when it begins
- * and gives no figure if it was disturbed meanwhile, so that only runs that find the machine free would count. Here
- * the frequency is taken over a longer time, between two readings of both clocks that nothing came between.
+ * gettimeofday() from the processor's own counter, for perftest alone. It measures the counter's frequency for 2 ms
+ * when it begins, and gives no figure if it was disturbed meanwhile, so that only runs that find the machine free
+ * would count. Here the frequency is taken over a longer time, between two readings of both clocks that nothing came
+ * between.
  */
 #include <stdint.h>
 #include <sys/time.h>
