@@ -134,7 +134,6 @@ static void *loop_main(void *arg)
 int mci_loop_start(const char *name, struct mci_loop **out)
 {
 	struct epoll_event wake = {.events = EPOLLIN, .data.ptr = NULL};
-	sigset_t all, before;
 	struct mci_loop *loop;
 	char short_name[16];
 	int ret;
@@ -162,11 +161,7 @@ int mci_loop_start(const char *name, struct mci_loop **out)
 		goto err_close_wake;
 	}
 
-	/* Signals are the application's: its own threads take them, never ours. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	ret = -pthread_create(&loop->thread, NULL, loop_main, loop);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	ret = mci_thread_start(&loop->thread, loop_main, loop);
 	if (ret) {
 		ret = mci_fail(ret, "cannot start the thread of event loop '%s': %s", name, strerror(-ret));
 		goto err_close_wake;
@@ -271,10 +266,24 @@ void mci_loop_linger(struct mci_loop *loop, uint64_t ns) { loop->linger_until = 
 
 bool mci_loop_has_core(const struct mci_loop *loop) { return loop->has_core; }
 
-void mci_loop_free_cores(pthread_attr_t *attr)
+int mci_thread_start(pthread_t *thread, void *(*fn)(void *arg), void *arg)
 {
+	sigset_t all, before;
+	pthread_attr_t attr;
+	pthread_t detached;
+	int ret;
+
+	pthread_attr_init(&attr);
+	if (!thread)
+		pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	if (current_loop && current_loop->has_core)
-		pthread_attr_setaffinity_np(attr, sizeof(current_loop->cores), &current_loop->cores);
+		pthread_attr_setaffinity_np(&attr, sizeof(current_loop->cores), &current_loop->cores);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	ret = -pthread_create(thread ? thread : &detached, &attr, fn, arg);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attr);
+	return ret;
 }
 
 struct call {

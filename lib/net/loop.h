@@ -35,8 +35,9 @@ bool mci_loop_inside(const struct mci_loop *loop);
 
 /* Its thread stays on one core of its own (mci_loops_start()). */
 bool mci_loop_has_core(const struct mci_loop *loop);
-/* For a thread that may be started in a loop thread: it runs on any core, not on the loop's. */
-void mci_loop_free_cores(pthread_attr_t *attr);
+/* A thread of ours: it gets no signals, which are the application's, and runs on any core, also when a loop thread that
+ * has its own starts it. @thread: NULL to detach it. 0 or -errno. */
+int mci_thread_start(pthread_t *thread, void *(*fn)(void *arg), void *arg);
 /* Loop thread: work is expected within @ns, so look for it that long before sleeping, behind other threads. */
 void mci_loop_linger(struct mci_loop *loop, uint64_t ns);
 

@@ -12,7 +12,6 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +21,7 @@
 
 #include "core/clock.h"
 #include "core/errors.h"
+#include "net/loop.h"
 #include "net/sock.h"
 
 #define LOOKUPS_MAX 64 /* threads waiting for name servers, in the whole process */
@@ -124,9 +124,6 @@ static void *look_up(void *arg)
 int mci_resolve_start(const char *host, uint16_t port, struct mci_resolve **out)
 {
 	struct mci_resolve *resolve;
-	sigset_t all, before;
-	pthread_attr_t detached;
-	pthread_t thread;
 	int ret;
 
 	if (!host[0] || strlen(host) >= MCI_HOST_MAX)
@@ -158,13 +155,7 @@ int mci_resolve_start(const char *host, uint16_t port, struct mci_resolve **out)
 		goto err_uncount;
 	}
 	resolve->users = 2;
-	pthread_attr_init(&detached);
-	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	ret = -pthread_create(&thread, &detached, look_up, resolve);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&detached);
+	ret = mci_thread_start(NULL, look_up, resolve);
 	if (ret) {
 		resolve->users = 1;
 		ret = mci_fail(ret, "cannot look up host '%s': no thread: %s", host, strerror(-ret));

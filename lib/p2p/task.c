@@ -5,7 +5,6 @@
  */
 #include "p2p/p2p.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -338,15 +337,10 @@ static int hand_over(void *arg)
 /* The object is the task's from now on. */
 int mci_task_start(struct mc_p2p_task *task)
 {
-	sigset_t all, before;
 	int ret;
 
 	mci_store_call(task->store, hand_over, task);
-	/* Signals are the application's: its own threads take them, never ours. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	ret = -pthread_create(&task->thread, NULL, run, task);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	ret = mci_thread_start(&task->thread, run, task);
 	if (ret)
 		mci_store_call(task->store, let_go, task);
 	return ret ? mci_fail(ret, "no thread to fetch '%s': %s; is a limit on threads reached?", task->name,

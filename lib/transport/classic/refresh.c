@@ -4,7 +4,6 @@
  * name. One helper thread per transport, started with the first peer.
  * Lock order: classic->lock is a leaf.
  */
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -255,15 +254,11 @@ void mci_classic_refresh_forget(struct classic_peer *peer)
 
 int mci_classic_helper_start(struct classic *classic)
 {
-	sigset_t all, before;
 	int ret = 0;
 
 	pthread_mutex_lock(&classic->lock);
 	if (!classic->helper_runs) {
-		sigfillset(&all);
-		pthread_sigmask(SIG_SETMASK, &all, &before);
-		ret = -pthread_create(&classic->helper, NULL, helper_main, classic);
-		pthread_sigmask(SIG_SETMASK, &before, NULL);
+		ret = mci_thread_start(&classic->helper, helper_main, classic);
 		classic->helper_runs = !ret;
 	}
 	pthread_mutex_unlock(&classic->lock);

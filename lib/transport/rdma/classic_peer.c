@@ -8,7 +8,6 @@
 #include "transport/rdma/classic.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -284,8 +283,7 @@ int mci_rdma_classic_connect(struct mci_rdma_peer *peer, uint64_t deadline_ns)
 	pthread_mutex_lock(&peer->lock);
 	peer->state = MCI_RDMA_LIVE;
 	peer->dropping = false;
-	peer->refused_since = 0;
-	peer->backoff_ns = 0;
+	peer->reconnect = (struct mci_reconnect){0};
 	mci_rdma_pump(peer, &finals);
 	pthread_cond_broadcast(&peer->changed);
 	pthread_mutex_unlock(&peer->lock);
@@ -405,8 +403,7 @@ static void reached(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e, int
 
 	side->error = ret;
 	if (!ret) {
-		peer->refused_since = 0;
-		peer->backoff_ns = 0;
+		peer->reconnect = (struct mci_reconnect){0};
 		ret = attach(e, finals);
 		if (!ret)
 			return;
@@ -417,7 +414,7 @@ static void reached(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e, int
 	e->path_failed = true;
 	mci_rdma_endpoint_end(e, finals);
 	/* One pair of NICs that is refused is no reason to give up while another works. */
-	if (ret != -EAGAIN && !any_works(peer) && mci_rdma_given_up(peer, ret))
+	if (ret != -EAGAIN && !any_works(peer) && mci_reconnect_given_up(&peer->reconnect, ret))
 		mci_rdma_fail_waiting(peer, ret, false, finals);
 	pthread_cond_broadcast(&peer->changed);
 }
@@ -538,21 +535,12 @@ static void *asker_main(void *arg)
 
 static int start_asker(struct mci_rdma_peer *peer)
 {
-	sigset_t all, before;
-	pthread_attr_t attr;
-	pthread_t thread;
 	int ret;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	peer->classic->asking = true;
 	peer->connectors++;
 	atomic_fetch_add(&peer->refs, 1);
-	ret = -pthread_create(&thread, &attr, asker_main, peer);
-	pthread_attr_destroy(&attr);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	ret = mci_thread_start(NULL, asker_main, peer);
 	if (!ret)
 		return 0;
 	atomic_fetch_sub(&peer->refs, 1);

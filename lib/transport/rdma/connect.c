@@ -5,7 +5,6 @@
  * that after a loss, one at a time per peer, gone when done.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,11 +14,6 @@
 #include "core/uuid.h"
 #include "net/connect.h"
 #include "transport/rdma/initiator.h"
-
-#define BACKOFF_FIRST_NS (10 * MCI_NS_PER_MS)
-#define BACKOFF_LAST_NS MCI_NS_PER_S
-#define REFUSED_LONG_ENOUGH_NS MCI_NS_PER_S /* then requests fail instead of waiting */
-#define REFUSED_FORGOTTEN_NS (5 * MCI_NS_PER_S)
 
 int mci_rdma_peer_set_info(struct mci_rdma_peer *peer, const struct mci_peer_info *info)
 {
@@ -290,8 +284,7 @@ static void start(void *arg) /* loop thread */
 		peer->conn_there = true;
 		peer->dropping = false;
 		peer->state = MCI_RDMA_LIVE;
-		peer->refused_since = 0;
-		peer->backoff_ns = 0;
+		peer->reconnect = (struct mci_reconnect){0};
 		peer->unconfirmed = false;
 		mci_rdma_pump(peer, &finals);
 		pthread_cond_broadcast(&peer->changed);
@@ -407,27 +400,6 @@ void mci_rdma_control_frames(struct mci_rdma_peer *peer)
 
 /* ---- after a loss ---- */
 
-/* Errors by which the peer, or its host, said no: waiting longer changes little. */
-static bool is_refusal(int err)
-{
-	switch (err) {
-	case -ETIMEDOUT:
-	case -EHOSTUNREACH:
-	case -ENETUNREACH:
-	case -ECONNRESET:
-	case -EAGAIN:
-	case -EINPROGRESS:
-	case -EBUSY:
-	case -EUSERS:
-	case -ENOMEM:
-	case -EMFILE:
-	case -ENFILE:
-		return false;
-	default:
-		return true;
-	}
-}
-
 /* Locked. All requests that wait end with @err (@stale_only: those to stale regions). */
 void mci_rdma_fail_waiting(struct mci_rdma_peer *peer, int err, bool stale_only,
 			   struct mci_request **finals)
@@ -463,31 +435,6 @@ static int refresh(struct mci_rdma_peer *peer, uint64_t deadline_ns)
 	return ret;
 }
 
-/* Locked. Sleeps @ns, less if the peer is closed. */
-static void pause_for(struct mci_rdma_peer *peer, uint64_t ns)
-{
-	uint64_t until = mci_now_ns() + ns;
-	struct timespec at = {.tv_sec = (time_t)(until / MCI_NS_PER_S),
-			      .tv_nsec = (long)(until % MCI_NS_PER_S)};
-
-	while (!peer->closing && mci_now_ns() < until)
-		pthread_cond_timedwait(&peer->changed, &peer->lock, &at);
-}
-
-bool mci_rdma_given_up(struct mci_rdma_peer *peer, int err)
-{
-	uint64_t now = mci_now_ns();
-
-	if (!is_refusal(err)) {
-		peer->refused_since = 0;
-		return false;
-	}
-	if (!peer->refused_since || now - peer->refused_last > REFUSED_FORGOTTEN_NS)
-		peer->refused_since = now;
-	peer->refused_last = now;
-	return now - peer->refused_since >= REFUSED_LONG_ENOUGH_NS;
-}
-
 static void *connector_main(void *arg)
 {
 	struct mci_rdma_peer *peer = arg;
@@ -500,16 +447,15 @@ static void *connector_main(void *arg)
 	atomic_fetch_add_explicit(&host->stats.reconnects, 1, memory_order_relaxed);
 	pthread_mutex_lock(&peer->lock);
 	while (!peer->closing && mci_rdma_peer_wanted(peer)) {
-		uint64_t pause = peer->backoff_ns;
-
-		/* Reset once it is up; a peer that accepts and hangs up again is not hammered, either. */
-		peer->backoff_ns = pause ? pause * 2 : BACKOFF_FIRST_NS;
-		if (peer->backoff_ns > BACKOFF_LAST_NS)
-			peer->backoff_ns = BACKOFF_LAST_NS;
-		if (pause || peer->conn)
-			pause_for(peer, pause ? pause : BACKOFF_FIRST_NS);
+		/* The connection that was lost may not be closed yet: that is worth as long a wait. */
+		if (peer->conn && !peer->reconnect.backoff_ns)
+			mci_reconnect_attempt(&peer->reconnect);
+		if (peer->reconnect.backoff_ns)
+			mci_reconnect_wait(peer->reconnect.retry_at, &peer->changed, &peer->lock, &peer->closing);
 		if (peer->closing || !mci_rdma_peer_wanted(peer))
 			break;
+		/* Reset once it is up; a peer that accepts and hangs up again is not hammered, either. */
+		mci_reconnect_attempt(&peer->reconnect);
 		pthread_mutex_unlock(&peer->lock);
 		ret = mci_rdma_peer_connect(peer, mci_now_ns() + patience);
 		if (ret) {
@@ -522,7 +468,7 @@ static void *connector_main(void *arg)
 		if (!ret)
 			break;
 		peer->error = ret;
-		if (mci_rdma_given_up(peer, ret)) {
+		if (mci_reconnect_given_up(&peer->reconnect, ret)) {
 			mci_rdma_fail_waiting(peer, ret, false, &finals);
 			break;
 		}
@@ -541,27 +487,18 @@ static void *connector_main(void *arg)
 
 void mci_rdma_connector_start(struct mci_rdma_peer *peer, struct mci_request **finals)
 {
-	sigset_t all, before;
-	pthread_attr_t attr;
-	pthread_t thread;
 	int ret;
 
-	/* Signals are the application's. peer_close() waits for connectors by their count. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	/* peer_close() waits for connectors by their count. */
 	peer->state = MCI_RDMA_CONNECTING;
 	peer->connectors++;
 	atomic_fetch_add(&peer->refs, 1);
-	ret = pthread_create(&thread, &attr, connector_main, peer);
-	pthread_attr_destroy(&attr);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	ret = mci_thread_start(NULL, connector_main, peer);
 	if (!ret)
 		return;
 	atomic_fetch_sub(&peer->refs, 1);
 	peer->connectors--;
 	peer->state = MCI_RDMA_DOWN;
-	mci_warn("cannot start a thread to reach segment '%s': %s", peer->name, strerror(ret));
-	mci_rdma_fail_waiting(peer, -ret, false, finals);
+	mci_warn("cannot start a thread to reach segment '%s': %s", peer->name, strerror(-ret));
+	mci_rdma_fail_waiting(peer, ret, false, finals);
 }

@@ -48,7 +48,6 @@ int mci_rdma_peer_connect(struct mci_rdma_peer *peer,
 			  uint64_t deadline_ns); /* no lock; state is CONNECTING */
 void mci_rdma_connector_start(struct mci_rdma_peer *peer, struct mci_request **finals);
 void mci_rdma_control_frames(struct mci_rdma_peer *peer); /* loop thread, no lock: send what is owed */
-bool mci_rdma_given_up(struct mci_rdma_peer *peer, int err); /* refused for long enough */
 void mci_rdma_fail_waiting(struct mci_rdma_peer *peer, int err, bool stale_only, struct mci_request **finals);
 
 /* classic_*.c: what takes the place of a control connection */

@@ -182,7 +182,7 @@ static int register_all(struct mci_rdma *rdma, struct mci_region *region, struct
 				      .access = access};
 		/* The last one is ours. */
 		if (i + 1 < rdma->device_count)
-			started[i] = !pthread_create(&thread[i], NULL, register_on, &job[i]);
+			started[i] = !mci_thread_start(&thread[i], register_on, &job[i]);
 		if (!started[i])
 			register_on(&job[i]);
 	}

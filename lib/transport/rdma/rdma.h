@@ -25,6 +25,7 @@
 #include "net/conn.h"
 #include "transport/rdma/verbs.h"
 #include "transport/rdma/wire.h"
+#include "transport/reconnect.h"
 #include "transport/transport.h"
 
 #define MCI_RDMA_DEPTH 256u /* work requests of one queue pair; a power of two */
@@ -296,7 +297,7 @@ struct mci_rdma_peer {
 	struct mci_timer timer;
 	uint64_t timer_at;	 /* 0 = not armed */
 	unsigned int connectors; /* threads that are not done yet */
-	uint64_t backoff_ns, refused_since, refused_last;
+	struct mci_reconnect reconnect;
 
 	bool starving; /* pool_lock */
 	struct mci_rdma_peer *starving_next, *peers_next;

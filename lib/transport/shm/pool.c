@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -78,23 +77,6 @@ void mci_shm_pool_close(struct mci_shm_pool *pool)
 	free(pool);
 }
 
-/* Signals are the application's. */
-static int start_thread(pthread_t *thread, void *(*fn)(void *arg), void *arg)
-{
-	sigset_t all, before;
-	pthread_attr_t attr;
-	int ret;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	pthread_attr_init(&attr);
-	mci_loop_free_cores(&attr);
-	ret = pthread_create(thread, &attr, fn, arg);
-	pthread_attr_destroy(&attr);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return ret;
-}
-
 static struct mci_peer *peer_with_work(struct mci_shm_pool *pool)
 {
 	struct mci_peer *peer;
@@ -143,7 +125,7 @@ void mci_shm_pool_wake(struct mci_shm_pool *pool, unsigned int threads)
 	for (unsigned int i = 0; i < threads && i < pool->asleep; i++)
 		pthread_cond_signal(&pool->work);
 	while (pool->asleep < threads && pool->worker_count < pool->worker_max && !pool->closing) {
-		if (start_thread(&pool->workers[pool->worker_count], worker, pool)) {
+		if (mci_thread_start(&pool->workers[pool->worker_count], worker, pool)) {
 			if (!pool->worker_count)
 				mci_warn("cannot start a thread for shared memory; copies are left to those "
 					 "who wait for them");
@@ -272,7 +254,7 @@ bool mci_shm_pool_mend(struct mci_shm_pool *pool, struct mci_peer *peer)
 	if (peer->leaving || pool->closing)
 		goto out_unlock;
 	if (!pool->mender_runs) {
-		if (start_thread(&pool->mender, mender, pool)) {
+		if (mci_thread_start(&pool->mender, mender, pool)) {
 			mci_warn("cannot start the thread that finds lost peers again");
 			goto out_unlock;
 		}

@@ -4,18 +4,12 @@
  * new one after a loss (one at a time per peer, gone when done), and the descriptor read anew.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/errors.h"
 #include "core/log.h"
 #include "transport/tcp/peer.h"
-
-#define BACKOFF_FIRST_NS (10 * MCI_NS_PER_MS)
-#define BACKOFF_LAST_NS MCI_NS_PER_S
-#define REFUSED_LONG_ENOUGH_NS MCI_NS_PER_S /* then requests fail instead of waiting */
-#define REFUSED_FORGOTTEN_NS (5 * MCI_NS_PER_S)
 
 static void free_hosts(char **hosts, unsigned int count)
 {
@@ -137,7 +131,7 @@ int mci_tcp_peer_connect(struct mci_tcp_peer *peer, uint64_t deadline_ns)
 	peer->state = MCI_TCP_UP;
 	peer->checksum = link->streams[0]->checksum;
 	peer->integrity = link->streams[0]->sock.tls;
-	peer->refused_since = 0;
+	peer->reconnect.refused_since = 0;
 	mci_tcp_link_get(link);
 	pthread_cond_broadcast(&peer->changed);
 	pthread_mutex_unlock(&peer->lock);
@@ -149,26 +143,6 @@ int mci_tcp_peer_connect(struct mci_tcp_peer *peer, uint64_t deadline_ns)
 err_discard:
 	mci_tcp_link_discard(link);
 	return ret;
-}
-
-/* Errors by which the peer, or its host, said no: waiting longer changes little. */
-static bool is_refusal(int err)
-{
-	switch (err) {
-	case -ETIMEDOUT:
-	case -EHOSTUNREACH:
-	case -ENETUNREACH:
-	case -ECONNRESET:
-	case -EAGAIN:
-	case -EINPROGRESS:
-	case -EBUSY:
-	case -ENOMEM:
-	case -EMFILE:
-	case -ENFILE:
-		return false;
-	default:
-		return true;
-	}
 }
 
 struct refresh {
@@ -257,31 +231,6 @@ static int refresh_handles(struct mci_tcp_peer *peer, uint64_t deadline_ns)
 	return result;
 }
 
-/* Locked. Less if the peer is closed. */
-static void pause_until(struct mci_tcp_peer *peer, uint64_t until)
-{
-	struct timespec at = {.tv_sec = (time_t)(until / MCI_NS_PER_S),
-			      .tv_nsec = (long)(until % MCI_NS_PER_S)};
-
-	while (!peer->closing && mci_now_ns() < until)
-		pthread_cond_timedwait(&peer->changed, &peer->lock, &at);
-}
-
-/* Locked. After a failed attempt: true if requests should not wait any longer. */
-static bool given_up(struct mci_tcp_peer *peer, int err)
-{
-	uint64_t now = mci_now_ns();
-
-	if (!is_refusal(err)) {
-		peer->refused_since = 0;
-		return false;
-	}
-	if (!peer->refused_since || now - peer->refused_last > REFUSED_FORGOTTEN_NS)
-		peer->refused_since = now;
-	peer->refused_last = now;
-	return now - peer->refused_since >= REFUSED_LONG_ENOUGH_NS;
-}
-
 static void *connector_main(void *arg)
 {
 	struct mci_tcp_peer *peer = arg;
@@ -295,16 +244,13 @@ static void *connector_main(void *arg)
 	pthread_mutex_lock(&peer->lock);
 	while (!peer->closing && mci_tcp_peer_pending(peer)) {
 		/* From attempt to attempt, whoever makes them: requests with less time than that have their turn. */
-		if (peer->backoff_ns)
-			pause_until(peer, peer->retry_at);
+		if (peer->reconnect.backoff_ns)
+			mci_reconnect_wait(peer->reconnect.retry_at, &peer->changed, &peer->lock, &peer->closing);
 		if (peer->closing || !mci_tcp_peer_pending(peer))
 			break;
 		/* Reset by the first answer: a peer that accepts and hangs up again is not hammered, either.
 		 */
-		peer->backoff_ns = peer->backoff_ns ? peer->backoff_ns * 2 : BACKOFF_FIRST_NS;
-		if (peer->backoff_ns > BACKOFF_LAST_NS)
-			peer->backoff_ns = BACKOFF_LAST_NS;
-		peer->retry_at = mci_now_ns() + peer->backoff_ns;
+		mci_reconnect_attempt(&peer->reconnect);
 		pthread_mutex_unlock(&peer->lock);
 
 		ret = mci_tcp_peer_connect(peer, mci_now_ns() + patience);
@@ -318,7 +264,7 @@ static void *connector_main(void *arg)
 		pthread_mutex_lock(&peer->lock);
 		if (!ret)
 			break;
-		if (given_up(peer, ret)) {
+		if (mci_reconnect_given_up(&peer->reconnect, ret)) {
 			mci_tcp_peer_fail(peer, ret, NULL, &chain);
 			break;
 		}
@@ -340,30 +286,20 @@ static void *connector_main(void *arg)
 
 void mci_tcp_connector_start(struct mci_tcp_peer *peer, struct mci_request **failed)
 {
-	sigset_t all, before;
-	pthread_attr_t attr;
-	pthread_t thread;
 	int ret;
 
-	/* Signals are the application's. mci_tcp_peer_end() waits for connectors by their count. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	mci_loop_free_cores(&attr);
+	/* mci_tcp_peer_end() waits for connectors by their count. */
 	peer->state = MCI_TCP_CONNECTING;
 	peer->connectors++;
 	atomic_fetch_add(&peer->refs, 1);
-	ret = pthread_create(&thread, &attr, connector_main, peer);
-	pthread_attr_destroy(&attr);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	ret = mci_thread_start(NULL, connector_main, peer);
 	if (!ret)
 		return;
 	atomic_fetch_sub(&peer->refs, 1);
 	peer->connectors--;
 	peer->state = MCI_TCP_DOWN;
-	mci_warn("cannot start a thread to reach segment '%s': %s", peer->name, strerror(ret));
-	mci_tcp_peer_fail(peer, -ret, NULL, failed);
+	mci_warn("cannot start a thread to reach segment '%s': %s", peer->name, strerror(-ret));
+	mci_tcp_peer_fail(peer, ret, NULL, failed);
 }
 
 int mci_tcp_peer_ready(struct mci_tcp_peer *peer, const struct mci_peer_info *info, uint64_t deadline_ns)

@@ -8,6 +8,7 @@
 #define MCI_TCP_PEER_H
 
 #include "core/clock.h"
+#include "transport/reconnect.h"
 #include "transport/tcp/tcp.h"
 
 #define MCI_TCP_GRACE_NS \
@@ -154,8 +155,7 @@ struct mci_tcp_peer {
 
 	/* connector */
 	unsigned int connectors; /* threads that are not done yet; one at most is at work */
-	uint64_t backoff_ns, retry_at;
-	uint64_t refused_since, refused_last;
+	struct mci_reconnect reconnect;
 
 	/* how to reach it; replaced by whoever made the state CONNECTING */
 	struct mci_secret secret;

@@ -160,7 +160,7 @@ bool mci_tcp_peer_done(struct mci_tcp_peer *peer, struct mci_tcp_link *link, con
 			mci_tcp_request_link(peer, r, MCI_TCP_FLIGHT, false);
 		}
 	}
-	peer->backoff_ns = 0;
+	peer->reconnect.backoff_ns = 0;
 	more = peer->queued > 0;
 	pthread_mutex_unlock(&peer->lock);
 	mci_tcp_peer_complete(peer, mci_tcp_chain_reversed(chain));
