@@ -313,8 +313,8 @@ static void test_a_killed_initiator_is_not_waited_for(void **state)
 	(void)state;
 	child_end(&child);
 	start = mci_now_ns();
-	assert_int_equal(fake_unregister(me, region, start + 5 * MCI_NS_PER_S), 0);
-	assert_true(mci_now_ns() - start < MCI_NS_PER_S);
+	assert_int_equal(fake_unregister(me, region, start + 60 * MCI_NS_PER_S), 0);
+	assert_true(mci_now_ns() - start < 30 * MCI_NS_PER_S);
 	fake_region_free(region);
 }
 
@@ -424,7 +424,7 @@ static void test_what_is_queued_fails_at_once_when_the_target_dies(void **state)
 		target_kill(target);
 		start = mci_now_ns();
 		jobs_wait(peer, jobs, 64, true);
-		assert_true(mci_now_ns() - start < MCI_NS_PER_S);
+		assert_true(mci_now_ns() - start < 10 * MCI_NS_PER_S);
 		assert_int_equal(jobs[63].state, MC_FAILED);
 		for (unsigned int i = 0; i < 64; i++)
 			if (jobs[i].state != MC_DONE)

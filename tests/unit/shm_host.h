@@ -454,6 +454,16 @@ static inline void target_kill(struct target *target)
 	}
 }
 
+/* A signal takes a moment: nothing of it runs any more when this comes back. */
+static inline void target_stop(struct target *target)
+{
+	int status;
+
+	kill(target->pid, SIGSTOP);
+	if (waitpid(target->pid, &status, WUNTRACED) != target->pid || !WIFSTOPPED(status))
+		abort();
+}
+
 static inline void target_end(struct target *target)
 {
 	target_kill(target);
