@@ -272,8 +272,8 @@ struct mooncake_region_import {
 /*
  * REGION_BAR: a range of a memory BAR of a PCI device. CAP_SYS_RAWIO in the initial user namespace
  * (else EPERM), and not under lockdown for integrity (EPERM). ENODEV: no such device; EINVAL: no
- * such memory BAR, or the range is not whole pages within it; EBUSY: a driver has claimed it;
- * EACCES: the range meets the MSI-X table or its pending bits. Mapped write-combining if
+ * such memory BAR, or the range is not whole pages within it; EBUSY: a driver has claimed it, or is just
+ * coming or going; EACCES: the range meets the MSI-X table or its pending bits. Mapped write-combining if
  * prefetchable, else uncached. The device is kept powered with memory decode on; when it is unbound
  * or removed, mappings are zapped, the object is revoked and an event tells. MOONCAKE_BAR_PAGES:
  * back it with struct pages, so that NICs may register the mapping: only with the module parameter
