@@ -392,8 +392,8 @@ err_claim:
 }
 
 /*
- * Neither does the device go nor its driver until the notifier finds the claim. A lock of the device that is taken is not
- * waited for: who has it may wait for the rescan lock.
+ * Neither the device nor its driver goes until the notifier finds the claim. The device's lock is not waited for: who
+ * has it may wait for the rescan lock.
  */
 static struct mck_object *mck_bar_open_device(struct pci_dev *pdev, const struct mooncake_region_bar *arg)
 {

@@ -4,8 +4,8 @@
  * we do: a window whose store is gone, but with pages that a memory registration still holds, waits in a list that is
  * looked through now and then.
  *
- * Lock order: window->lock -> what @done takes. mck_window_lock is a leaf: stores are put below mmap_lock, which must not
- * wait for memory hotplug.
+ * Lock order: window->lock -> what @done takes. mck_window_lock is a leaf: stores are put below mmap_lock, which must
+ * not wait for memory hotplug.
  */
 #include <linux/delay.h>
 #include <linux/kref.h>

@@ -259,8 +259,9 @@ struct mooncake_region_pin {
 
 /*
  * REGION_IMPORT: hold a dma-buf of another driver (GPU memory, udmabuf): COPY, where its exporter
- * lets the CPU see it, and EXPORT, which gives the same dma-buf again. No GRANT. EBADF: no such
- * descriptor; EINVAL: not a dma-buf.
+ * lets the CPU see it, and EXPORT, which gives the same dma-buf again. No GRANT. A dma-buf whose file
+ * is not open for writing has no right to write here either. EBADF: no such descriptor; EINVAL: not a
+ * dma-buf.
  */
 struct mooncake_region_import {
 	__u32 size, flags;
@@ -318,7 +319,7 @@ struct mooncake_region_cxl {
 /*
  * EXPORT: a dma-buf of the whole object, close-on-exec: pin once, register with every NIC
  * (ibv_reg_dmabuf_mr). mmap() of it works for buffers and windows, not for pins. It keeps the
- * memory alive, not the id. EACCES: an attachment without the right to write, with
+ * memory alive, not the id. EACCES: an object without the right to write, with
  * MOONCAKE_EXPORT_WRITE. BARs need BAR_PAGES (else EOPNOTSUPP). Without MOONCAKE_EXPORT_WRITE devices
  * are refused that do not promise to read only, which those for RDMA do not. It ends with what
  * revokes the id; a REVOKE that the id survives takes its mappings away and lets them come back.
@@ -337,7 +338,7 @@ struct mooncake_export {
  * EOPNOTSUPP. A grant lives until its uses are spent, it expires, it is revoked or the object is, or
  * the id that it was made of ends. ATTACH spends one use; an attachment stays when the grant has
  * ended, but not when it is revoked. The grant's number means something, for REVOKE, as long as the
- * grant lives or has attachments; then it is ENOENT.
+ * grant lives or has attachments; after that REVOKE of it has no effect, and mostly gives ENOENT.
  *
  * EINVAL: no uses, rights other than the two, an expiry that is past, parts of pages, a range that is
  * not within the object.
