@@ -207,8 +207,8 @@ struct mooncake_buffer_alloc {
  * generation grows by one. EBUSY: another context has it open so (for an open without the flag: has
  * it open exclusively); holder_pid is then written although the call fails: the process that opened
  * it, as seen in the caller's PID namespace, 0 if not visible there. Ids that were revoked do not
- * count, nor do attachments: they are there by the leave of an owner, this one's or an earlier
- * one's; REVOKE ends them. The same context may open it more than once.
+ * count, nor do attachments, and dma-bufs only while they are mapped: they are there by the leave of
+ * an owner, this one's or an earlier one's; REVOKE ends them. The same context may open it more than once.
  */
 #define MOONCAKE_OPEN_EXCLUSIVE (1u << 0)
 #define MOONCAKE_OPEN_BY_KEY	(1u << 1)
