@@ -231,12 +231,12 @@ static void mck_bar_span(struct mck_object *object, u64 offset, struct mck_span 
 	span->length = claim->length - offset;
 }
 
-/* Peers reach each other through the root complex only where the chipset is known to allow it. */
+/* Peers reach each other through the root complex only where the kernel knows that the chipset allows it. */
 static int mck_bar_attach(struct mck_object *object, struct dma_buf_attachment *attach)
 {
 	struct device *dev = attach->dev;
 
-	if (!IS_ENABLED(CONFIG_PCI_P2PDMA) || !dev_is_pci(dev))
+	if (!dev_is_pci(dev))
 		return 0;
 	if (!attach->peer2peer || pci_p2pdma_distance_many(mck_claim_of(object)->pdev, &dev, 1, false) < 0)
 		return -EOPNOTSUPP;

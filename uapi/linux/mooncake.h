@@ -279,7 +279,8 @@ struct mooncake_region_import {
  * or removed, mappings are zapped, the object is revoked and an event tells. MOONCAKE_BAR_PAGES:
  * back it with struct pages, so that NICs may register the mapping: only with the module parameter
  * bar_pages, and in whole units of memory hotplug, 2 MiB on x86 (else EOPNOTSUPP). The device then
- * cannot be unbound or removed while anybody holds one of the pages: that waits.
+ * cannot be unbound or removed while anybody holds one of the pages: that waits. Other PCI devices are
+ * let to its dma-bufs only where the kernel knows a way between the two (CONFIG_PCI_P2PDMA).
  */
 #define MOONCAKE_BAR_PAGES (1u << 0)
 
