@@ -109,10 +109,9 @@ int mck_locked_charge(struct mck_locked *locked, unsigned long pages)
 	struct user_struct *user = current_user();
 	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
 	long old = atomic_long_read(&user->locked_vm);
-	bool exempt = capable(CAP_IPC_LOCK);
 
 	do {
-		if (!exempt && (pages > limit || (unsigned long)old > limit - pages))
+		if ((pages > limit || (unsigned long)old > limit - pages) && !capable(CAP_IPC_LOCK))
 			return -ENOMEM;
 	} while (!atomic_long_try_cmpxchg(&user->locked_vm, &old, old + pages));
 	/* Credentials hold their user, whom old kernels do not let modules hold by himself. */

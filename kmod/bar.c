@@ -6,7 +6,7 @@
  *
  * A claim is what the device knows of: it outlives the object while memory registrations hold struct pages of it.
  *
- * Lock order: pci_lock_rescan_remove() -> mck_bar_lock (the list of claims, their objects).
+ * Lock order: pci_lock_rescan_remove() -> lock of the device -> mck_bar_lock (the list of claims, their objects).
  */
 #include <linux/capability.h>
 #include <linux/io.h>
@@ -126,27 +126,17 @@ static int mck_claim_check_range(struct mck_claim *claim, u64 offset, u64 length
 
 /* ---- open and close ---- */
 
+/* The device is awake, and stays so until the claim is closed. */
 static int mck_claim_open(struct mck_claim *claim)
 {
-	int ret;
-
-	ret = pci_request_region(claim->pdev, claim->index, "mooncake");
-	if (ret)
+	if (pci_request_region(claim->pdev, claim->index, "mooncake"))
 		return -EBUSY;
-	ret = pm_runtime_resume_and_get(&claim->pdev->dev);
-	if (ret < 0)
-		goto err_region;
-	ret = pci_enable_device_mem(claim->pdev);
-	if (ret)
-		goto err_power;
+	if (pci_enable_device_mem(claim->pdev)) {
+		pci_release_region(claim->pdev, claim->index);
+		return -ENODEV;
+	}
 	atomic_set(&claim->open, 1);
 	return 0;
-
-err_power:
-	pm_runtime_put(&claim->pdev->dev);
-err_region:
-	pci_release_region(claim->pdev, claim->index);
-	return -ENODEV;
 }
 
 /* Nobody reaches the BAR any more. The first one does it. */
@@ -241,12 +231,12 @@ static void mck_bar_span(struct mck_object *object, u64 offset, struct mck_span 
 	span->length = claim->length - offset;
 }
 
-/* Peers reach each other through the root complex only where the chipset is known to allow it. */
+/* Peers reach each other through the root complex only where the kernel knows that the chipset allows it. */
 static int mck_bar_attach(struct mck_object *object, struct dma_buf_attachment *attach)
 {
 	struct device *dev = attach->dev;
 
-	if (!IS_ENABLED(CONFIG_PCI_P2PDMA) || !dev_is_pci(dev))
+	if (!dev_is_pci(dev))
 		return 0;
 	if (!attach->peer2peer || pci_p2pdma_distance_many(mck_claim_of(object)->pdev, &dev, 1, false) < 0)
 		return -EOPNOTSUPP;
@@ -330,8 +320,8 @@ static struct notifier_block mck_bar_notifier = {
 
 /* ---- the call ---- */
 
-/* The rescan lock is held: the device does not go meanwhile. */
-static struct mck_claim *mck_claim_create(const struct mooncake_region_bar *arg)
+/* Awake first: a device that sleeps may show no capabilities, and so no interrupt table. */
+static struct mck_claim *mck_claim_create(struct pci_dev *pdev, const struct mooncake_region_bar *arg)
 {
 	struct mck_claim *claim;
 	int ret;
@@ -342,21 +332,22 @@ static struct mck_claim *mck_claim_create(const struct mooncake_region_bar *arg)
 	kref_init(&claim->ref);
 	INIT_LIST_HEAD(&claim->node);
 	claim->index = arg->bar;
-	claim->pdev = pci_get_domain_bus_and_slot(arg->domain, arg->bus, PCI_DEVFN(arg->device, arg->function));
-	if (!claim->pdev) {
+	claim->pdev = pci_dev_get(pdev);
+	if (pm_runtime_resume_and_get(&pdev->dev) < 0) {
 		ret = -ENODEV;
-		goto err_free;
+		goto err_device;
 	}
 	ret = mck_claim_check_range(claim, arg->offset, arg->length);
 	if (!ret)
 		ret = mck_claim_open(claim);
 	if (ret)
-		goto err_device;
+		goto err_power;
 	return claim;
 
+err_power:
+	pm_runtime_put(&pdev->dev);
 err_device:
-	pci_dev_put(claim->pdev);
-err_free:
+	pci_dev_put(pdev);
 	mck_free(claim, sizeof(*claim));
 	return ERR_PTR(ret);
 }
@@ -400,16 +391,35 @@ err_claim:
 	return ERR_PTR(ret);
 }
 
-static struct mck_object *mck_bar_open(const struct mooncake_region_bar *arg)
+/*
+ * Neither the device nor its driver goes until the notifier finds the claim. The device's lock is not waited for: who
+ * has it may wait for the rescan lock.
+ */
+static struct mck_object *mck_bar_open_device(struct pci_dev *pdev, const struct mooncake_region_bar *arg)
 {
 	struct mck_object *object;
 	struct mck_claim *claim;
 
+	if (!device_trylock(&pdev->dev))
+		return ERR_PTR(-EBUSY);
+	claim = mck_claim_create(pdev, arg);
+	object = IS_ERR(claim) ? ERR_CAST(claim) : mck_bar_create(claim, arg->flags & MOONCAKE_BAR_PAGES);
+	device_unlock(&pdev->dev);
+	return object;
+}
+
+static struct mck_object *mck_bar_open(const struct mooncake_region_bar *arg)
+{
+	struct mck_object *object = ERR_PTR(-ENODEV);
+	struct pci_dev *pdev;
+
 	mck_window_flush();
 	pci_lock_rescan_remove();
-	claim = mck_claim_create(arg);
-	object = IS_ERR(claim) ? ERR_CAST(claim) : mck_bar_create(claim, arg->flags & MOONCAKE_BAR_PAGES);
+	pdev = pci_get_domain_bus_and_slot(arg->domain, arg->bus, PCI_DEVFN(arg->device, arg->function));
+	if (pdev)
+		object = mck_bar_open_device(pdev, arg);
 	pci_unlock_rescan_remove();
+	pci_dev_put(pdev);
 	return object;
 }
 

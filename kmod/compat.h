@@ -47,8 +47,11 @@ static inline void mck_vm_flags_mod(struct vm_area_struct *vma, unsigned long se
 #define MCK_IMPORT_DMA_BUF() MODULE_IMPORT_NS("DMA_BUF")
 #endif
 
-/* How many page table entries show a block of 1 << order pages that begins at its (head) page. */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+/*
+ * How many page table entries show a block of @count pages that begins at its (head) page. Up to 6.9 folio_mapcount()
+ * calls what modules have not.
+ */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 10, 0)
 static inline long mck_block_mapcount(struct page *page, unsigned long count)
 {
 	unsigned long i;
@@ -114,13 +117,14 @@ static inline bool mck_file_tryget(struct file *file)
 #endif
 }
 
-/* Telling an importer to move: the callback got another name in 7.0. */
+/* Telling an importer to move: the callback got another name in 7.0, and became optional. */
 static inline void mck_dmabuf_tell(struct dma_buf_attachment *attach)
 {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
 	attach->importer_ops->move_notify(attach);
 #else
-	attach->importer_ops->invalidate_mappings(attach);
+	if (attach->importer_ops->invalidate_mappings)
+		attach->importer_ops->invalidate_mappings(attach);
 #endif
 }
 

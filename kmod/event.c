@@ -88,6 +88,10 @@ static ssize_t mck_event_copy(struct mck_context *ctx, char __user *buf, size_t 
 			return done ?: -EFAULT;
 		mck_event_taken(ctx, &event);
 		done += sizeof(event);
+		/* Others may post as fast as we read. */
+		if (signal_pending(current))
+			break;
+		cond_resched();
 	}
 	return done;
 }

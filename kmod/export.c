@@ -141,6 +141,7 @@ static unsigned int mck_sg_walk(const struct mck_pages *pages, unsigned long ind
 	for (; nr; block++, index += part, nr -= part) {
 		part = min(nr, (unsigned long)block->first + block->count - index);
 		entries += mck_sg_block(sg, mck_nth_page(block->page, index - block->first), part);
+		cond_resched();
 	}
 	return entries;
 }
@@ -397,20 +398,10 @@ static struct dma_buf *mck_dmabuf_create(struct mck_handle *handle, bool write)
 	return dmabuf;
 }
 
-/* A dma-buf that came from elsewhere goes out as it came: with the rights that its file has. */
-static struct dma_buf *mck_dmabuf_again(struct mck_handle *handle, bool write)
-{
-	struct dma_buf *dmabuf = handle->object->ops->dmabuf(handle->object);
-
-	if (write && !(dmabuf->file->f_mode & FMODE_WRITE))
-		return ERR_PTR(-EACCES);
-	get_dma_buf(dmabuf);
-	return dmabuf;
-}
-
 static struct dma_buf *mck_export_handle(struct mck_handle *handle, bool write)
 {
 	struct mck_object *object = handle->object;
+	struct dma_buf *dmabuf;
 	int ret;
 
 	/* What is mapped by page frame numbers has no struct pages for a dma-buf of ours. */
@@ -423,7 +414,12 @@ static struct dma_buf *mck_export_handle(struct mck_handle *handle, bool write)
 		ret = object->ops->check(object);
 	if (ret)
 		return ERR_PTR(ret);
-	return object->ops->dmabuf ? mck_dmabuf_again(handle, write) : mck_dmabuf_create(handle, write);
+	if (!object->ops->dmabuf)
+		return mck_dmabuf_create(handle, write);
+	/* What came from elsewhere goes out as it came. */
+	dmabuf = object->ops->dmabuf(object);
+	get_dma_buf(dmabuf);
+	return dmabuf;
 }
 
 int mck_export(struct mck_call *call)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Grants. mck_grant_lock guards the table of keys, uses and ended; it is a leaf below object->lock.
+ * Grants. mck_grant_lock guards the table of keys, uses, users and ended; it is a leaf below object->lock.
  * A grant ends when it is revoked, when the id that it was made of ends, and when it is spent or
  * expired; its number in the context stays for REVOKE as long as there are attachments.
  */
@@ -34,6 +34,12 @@ static bool mck_grant_usable(const struct mck_grant *grant)
 {
 	return !grant->ended && grant->uses &&
 	       (!grant->expiry_ns || ktime_get_boottime_ns() < grant->expiry_ns);
+}
+
+/* No attachments, and none to come. mck_grant_lock is held. */
+static bool mck_grant_over(const struct mck_grant *grant)
+{
+	return !grant->users && !mck_grant_usable(grant);
 }
 
 static void mck_grant_release(struct kref *ref)
@@ -84,25 +90,22 @@ void mck_grant_end_all(struct mck_handle *handle)
 void mck_grant_drop_idle(struct mck_handle *handle)
 {
 	struct mck_object *object = handle->object;
-	struct mck_grant *grant;
-	bool found;
+	struct mck_grant *grant, *next;
+	LIST_HEAD(idle);
 
-	do {
-		found = false;
-		down_write(&object->lock);
-		list_for_each_entry(grant, &handle->grants, node) {
-			if (grant->dropped || !list_empty(&grant->attachments) || !kref_get_unless_zero(&grant->ref))
-				continue;
-			grant->dropped = true;
-			found = true;
-			break;
-		}
-		up_write(&object->lock);
-		if (found) {
-			mck_grant_drop(grant);
-			mck_grant_put(grant);
-		}
-	} while (found);
+	down_read(&object->lock);
+	list_for_each_entry(grant, &handle->grants, node) {
+		spin_lock(&mck_grant_lock);
+		if (mck_grant_over(grant) && kref_get_unless_zero(&grant->ref))
+			list_add_tail(&grant->idle, &idle);
+		spin_unlock(&mck_grant_lock);
+	}
+	up_read(&object->lock);
+	list_for_each_entry_safe(grant, next, &idle, idle) {
+		mck_grant_drop(grant);
+		mck_grant_put(grant);
+		cond_resched();
+	}
 }
 
 void mck_grant_sweep(struct mck_context *ctx)
@@ -111,22 +114,34 @@ void mck_grant_sweep(struct mck_context *ctx)
 	unsigned long number;
 
 	xa_for_each(&ctx->grants, number, grant) {
-		bool idle;
+		bool over;
 
 		/* The number's reference may go as soon as we look away. */
 		grant = mck_grant_find(ctx, number);
 		if (IS_ERR(grant))
 			continue;
-		down_read(&grant->handle->object->lock);
 		spin_lock(&mck_grant_lock);
-		idle = !mck_grant_usable(grant) && list_empty(&grant->attachments);
+		over = mck_grant_over(grant);
 		spin_unlock(&mck_grant_lock);
-		up_read(&grant->handle->object->lock);
-		if (idle)
+		if (over)
 			mck_grant_drop(grant);
 		mck_grant_put(grant);
 		cond_resched();
 	}
+}
+
+/* Undoes mck_grant_take(), but for the use. */
+static void mck_grant_leave(struct mck_grant *grant)
+{
+	bool over;
+
+	spin_lock(&mck_grant_lock);
+	grant->users--;
+	over = mck_grant_over(grant);
+	spin_unlock(&mck_grant_lock);
+	if (over)
+		mck_grant_drop(grant);
+	mck_grant_put(grant);
 }
 
 void mck_grant_detach(struct mck_handle *handle)
@@ -134,20 +149,14 @@ void mck_grant_detach(struct mck_handle *handle)
 	struct mck_grant *grant = handle->grant;
 	struct mck_object *object = handle->object;
 	u64 generation;
-	bool idle;
 
 	down_write(&object->lock);
 	list_del(&handle->attached);
 	generation = object->generation;
-	spin_lock(&mck_grant_lock);
-	idle = !mck_grant_usable(grant) && list_empty(&grant->attachments);
-	spin_unlock(&mck_grant_lock);
 	up_write(&object->lock);
 	if (handle->published)
 		mck_event_post(grant->handle, MOONCAKE_EVENT_DETACHED, grant->number, generation);
-	if (idle)
-		mck_grant_drop(grant);
-	mck_grant_put(grant);
+	mck_grant_leave(grant);
 }
 
 void mck_grant_close(struct mck_context *ctx)
@@ -155,9 +164,11 @@ void mck_grant_close(struct mck_context *ctx)
 	struct mck_grant *grant;
 	unsigned long number;
 
-	xa_for_each(&ctx->grants, number, grant)
+	xa_for_each(&ctx->grants, number, grant) {
 		if (xa_erase(&ctx->grants, number))
 			mck_grant_put(grant);
+		cond_resched();
+	}
 }
 
 u32 mck_grant_count(struct mck_object *object)
@@ -338,7 +349,7 @@ out_put:
 	return ret;
 }
 
-/* The grant of @key if @ctx may use it now, with one use taken; NULL: whatever the reason. */
+/* The grant of @key if @ctx may use it now, with one use taken, and not to be dropped; NULL: whatever the reason. */
 static struct mck_grant *mck_grant_take(struct mck_context *ctx, const u8 *key)
 {
 	struct mck_grant *grant, *found = NULL;
@@ -349,6 +360,7 @@ static struct mck_grant *mck_grant_take(struct mck_context *ctx, const u8 *key)
 			continue;
 		if (!crypto_memneq(grant->context_id, ctx->id, MOONCAKE_KEY_SIZE) && mck_grant_usable(grant)) {
 			grant->uses--;
+			grant->users++;
 			kref_get(&grant->ref);
 			found = grant;
 		}
@@ -382,7 +394,7 @@ int mck_attach(struct mck_call *call)
 	if (IS_ERR(handle)) {
 		ret = PTR_ERR(handle);
 		mck_grant_give_back(grant);
-		mck_grant_put(grant);
+		mck_grant_leave(grant);
 		return ret == -ESTALE ? -ENOENT : ret;
 	}
 	arg->id = handle->id;

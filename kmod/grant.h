@@ -23,13 +23,14 @@ struct mck_grant {
 	u64 expiry_ns;
 	u32 rights;
 	u32 number;		      /* in the granting context */
-	struct hlist_node hash;	      /* by key; mck_grant_lock, as uses and ended */
+	struct hlist_node hash;	      /* by key; mck_grant_lock, as what follows */
 	u32 uses;		      /* left */
+	u32 users;		      /* attachments, and ATTACHes under way */
 	bool ended;		      /* no ATTACH any more */
 	bool revoked;		      /* object->lock, as all below */
-	bool dropped;		      /* its number, when the id ended */
 	struct list_head node;	      /* handle->grants */
 	struct list_head attachments; /* mck_handle.attached */
+	struct list_head idle;	      /* of mck_grant_drop_idle() alone */
 };
 
 int mck_grant(struct mck_call *call);
@@ -37,7 +38,7 @@ int mck_attach(struct mck_call *call);
 
 /* object->lock is held for writing: no ATTACH by any grant of @handle from now on. */
 void mck_grant_end_all(struct mck_handle *handle);
-/* After mck_grant_end_all(), without the lock: the numbers of those end that have no attachments. */
+/* After mck_grant_end_all(), without the lock, once: the numbers of those end that have no attachments. */
 void mck_grant_drop_idle(struct mck_handle *handle);
 /* An attachment ends: out of its grant's list (object->lock is not held), the owner is told. */
 void mck_grant_detach(struct mck_handle *handle);

@@ -137,6 +137,7 @@ err_put:
 int mck_region_import(struct mck_call *call)
 {
 	struct mooncake_region_import *arg = call->arg;
+	u32 rights = MOONCAKE_RIGHT_READ;
 	struct mck_object *object;
 	struct mck_handle *handle;
 	struct dma_buf *dmabuf;
@@ -145,10 +146,13 @@ int mck_region_import(struct mck_call *call)
 	dmabuf = dma_buf_get(arg->fd);
 	if (IS_ERR(dmabuf))
 		return PTR_ERR(dmabuf);
+	/* What its maker handed out to be read is not written by way of us. */
+	if (dmabuf->file->f_mode & FMODE_WRITE)
+		rights |= MOONCAKE_RIGHT_WRITE;
 	object = mck_import_create(dmabuf);
 	if (IS_ERR(object))
 		return PTR_ERR(object);
-	handle = mck_handle_create(call->ctx, object);
+	handle = mck_handle_create_range(call->ctx, object, 0, object->length, rights, NULL);
 	mck_object_put(object);
 	if (IS_ERR(handle))
 		return PTR_ERR(handle);

@@ -52,7 +52,7 @@ static int mck_kept_allowed(void)
 {
 	int gid = READ_ONCE(kept_gid);
 
-	if (gid < 0 || capable(CAP_IPC_OWNER) || in_egroup_p(make_kgid(&init_user_ns, gid)))
+	if (gid < 0 || in_egroup_p(make_kgid(&init_user_ns, gid)) || capable(CAP_IPC_OWNER))
 		return 0;
 	return -EACCES;
 }
@@ -225,11 +225,10 @@ static struct mck_kept *mck_kept_lookup(const struct mck_kept_ref *ref)
 		kept = mck_kept_by_name(ref->uid, ref->name, ref->name_length);
 	if (!kept || !kept->object)
 		return ERR_PTR(-ENOENT);
-	if (ref->by_key || capable(CAP_IPC_OWNER))
+	if (ref->by_key || (uid_eq(ref->uid, current_euid()) && kuid_has_mapping(current_user_ns(), ref->uid)))
 		return kept;
-	if (uid_eq(ref->uid, current_euid()) && kuid_has_mapping(current_user_ns(), ref->uid))
-		return kept;
-	return ERR_PTR(-EACCES);
+	/* Last: asking is noted, and refusing is reported. */
+	return capable(CAP_IPC_OWNER) ? kept : ERR_PTR(-EACCES);
 }
 
 struct mck_object *mck_kept_find_name(u32 uid, u64 name, u32 name_length)
@@ -278,6 +277,15 @@ static struct mck_handle *mck_kept_holder(struct mck_object *object, struct mck_
 	return NULL;
 }
 
+/* object->lock is held: what an open by @handle would find. */
+static void mck_kept_describe(struct mck_handle *handle, struct mooncake_buffer_open *arg)
+{
+	struct mck_object *object = handle->object;
+
+	arg->generation = object->generation + handle->exclusive;
+	memcpy(arg->content_id, object->content_id, sizeof(arg->content_id));
+}
+
 /* The handle joins the object's list before it is known whether it may; the check comes under one hold of the lock. */
 static int mck_kept_admit(struct mck_handle *handle, bool exclusive, struct mooncake_buffer_open *arg)
 {
@@ -293,12 +301,28 @@ static int mck_kept_admit(struct mck_handle *handle, bool exclusive, struct moon
 		return -EBUSY;
 	}
 	handle->exclusive = exclusive;
-	if (exclusive)
-		object->generation++;
-	arg->generation = object->generation;
-	memcpy(arg->content_id, object->content_id, sizeof(arg->content_id));
+	mck_kept_describe(handle, arg);
 	up_write(&object->lock);
 	return 0;
+}
+
+/*
+ * The caller was told of @arg: an exclusive open makes the generation grow now, which nothing takes back. False: a call
+ * of his own context got in between, and @arg is what he has to be told instead. One that was revoked changes nothing.
+ */
+static bool mck_kept_settle(struct mck_handle *handle, struct mooncake_buffer_open *arg)
+{
+	struct mck_object *object = handle->object;
+	u64 told = arg->generation;
+	bool settled;
+
+	down_write(&object->lock);
+	mck_kept_describe(handle, arg);
+	settled = arg->generation == told || handle->revoked;
+	if (settled && !handle->revoked)
+		object->generation = told;
+	up_write(&object->lock);
+	return settled;
 }
 
 static struct mck_handle *mck_kept_open(struct mck_call *call, const struct mck_kept_ref *ref)
@@ -339,10 +363,6 @@ int mck_buffer_open(struct mck_call *call)
 			   arg->name_length);
 	if (ret)
 		return ret;
-	/* The caller could not be told: better known before the generation has grown, which nothing takes back. */
-	if (arg->flags & MOONCAKE_OPEN_EXCLUSIVE && mck_respond(call))
-		return -EFAULT;
-	arg->holder_pid = 0;
 	handle = mck_kept_open(call, &ref);
 	if (IS_ERR(handle)) {
 		struct mooncake_buffer_open __user *user = call->user;
@@ -351,15 +371,19 @@ int mck_buffer_open(struct mck_call *call)
 			return -EFAULT;
 		return PTR_ERR(handle);
 	}
+	arg->holder_pid = 0;
 	arg->id = handle->id;
 	arg->length = handle->length;
 	arg->mmap_offset = mck_handle_mmap_offset(handle);
-	ret = mck_respond(call);
-	if (ret)
-		mck_handle_abort(handle);
-	else
-		mck_handle_publish(handle);
-	return ret;
+	do {
+		ret = mck_respond(call);
+		if (ret) {
+			mck_handle_abort(handle);
+			return ret;
+		}
+	} while (!mck_kept_settle(handle, arg));
+	mck_handle_publish(handle);
+	return 0;
 }
 
 int mck_buffer_unlink(struct mck_call *call)

@@ -30,7 +30,7 @@ static struct mck_dump *mck_dump(struct netlink_callback *cb)
 	return (struct mck_dump *)cb->args;
 }
 
-/* May somebody of @uid see @object: its maker's user, or whoever made or opened it in some context. */
+/* May somebody of @uid see @object: the user who made it, and administrators. */
 static bool mck_visible(const struct mck_object *object, kuid_t uid, bool all)
 {
 	return all || uid_eq(object->uid, uid);

@@ -6,6 +6,7 @@
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/vmalloc.h>
 #include "account.h"
 #include "compat.h"
 #include "pages.h"
@@ -40,9 +41,12 @@ struct mck_pages *mck_pages_create(void (*free)(struct mck_pages *pages))
 static int mck_pages_grow(struct mck_pages *pages)
 {
 	unsigned long max = max(pages->max_blocks * 2, MCK_BLOCKS_MIN);
+	size_t size = max * sizeof(*pages->blocks);
 	struct mck_block *blocks;
 
-	blocks = kvmalloc_array(max, sizeof(*blocks), GFP_KERNEL_ACCOUNT);
+	/* 256 GiB in single pages take 2 GiB, which kvmalloc() warns of. */
+	blocks = size <= INT_MAX ? kvmalloc(size, GFP_KERNEL_ACCOUNT) :
+				   __vmalloc(size, GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	if (!blocks)
 		return -ENOMEM;
 	if (pages->nr_blocks)

@@ -22,6 +22,7 @@
 #include "pin.h"
 #include "region.h"
 #include "stat.h"
+#include "trace.h"
 
 #define MCK_PIN_CHUNK  (PAGE_SIZE / sizeof(struct page *)) /* pages between two looks at signals */
 #define MCK_PIN_BATCH  32U
@@ -82,8 +83,7 @@ static void mck_pin_free_pages(struct mck_pages *pages)
 	mck_pages_destroy(pages);
 }
 
-/* An empty store that is charged for @nr pages: putting it gives back the charge and the pages that it got. */
-static struct mck_pages *mck_pin_store(unsigned long nr)
+static struct mck_pages *mck_pin_try_store(unsigned long nr)
 {
 	struct mck_pin_charge *charge;
 	struct mck_pages *pages;
@@ -123,6 +123,18 @@ err_free:
 err_user:
 	mck_user_put(user);
 	return ERR_PTR(ret);
+}
+
+/* An empty store that is charged for @nr pages: putting it gives back the charge and the pages that it got. */
+static struct mck_pages *mck_pin_store(unsigned long nr)
+{
+	struct mck_pages *pages = mck_pin_try_store(nr);
+
+	if (pages != ERR_PTR(-ENOMEM) && pages != ERR_PTR(-EDQUOT))
+		return pages;
+	/* A large pin that has just ended may still be charged. */
+	mck_pages_flush();
+	return mck_pin_try_store(nr);
 }
 
 static bool mck_pin_is_dax(struct vm_area_struct *vma)
@@ -297,31 +309,34 @@ static const struct mmu_interval_notifier_ops mck_pin_notifier_ops = {
 	.invalidate = mck_pin_invalidate,
 };
 
-/* mmap_lock is held for reading: are the pages in the page tables, brought in if need be, those that we hold? */
-static int mck_pin_compare_some(struct mck_pin *pin, struct mck_pages *pages, unsigned long first, unsigned long nr,
-				struct page **batch)
+/*
+ * mmap_lock is held for reading: are the pages in the page tables, brought in if need be, those that we hold? How many
+ * were looked at: fewer when a signal for the caller, which says nothing of the pages, ended it.
+ */
+static long mck_pin_compare_some(struct mck_pin *pin, struct mck_pages *pages, unsigned long first, unsigned long nr,
+				 struct page **batch)
 {
-	int ret = 0;
-	long got, i;
+	long got, ret, i;
 
 	got = mck_get_pages_remote(pin->notifier.mm, pin->addr + (first << PAGE_SHIFT), nr, batch);
-	if (got == -EINTR)
-		return got;
+	if (got <= 0)
+		return got == -EINTR || got == -ENOMEM ? got : -ESTALE;
+	ret = got;
 	for (i = 0; i < got; i++) {
 		if (batch[i] != mck_pages_at(pages, first + i))
 			ret = -ESTALE;
 		put_page(batch[i]);
 	}
-	return got == nr ? ret : -ESTALE;
+	return ret;
 }
 
 static int mck_pin_compare(struct mck_pin *pin)
 {
 	struct mck_pages *pages = pin->object.pages;
 	struct mm_struct *mm = pin->notifier.mm;
-	unsigned long first, nr;
+	unsigned long first = 0;
 	struct page **batch;
-	int ret = 0;
+	long ret = 0;
 
 	batch = (struct page **)__get_free_page(GFP_KERNEL);
 	if (!batch)
@@ -330,20 +345,20 @@ static int mck_pin_compare(struct mck_pin *pin)
 		ret = -ESTALE;
 		goto out_free;
 	}
-	for (first = 0; !ret && first < pages->nr_pages; first += nr) {
-		nr = min(pages->nr_pages - first, MCK_PIN_CHUNK);
+	while (ret >= 0 && first < pages->nr_pages) {
 		if (fatal_signal_pending(current) || mmap_read_lock_killable(mm)) {
 			ret = -EINTR;
 			break;
 		}
-		ret = mck_pin_compare_some(pin, pages, first, nr, batch);
+		ret = mck_pin_compare_some(pin, pages, first, min(pages->nr_pages - first, MCK_PIN_CHUNK), batch);
 		mmap_read_unlock(mm);
+		first += max(ret, 0L);
 		cond_resched();
 	}
 	mmput(mm);
 out_free:
 	free_page((unsigned long)batch);
-	return ret;
+	return min(ret, 0L);
 }
 
 /* One round: -EAGAIN when the mapping changed meanwhile. */
@@ -486,6 +501,7 @@ static struct mck_pin *mck_pin_new(u64 addr, u64 length, u32 kind)
 		mck_object_put(&pin->object);
 		return ERR_PTR(ret == -ESTALE ? -EFAULT : ret);
 	}
+	trace_mooncake_pin(&pin->object);
 	mck_netlink_event(&pin->object, MOONCAKE_EVENT_CREATED);
 	return pin;
 

@@ -142,29 +142,46 @@ static void mck_revoke_report(struct mck_object *object, struct mck_pages *pages
 	arg->pinned = pages ? mck_pages_held(pages, 0, pages->nr_pages) : 0;
 }
 
+/* Under object->lock: @own, or else the object. */
+static bool mck_revoke_stale(struct mck_object *object, struct mck_handle *own)
+{
+	return object->dead || (own && own->revoked);
+}
+
+/* Pages to replace those of @object. Who has no say in it any more must not charge its owner, not even for a moment. */
+static struct mck_pages *mck_revoke_fresh(struct mck_object *object, struct mck_handle *own)
+{
+	bool stale;
+
+	if (!(object->ops->can & MCK_CAN_REPLACE))
+		return ERR_PTR(-EOPNOTSUPP);
+	down_read(&object->lock);
+	stale = mck_revoke_stale(object, own);
+	up_read(&object->lock);
+	if (stale)
+		return ERR_PTR(-ESTALE);
+	return mck_pages_alloc(object->user, mck_object_npages(object), NUMA_NO_NODE);
+}
+
 static int mck_revoke_object(struct mck_object *object, struct mck_context *keep, struct mck_handle *own,
 			     struct mooncake_revoke *arg)
 {
 	struct mck_pages *fresh = NULL, *held;
 	struct mck_revocation rev;
-	int ret = 0;
 
 	if (arg->flags & MOONCAKE_REVOKE_REPLACE) {
-		if (!(object->ops->can & MCK_CAN_REPLACE))
-			return -EOPNOTSUPP;
-		fresh = mck_pages_alloc(object->user, mck_object_npages(object), NUMA_NO_NODE);
+		fresh = mck_revoke_fresh(object, own);
 		if (IS_ERR(fresh))
 			return PTR_ERR(fresh);
 	}
 	mck_revocation_init(&rev);
 	mutex_lock(&object->revoking);
 	down_write(&object->lock);
-	if (object->dead || (own && own->revoked)) {
-		ret = -ESTALE;
+	if (mck_revoke_stale(object, own)) {
 		up_write(&object->lock);
 		mutex_unlock(&object->revoking);
 		mck_pages_put(fresh);
-		return ret;
+		return -ESTALE;
 	}
 	object->generation++;
 	mck_revoke_handles(object, keep, &rev);

@@ -4,7 +4,8 @@
  * we do: a window whose store is gone, but with pages that a memory registration still holds, waits in a list that is
  * looked through now and then.
  *
- * Lock order: mck_window_lock (the list) -> window->lock -> what @done takes.
+ * Lock order: window->lock -> what @done takes. mck_window_lock is a leaf: stores are put below mmap_lock, which must
+ * not wait for memory hotplug.
  */
 #include <linux/delay.h>
 #include <linux/kref.h>
@@ -28,7 +29,7 @@
 struct mck_window {
 	struct kref ref; /* the store, the list, mck_window_get() */
 	struct dev_pagemap pgmap;
-	struct list_head node; /* mck_windows */
+	struct list_head node; /* mck_windows, then mck_window_waiting */
 	void (*done)(void *private);
 	void *private;
 	struct page *first;
@@ -36,12 +37,14 @@ struct mck_window {
 	int base;	   /* references to a page that nobody holds */
 	struct mutex lock; /* open, to the end of done() */
 	bool open;	   /* there are struct pages */
+	unsigned long let_go; /* pages before this one were found held by nobody, after the store was gone */
 	bool unused;	   /* the store is gone */
-	bool waiting;	   /* mck_window_lock: in the list, and not closed at once */
+	bool waiting;	   /* the work's: not closed at once */
 };
 
-static LIST_HEAD(mck_windows);
-static DEFINE_MUTEX(mck_window_lock);
+static LIST_HEAD(mck_windows); /* whose store is gone */
+static DEFINE_SPINLOCK(mck_window_lock);
+static LIST_HEAD(mck_window_waiting); /* the work's own */
 static void mck_window_look(struct work_struct *work);
 static DECLARE_DELAYED_WORK(mck_window_work, mck_window_look);
 
@@ -50,16 +53,16 @@ u64 mck_window_align(void)
 	return memremap_compat_align();
 }
 
-static unsigned long mck_window_held(struct mck_window *window)
+/* Nobody finds a page that is not held any more: the next look goes on where this one ends. */
+static bool mck_window_held(struct mck_window *window)
 {
-	unsigned long i, held = 0;
-
-	for (i = 0; i < window->nr; i++) {
-		held += page_ref_count(mck_nth_page(window->first, i)) != window->base;
-		if (!(i % MCK_WINDOW_STEP))
+	for (; window->let_go < window->nr; window->let_go++) {
+		if (page_ref_count(mck_nth_page(window->first, window->let_go)) != window->base)
+			return true;
+		if (!(window->let_go % MCK_WINDOW_STEP))
 			cond_resched();
 	}
-	return held;
+	return false;
 }
 
 static void mck_window_release(struct kref *ref)
@@ -104,10 +107,11 @@ static bool mck_window_try_close(struct mck_window *window)
 static void mck_window_look(struct work_struct *work)
 {
 	struct mck_window *window, *next;
-	bool more;
 
-	mutex_lock(&mck_window_lock);
-	list_for_each_entry_safe(window, next, &mck_windows, node) {
+	spin_lock(&mck_window_lock);
+	list_splice_tail_init(&mck_windows, &mck_window_waiting);
+	spin_unlock(&mck_window_lock);
+	list_for_each_entry_safe(window, next, &mck_window_waiting, node) {
 		if (mck_window_try_close(window)) {
 			list_del(&window->node);
 			if (window->waiting)
@@ -118,9 +122,7 @@ static void mck_window_look(struct work_struct *work)
 			window->waiting = true;
 		}
 	}
-	more = !list_empty(&mck_windows);
-	mutex_unlock(&mck_window_lock);
-	if (more)
+	if (!list_empty(&mck_window_waiting))
 		schedule_delayed_work(&mck_window_work, msecs_to_jiffies(MCK_WINDOW_LOOK_MS));
 }
 
@@ -133,15 +135,17 @@ static void mck_window_free_pages(struct mck_pages *pages)
 	struct mck_window *window = pages->private;
 
 	mck_pages_destroy(pages);
-	mutex_lock(&mck_window_lock);
+	spin_lock(&mck_window_lock);
 	WRITE_ONCE(window->unused, true);
 	list_add_tail(&window->node, &mck_windows);
-	mutex_unlock(&mck_window_lock);
+	spin_unlock(&mck_window_lock);
 	mod_delayed_work(system_wq, &mck_window_work, 0);
 }
 
 void mck_window_flush(void)
 {
+	/* A large store is put by a work of its own. */
+	mck_pages_flush();
 	flush_delayed_work(&mck_window_work);
 }
 
@@ -235,15 +239,10 @@ err_free:
 /* What waits holds the module; what was put a moment ago is gone after a look, or waited for here. */
 void mck_window_exit(void)
 {
-	bool more = true;
-
-	while (more) {
+	mck_window_flush();
+	while (!list_empty(&mck_window_waiting)) {
+		msleep(MCK_WINDOW_POLL_MS);
 		flush_delayed_work(&mck_window_work);
-		mutex_lock(&mck_window_lock);
-		more = !list_empty(&mck_windows);
-		mutex_unlock(&mck_window_lock);
-		if (more)
-			msleep(MCK_WINDOW_POLL_MS);
 	}
 	cancel_delayed_work_sync(&mck_window_work);
 }

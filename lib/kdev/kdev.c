@@ -316,27 +316,20 @@ int mci_kdev_export(struct mci_kdev *kdev, uint32_t id, bool writable, int *fd)
 	return ret;
 }
 
+/*
+ * The place is a wish. MAP_FIXED into memory held free would be none, but when it fails the place may be free already,
+ * and another thread's mapping in it.
+ */
 static void *map_at_2m(int fd, uint64_t offset, uint64_t length, int prot)
 {
-	uint8_t *hole =
-		mmap(NULL, length + HUGE_2M, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	uint8_t *start, *end = hole + length + HUGE_2M;
+	void *hole = mmap(NULL, length + HUGE_2M, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uintptr_t start = 0;
 
-	if (hole == MAP_FAILED)
-		return MAP_FAILED;
-	start = (uint8_t *)(((uintptr_t)hole + HUGE_2M - 1) & ~(uintptr_t)(HUGE_2M - 1));
-	if (mmap(start, length, prot, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) == MAP_FAILED) {
-		int err = errno;
-
+	if (hole != MAP_FAILED) {
+		start = ((uintptr_t)hole + HUGE_2M - 1) & ~(uintptr_t)(HUGE_2M - 1);
 		munmap(hole, length + HUGE_2M);
-		errno = err;
-		return MAP_FAILED;
 	}
-	if (start > hole)
-		munmap(hole, (size_t)(start - hole));
-	if (end > start + length)
-		munmap(start + length, (size_t)(end - (start + length)));
-	return start;
+	return mmap((void *)start, length, prot, MAP_SHARED, fd, (off_t)offset);
 }
 
 int mci_kdev_map(struct mci_kdev *kdev, uint64_t mmap_offset, uint64_t length, bool writable, void **addr)

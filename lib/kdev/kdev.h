@@ -89,7 +89,7 @@ int mci_kdev_destroy(struct mci_kdev *kdev, uint32_t id);
 int mci_kdev_stat(struct mci_kdev *kdev, uint32_t id, struct mci_kdev_stat *stat);
 /* A descriptor of a dma-buf of the whole object, close-on-exec. */
 int mci_kdev_export(struct mci_kdev *kdev, uint32_t id, bool writable, int *fd);
-/* Map a whole object, MAP_SHARED; large ones on a 2 MiB boundary. Not inherited by a child. */
+/* Map a whole object, MAP_SHARED; large ones on a 2 MiB boundary, if nobody is quicker. Not inherited by a child. */
 int mci_kdev_map(struct mci_kdev *kdev, uint64_t mmap_offset, uint64_t length, bool writable, void **addr);
 
 /* buffer.c: buffers and who may use them */

@@ -311,6 +311,52 @@ static void test_keys_and_numbers_differ(void)
 		attach(w.guest, g[31 - i].key);
 }
 
+static pthread_barrier_t barrier;
+static struct mooncake_grant raced;
+static struct mooncake_attach attached;
+
+static void *attacher(void *rounds)
+{
+	for (long i = 0; i < (long)rounds; i++) {
+		pthread_barrier_wait(&barrier);
+		if (try_attach(w.guest, raced.key, &attached))
+			attached.id = 0;
+		pthread_barrier_wait(&barrier);
+	}
+	return NULL;
+}
+
+/* The id that a key was made of ends while the key is used: what attached nevertheless can be revoked by the grant. */
+static void test_what_attaches_while_the_id_ends_can_be_revoked(void)
+{
+	long rounds = slow() ? 500 : 5000, attached_nevertheless = 0;
+	pthread_t thread;
+
+	world();
+	CHECK(!pthread_barrier_init(&barrier, NULL, 2));
+	CHECK(!pthread_create(&thread, NULL, attacher, (void *)rounds));
+	for (long i = 0; i < rounds; i++) {
+		uint32_t id = alloc_buffer(w.owner, PAGE).id;
+
+		raced = grant(w.owner, id, w.guest, RO);
+		pthread_barrier_wait(&barrier);
+		for (volatile long k = i % 300; k > 0; k--)
+			;
+		destroy(w.owner, id);
+		pthread_barrier_wait(&barrier);
+		if (!attached.id)
+			continue;
+		attached_nevertheless++;
+		if (try_revoke_grant(w.owner, raced.grant))
+			FAIL("REVOKE of the grant in round %ld: %s", i, strerror(errno));
+		CHECK(stat_object(w.guest, attached.id).state & MOONCAKE_STATE_REVOKED);
+		destroy(w.guest, attached.id);
+		CHECK_ERR(try_revoke_grant(w.owner, raced.grant), ENOENT);
+	}
+	pthread_join(thread, NULL);
+	printf("attached in %ld of %ld rounds\n", attached_nevertheless, rounds);
+}
+
 static void test_grant_of_a_kept_buffer_reaches_its_memory(void)
 {
 	static const char name[] = KEPT "-granted";
@@ -341,6 +387,7 @@ static const struct test tests[] = {
 	TEST(test_attachment_outlives_the_owner),
 	TEST(test_destroyed_attachment_leaves_its_mapping),
 	TEST(test_keys_and_numbers_differ),
+	TEST(test_what_attaches_while_the_id_ends_can_be_revoked),
 	TEST(test_grant_of_a_kept_buffer_reaches_its_memory),
 };
 

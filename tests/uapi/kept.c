@@ -4,6 +4,7 @@
  * not. */
 #include "uapi.h"
 #include <sched.h>
+#include <stdatomic.h>
 #include <sys/syscall.h>
 
 #define MIB (1ull << 20)
@@ -157,6 +158,52 @@ static void test_exclusive_open_that_cannot_answer_changes_nothing(void)
 	}
 	CHECK_EQ(open_buffer(b, name, MOONCAKE_OPEN_EXCLUSIVE).generation, 2);
 	unlink_buffer(b, name);
+}
+
+static atomic_int flipping;
+
+static void *flipper(void *page)
+{
+	while (atomic_load(&flipping)) {
+		mprotect(page, PAGE, PROT_READ);
+		mprotect(page, PAGE, PROT_READ | PROT_WRITE);
+	}
+	return NULL;
+}
+
+/* Whoever takes the place of the answer away meanwhile: the generation grows with the opens that were told, and no other. */
+static void test_exclusive_opens_that_were_told_are_those_that_count(void)
+{
+	static const char name[] = KEPT "-told";
+	int fd = device(), rounds = slow() ? 500 : 2000, question = memfd_create("question", MFD_CLOEXEC);
+	struct mooncake_buffer_open *o = map_anon(PAGE), fresh = STRUCT(buffer_open);
+	uint64_t generation = 1;
+	pthread_t thread;
+
+	clean(fd, name);
+	destroy(fd, keep_buffer(fd, name, PAGE, 0).id);
+	fresh.flags = MOONCAKE_OPEN_EXCLUSIVE;
+	fresh.uid = MOONCAKE_UID_SELF;
+	fresh.name = PTR(name);
+	fresh.name_length = strlen(name);
+	CHECK_EQ(write(question, &fresh, sizeof(fresh)), sizeof(fresh));
+	atomic_store(&flipping, 1);
+	CHECK(!pthread_create(&thread, NULL, flipper, o));
+	for (int i = 0; i < rounds; i++) {
+		/* By way of the kernel, which does not die of a page that cannot be written. */
+		while (pread(question, o, sizeof(*o), 0) != (ssize_t)sizeof(*o))
+			CHECK(errno == EFAULT);
+		if (ioctl(fd, MOONCAKE_BUFFER_OPEN, o)) {
+			CHECK_EQ(errno, EFAULT);
+			continue;
+		}
+		CHECK_EQ(o->generation, ++generation);
+		destroy(fd, o->id);
+	}
+	atomic_store(&flipping, 0);
+	pthread_join(thread, NULL);
+	CHECK_EQ(open_buffer(fd, name, 0).generation, generation);
+	unlink_buffer(fd, name);
 }
 
 static void test_holder_is_named_as_its_reader_sees_it(void)
@@ -456,6 +503,36 @@ static void test_quota_of_a_user_is_edquot(void)
 	CHECK(r2 == 0);
 }
 
+/* Who may not use the object any more learns that, and its owner is not charged for pages that replace nothing. */
+static void test_replacing_through_a_revoked_id_asks_for_no_memory(void)
+{
+	static const char name[] = KEPT "-no-say";
+	int fd = device(), other = device(), r, error;
+	struct mooncake_buffer_alloc a;
+	struct mooncake_buffer_open o;
+	struct mooncake_revoke v;
+	long long old;
+	char text[32];
+
+	clean(fd, name);
+	if (file_int(PARAMETERS "user_limit", &old))
+		SKIP("no module parameter user_limit that can be read");
+	a = keep_buffer(fd, name, 4 * MIB, 0);
+	o = open_buffer(other, name, 0);
+	revoke_object(fd, a.id, 0);
+	snprintf(text, sizeof(text), "%llu", (unsigned long long)query(fd).user_bytes);
+	if (file_write(PARAMETERS "user_limit", text))
+		SKIP("the module parameter user_limit cannot be written while loaded");
+	errno = 0;
+	r = try_revoke(other, o.id, MOONCAKE_REVOKE_REPLACE, &v);
+	error = errno;
+	snprintf(text, sizeof(text), "%lld", old);
+	CHECK(file_write(PARAMETERS "user_limit", text) == 0);
+	CHECK(r == -1);
+	CHECK_EQ(error, ESTALE);
+	unlink_buffer(fd, name);
+}
+
 static void test_limit_for_kept_memory_is_edquot(void)
 {
 	static const char name[] = KEPT "-limit";
@@ -572,6 +649,7 @@ static const struct test tests[] = {
 	TEST(test_exclusive_and_shared_exclude_each_other),
 	TEST(test_mapping_of_an_exclusive_holder_still_holds),
 	TEST(test_exclusive_open_that_cannot_answer_changes_nothing),
+	TEST(test_exclusive_opens_that_were_told_are_those_that_count),
 	TEST(test_holder_is_named_as_its_reader_sees_it),
 	TEST(test_another_user_gets_eacces),
 	TEST(test_cap_ipc_owner_opens_any_users_buffer),
@@ -581,6 +659,7 @@ static const struct test tests[] = {
 	TEST(test_content_id_stays_with_the_content),
 	TEST(test_revoke_by_name_ends_all_users),
 	TEST(test_quota_of_a_user_is_edquot),
+	TEST(test_replacing_through_a_revoked_id_asks_for_no_memory),
 	TEST(test_limit_for_kept_memory_is_edquot),
 	TEST(test_module_stays_while_something_is_kept),
 	TEST(test_kept_buffers_of_many_names_are_told_apart),

@@ -197,6 +197,19 @@ static void test_a_window_has_one_holder(void)
 	window(fd, window_start, SOME);
 }
 
+/* One of more than 64 MiB ends off the caller's path. */
+static void test_a_large_window_is_free_at_once(void)
+{
+	uint64_t length = 96ull << 20;
+	int fd = device();
+
+	needs_window();
+	if (window_length < length)
+		SKIP("the window is smaller than %" PRIu64 " bytes", length);
+	for (int i = 0; i < 10; i++)
+		destroy(fd, window(fd, window_start, length).id);
+}
+
 static void test_all_of_the_range_must_be_window(void)
 {
 	struct mooncake_region_cxl c;
@@ -322,6 +335,7 @@ static const struct test tests[] = {
 	TEST(test_a_window_is_granted_and_revoked),
 	TEST(test_a_window_is_exported_and_copied),
 	TEST(test_a_window_has_one_holder),
+	TEST(test_a_large_window_is_free_at_once),
 	TEST(test_all_of_the_range_must_be_window),
 	TEST(test_odd_ranges_are_refused),
 	TEST(test_a_window_needs_the_capability),

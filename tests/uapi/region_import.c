@@ -226,6 +226,24 @@ static void test_our_own_dma_buf_can_be_imported_and_not_copied(void)
 	CHECK_EQ(stat_object(fd, id).length, LENGTH);
 }
 
+/* What was handed out to be read is not written by way of the module. */
+static void test_a_read_only_dma_buf_cannot_be_written(void)
+{
+	int fd = device(), dmabuf;
+	struct mooncake_buffer_alloc b = alloc_buffer(fd, LENGTH);
+	uint32_t id;
+
+	dmabuf = export_object(fd, b.id, 0);
+	id = import(fd, dmabuf);
+	close(dmabuf);
+	CHECK_EQ(stat_object(fd, id).rights, MOONCAKE_RIGHT_READ);
+	CHECK_ERR(try_copy(fd, id, 0, b.id, 0, PAGE), EACCES);
+	CHECK_ERR(try_export(fd, id, MOONCAKE_EXPORT_WRITE), EACCES);
+	export_object(fd, id, 0);
+	dmabuf = export_object(fd, b.id, MOONCAKE_EXPORT_WRITE);
+	CHECK_EQ(stat_object(fd, import(fd, dmabuf)).rights, RW);
+}
+
 static const struct test tests[] = {
 	TEST(test_vgem_memory_is_copied_both_ways),
 	TEST(test_heap_memory_is_copied_both_ways),
@@ -236,6 +254,7 @@ static const struct test tests[] = {
 	TEST(test_an_import_cannot_be_granted_or_replaced),
 	TEST(test_what_is_no_dma_buf_is_refused),
 	TEST(test_our_own_dma_buf_can_be_imported_and_not_copied),
+	TEST(test_a_read_only_dma_buf_cannot_be_written),
 };
 
 int main(int argc, char **argv)

@@ -249,6 +249,18 @@ static void test_who_may_lock_memory_is_not_limited(void)
 	pin(fd, map_anon(8 * PAGE), 8 * PAGE);
 }
 
+/* The pages of a large pin go back off the caller's path, and with them what they were charged with. */
+static void test_a_large_pin_can_be_made_again_at_once(void)
+{
+	uint64_t length = 80ull << 20;
+	int fd = device();
+	void *p = map_anon(length);
+
+	as_nobody(length);
+	for (int i = 0; i < 5; i++)
+		destroy(fd, pin(fd, p, length));
+}
+
 static void test_a_failed_pin_charges_nothing(void)
 {
 	int fd = device();
@@ -493,6 +505,61 @@ static void test_a_suspicion_that_does_not_hold_is_dropped(void)
 	shows(fd, id, p, LENGTH, 9);
 }
 
+/* A look at the pages that ends half way because its maker dies says nothing of them. */
+static void test_who_dies_looking_at_a_pin_does_not_end_it(void)
+{
+	uint64_t length = slow() ? 16ull << 20 : 64ull << 20;
+	int fd = device(), killed = 0;
+	struct mooncake_buffer_alloc b = alloc_buffer(fd, PAGE);
+	void *p = map_memfd(length, 0, NULL);
+	uint32_t id = pin(fd, p, length);
+	struct meet m = meet_new();
+
+	for (int i = 0; i < 20; i++) {
+		pid_t pid;
+		char c;
+
+		CHECK(madvise(p, length, MADV_DONTNEED) == 0);
+		pid = spawn();
+		if (!pid) {
+			say(m.up, "c", 1);
+			try_copy(fd, b.id, 0, id, 0, PAGE);
+			_exit(0);
+		}
+		hear(m.up, &c, 1);
+		poll(NULL, 0, i % 5); /* the place is what varies */
+		CHECK(kill(pid, SIGKILL) == 0);
+		killed += reap_status(pid) == SIGKILL;
+		CHECK_EQ(stat_object(fd, id).state & MOONCAKE_STATE_REVOKED, 0);
+	}
+	copy(fd, b.id, 0, id, 0, PAGE);
+	printf("killed at work in %d of 20 rounds\n", killed);
+}
+
+#define TRACING "/sys/kernel/tracing/"
+#define TRACED	TRACING "instances/mooncake-pin/"
+
+static void test_a_pin_is_traced(void)
+{
+	int fd = device(), found = 0;
+	char line[512];
+	FILE *f;
+
+	if (access(TRACING "events/mooncake/mooncake_pin", F_OK))
+		SKIP("no tracepoints here");
+	CHECK(mkdir(TRACED, 0700) == 0);
+	CHECK(file_write(TRACED "events/mooncake/mooncake_pin/enable", "1") == 0);
+	pin(fd, map_anon(PAGE), PAGE);
+	f = fopen(TRACED "trace", "re");
+	while (f && fgets(line, sizeof(line), f))
+		found |= strstr(line, "mooncake_pin: ") && strstr(line, "kind=2 length=4096");
+	if (f)
+		fclose(f);
+	file_write(TRACED "events/mooncake/mooncake_pin/enable", "0");
+	rmdir(TRACED);
+	CHECK(found);
+}
+
 static void test_the_end_of_the_address_space_revokes(void)
 {
 	int fd = device();
@@ -579,6 +646,7 @@ static const struct test tests[] = {
 	TEST(test_a_pin_cannot_be_granted),
 	TEST(test_pins_stay_below_the_limit_of_locked_memory),
 	TEST(test_who_may_lock_memory_is_not_limited),
+	TEST(test_a_large_pin_can_be_made_again_at_once),
 	TEST(test_a_failed_pin_charges_nothing),
 	TEST(test_destroyed_exported_pins_stay_charged_until_the_dma_buf_goes),
 	TEST(test_a_pin_is_released_to_its_owner_after_setuid),
@@ -592,6 +660,8 @@ static const struct test tests[] = {
 	TEST(test_discarded_pages_revoke_at_the_next_use),
 	TEST(test_a_hole_punched_into_the_file_revokes_at_the_next_use),
 	TEST(test_a_suspicion_that_does_not_hold_is_dropped),
+	TEST(test_who_dies_looking_at_a_pin_does_not_end_it),
+	TEST(test_a_pin_is_traced),
 	TEST(test_the_end_of_the_address_space_revokes),
 	TEST(test_fork_and_writes_after_it_leave_the_pin_as_it_was),
 	TEST(test_pin_races_with_munmap),

@@ -207,8 +207,8 @@ struct mooncake_buffer_alloc {
  * generation grows by one. EBUSY: another context has it open so (for an open without the flag: has
  * it open exclusively); holder_pid is then written although the call fails: the process that opened
  * it, as seen in the caller's PID namespace, 0 if not visible there. Ids that were revoked do not
- * count, nor do attachments: they are there by the leave of an owner, this one's or an earlier
- * one's; REVOKE ends them. The same context may open it more than once.
+ * count, nor do attachments, and dma-bufs only while they are mapped: they are there by the leave of
+ * an owner, this one's or an earlier one's; REVOKE ends them. The same context may open it more than once.
  */
 #define MOONCAKE_OPEN_EXCLUSIVE (1u << 0)
 #define MOONCAKE_OPEN_BY_KEY	(1u << 1)
@@ -259,8 +259,9 @@ struct mooncake_region_pin {
 
 /*
  * REGION_IMPORT: hold a dma-buf of another driver (GPU memory, udmabuf): COPY, where its exporter
- * lets the CPU see it, and EXPORT, which gives the same dma-buf again. No GRANT. EBADF: no such
- * descriptor; EINVAL: not a dma-buf.
+ * lets the CPU see it, and EXPORT, which gives the same dma-buf again. No GRANT. A dma-buf whose file
+ * is not open for writing has no right to write here either. EBADF: no such descriptor; EINVAL: not a
+ * dma-buf.
  */
 struct mooncake_region_import {
 	__u32 size, flags;
@@ -272,13 +273,14 @@ struct mooncake_region_import {
 /*
  * REGION_BAR: a range of a memory BAR of a PCI device. CAP_SYS_RAWIO in the initial user namespace
  * (else EPERM), and not under lockdown for integrity (EPERM). ENODEV: no such device; EINVAL: no
- * such memory BAR, or the range is not whole pages within it; EBUSY: a driver has claimed it;
- * EACCES: the range meets the MSI-X table or its pending bits. Mapped write-combining if
+ * such memory BAR, or the range is not whole pages within it; EBUSY: a driver has claimed it, or is just
+ * coming or going; EACCES: the range meets the MSI-X table or its pending bits. Mapped write-combining if
  * prefetchable, else uncached. The device is kept powered with memory decode on; when it is unbound
  * or removed, mappings are zapped, the object is revoked and an event tells. MOONCAKE_BAR_PAGES:
  * back it with struct pages, so that NICs may register the mapping: only with the module parameter
  * bar_pages, and in whole units of memory hotplug, 2 MiB on x86 (else EOPNOTSUPP). The device then
- * cannot be unbound or removed while anybody holds one of the pages: that waits.
+ * cannot be unbound or removed while anybody holds one of the pages: that waits. Other PCI devices are
+ * let to its dma-bufs only where the kernel knows a way between the two (CONFIG_PCI_P2PDMA).
  */
 #define MOONCAKE_BAR_PAGES (1u << 0)
 
@@ -318,7 +320,7 @@ struct mooncake_region_cxl {
 /*
  * EXPORT: a dma-buf of the whole object, close-on-exec: pin once, register with every NIC
  * (ibv_reg_dmabuf_mr). mmap() of it works for buffers and windows, not for pins. It keeps the
- * memory alive, not the id. EACCES: an attachment without the right to write, with
+ * memory alive, not the id. EACCES: an object without the right to write, with
  * MOONCAKE_EXPORT_WRITE. BARs need BAR_PAGES (else EOPNOTSUPP). Without MOONCAKE_EXPORT_WRITE devices
  * are refused that do not promise to read only, which those for RDMA do not. It ends with what
  * revokes the id; a REVOKE that the id survives takes its mappings away and lets them come back.
@@ -337,7 +339,7 @@ struct mooncake_export {
  * EOPNOTSUPP. A grant lives until its uses are spent, it expires, it is revoked or the object is, or
  * the id that it was made of ends. ATTACH spends one use; an attachment stays when the grant has
  * ended, but not when it is revoked. The grant's number means something, for REVOKE, as long as the
- * grant lives or has attachments; then it is ENOENT.
+ * grant lives or has attachments; after that REVOKE of it has no effect, and mostly gives ENOENT.
  *
  * EINVAL: no uses, rights other than the two, an expiry that is past, parts of pages, a range that is
  * not within the object.
