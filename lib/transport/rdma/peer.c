@@ -80,11 +80,6 @@ void mci_rdma_request_end(struct mci_rdma_peer *peer, struct mci_request *r, enu
 {
 	if (mci_rdma_request_ended(r))
 		return;
-	/* Whoever gave it up does not learn what became of the path meanwhile. */
-	if (end == MC_FAILED && atomic_load(&r->cancelled)) {
-		end = MC_CANCELLED;
-		err = -ECANCELED;
-	}
 	r->state |= (uint32_t)end << 8;
 	r->tag = (uint64_t)(int64_t)err;
 	if (r->outstanding) {
