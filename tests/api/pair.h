@@ -18,6 +18,8 @@
 
 #include <mooncake/mooncake.h>
 
+#include "only.h"
+
 #define PAIR_BYTES (8u << 20)
 
 struct pair {
