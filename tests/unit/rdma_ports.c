@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Ports that fail, come back and change their address under load or while a segment is opened, with two NICs on each side. With the NIC in
- * software (tests/softnic) alone, whose ports a test can change; soft-RoCE's are changed by
+ * Ports that fail, come back and change their address under load or while a segment is opened, with two NICs on each
+ * side. With the NIC in software (tests/softnic) alone, whose ports a test can change; soft-RoCE's are changed by
  * tests/vm/rdma_ports.sh and rdma_rails.sh.
  */
 #include "unit/rdma_env.h"
