@@ -65,6 +65,8 @@ static const struct opt table[] = {
 	{"warmup", OPT_DOUBLE, &o.warmup, "0.5", 0, 3600, .help = "seconds before measuring begins"},
 	{"timeout_ms", OPT_UINT, &o.timeout_ms, "30000", 1, 86400000, .help = "deadline of a request",
 	 .given = &o.timeout_given},
+	{"open_timeout_ms", OPT_UINT, &o.open_timeout_ms, "0", 0, 86400000,
+	 .help = "how long the target may take to be reached; 0 = every error is there 5 s after the start"},
 	{"working_set", OPT_SIZE, &o.working_set, "0", 0, 1ll << 44,
 	 .help = "walk over this much memory instead of the same block x batch x threads again and again"},
 	{"seed", OPT_UINT, &o.seed, "0", .help = "of --check's patterns; 0 = a new one for each run"},

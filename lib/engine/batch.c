@@ -240,6 +240,11 @@ void mci_batch_complete(struct mci_request *request, enum mc_state state, int er
 		flush_complete(entry, state, error);
 		return;
 	}
+	/* Whoever gave it up does not learn what became of its path or its time meanwhile. */
+	if (state != MC_DONE && atomic_load_explicit(&request->cancelled, memory_order_relaxed)) {
+		state = MC_CANCELLED;
+		error = -ECANCELED;
+	}
 	mci_region_put(entry->local_region);
 	set_status(entry, state, error, bytes, flags);
 	/* Room first: once the batch is final its owner may close the segment. */
@@ -499,12 +504,18 @@ int mc_batch_submit(mc_batch *batch, const struct mc_submit_attr *given)
 	return submit(batch, &attr, NULL);
 }
 
+static bool is_under_way(const struct mci_entry *entry)
+{
+	return entry->way && entry->local_region && !atomic_load_explicit(&entry->final, memory_order_acquire);
+}
+
 /**
  * mc_batch_cancel() - ask for an early end
  * @batch: submitted batch
  *
- * Returns at once; each request becomes final soon (MC_CANCELLED, or whatever came first), by the
- * rule that after that nothing touches its memory. Return: 0; -ECHILD.
+ * Returns at once; each request that is not final yet becomes so soon, by the rule that after that nothing touches
+ * its memory: MC_CANCELLED, also if it fails or its deadline passes meanwhile, or MC_DONE if it was that fast.
+ * Return: 0; -ECHILD.
  */
 int mc_batch_cancel(mc_batch *batch)
 {
@@ -514,14 +525,15 @@ int mc_batch_cancel(mc_batch *batch)
 		return mci_fork_fail();
 	if (atomic_load(&batch->phase) != MCI_BATCH_FLYING)
 		return 0;
+	/* All are marked before a lock is waited for: whoever holds it may be sending just these. */
+	for (i = 0; i < batch->count; i++)
+		if (is_under_way(&batch->entry[i]))
+			atomic_store(&batch->entry[i].request.cancelled, true);
 	for (i = 0; i < batch->count; i++) {
 		struct mci_entry *entry = &batch->entry[i];
 
-		if (!entry->way || !entry->local_region ||
-		    atomic_load_explicit(&entry->final, memory_order_acquire))
-			continue;
-		atomic_store(&entry->request.cancelled, true);
-		entry->way->ops->cancel(entry->way->peer, &entry->request);
+		if (is_under_way(entry))
+			entry->way->ops->cancel(entry->way->peer, &entry->request);
 	}
 	return 0;
 }

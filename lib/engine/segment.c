@@ -76,8 +76,6 @@ static int open_way(struct mc_segment *segment, enum mci_transport_id id, uint64
 	bool moved;
 	int ret;
 
-	if (!transport || ops->classic != segment->classic)
-		return -EOPNOTSUPP;
 	/* A copy: connecting may take its time, and another way may refresh the original meanwhile. */
 	pthread_mutex_lock(&segment->refresh_lock);
 	peer_info(segment, ops, &info);
@@ -108,6 +106,12 @@ static int open_way(struct mc_segment *segment, enum mci_transport_id id, uint64
 		free(hosts[i]);
 	json_decref(root);
 	return ret;
+}
+
+/* Is that transport open here, and of the peer's kind? */
+static bool fits(const struct mc_segment *segment, enum mci_transport_id id)
+{
+	return segment->engine->transport[id] && mci_transports[id]->classic == segment->classic;
 }
 
 static void adopt(struct mc_segment *segment, struct mci_resolved *resolved)
@@ -216,7 +220,7 @@ static int open_ways(struct mc_segment *segment, const char *transports, uint64_
 		int err;
 
 		if (!allowed(transports, preference[i]) ||
-		    !allowed(segment->engine->transports_wanted, preference[i]))
+		    !allowed(segment->engine->transports_wanted, preference[i]) || !fits(segment, preference[i]))
 			continue;
 		err = open_way(segment, preference[i], deadline, &segment->way[segment->way_count]);
 		if (!err) {
@@ -393,6 +397,7 @@ void mci_segment_unref(struct mc_segment *segment)
 /* The way that carries notifies: one that is open already, else a TCP connection of its own. */
 int mci_segment_notify_way(struct mc_segment *segment, struct mci_way **way)
 {
+	enum mci_transport_id id = segment->classic ? MCI_TRANSPORT_CLASSIC : MCI_TRANSPORT_TCP;
 	unsigned int i;
 	int ret = 0;
 
@@ -402,9 +407,12 @@ int mci_segment_notify_way(struct mc_segment *segment, struct mci_way **way)
 			return 0;
 		}
 	}
+	if (!fits(segment, id))
+		return mci_fail(-EOPNOTSUPP, "notifies to segment '%s' go by %s, which is off here", segment->name,
+				mci_transports[id]->name);
 	pthread_mutex_lock(&segment->notify_lock);
 	if (!segment->notify_way.ops)
-		ret = open_way(segment, segment->classic ? MCI_TRANSPORT_CLASSIC : MCI_TRANSPORT_TCP,
+		ret = open_way(segment, id,
 			       mci_now_ns() + MCI_CONNECT_TIMEOUT_MS * MCI_NS_PER_MS, &segment->notify_way);
 	pthread_mutex_unlock(&segment->notify_lock);
 	if (!ret)

@@ -58,7 +58,7 @@ struct mci_request {
 	struct mci_region *region; /* that one */
 	uint64_t length; /* > 0 */
 	uint64_t deadline_ns;
-	_Atomic bool cancelled; /* set before ops->cancel() */
+	_Atomic bool cancelled; /* set before ops->cancel(), some time before: hand out no more of it */
 	void *owner;		/* engine's */
 	/* the transport's, zeroed at submit */
 	struct mci_request *next, *prev;
@@ -189,7 +189,8 @@ struct mci_transport_ops {
 	/* Takes a list of requests chained by ->next, in order. Never fails: each is completed in the end,
 	 * at the latest 1 s after its deadline. No allocation once warm. */
 	void (*submit)(struct mci_peer *peer, struct mci_request *first);
-	/* request->cancelled was set: make it final soon. May race with completion: harmless then. */
+	/* request->cancelled was set: make it final soon. May race with completion: harmless then. The engine tells
+	 * its owner MC_DONE or MC_CANCELLED, whatever the transport says. */
 	void (*cancel)(struct mci_peer *peer, struct mci_request *request);
 	/* A thread is about to sleep for completions of requests on this peer: work for it instead, as
 	 * long as there is something to do. Returns true if it did something. May be NULL. */

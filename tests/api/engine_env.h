@@ -98,8 +98,8 @@ static inline int group_teardown(void **state)
 	return 0;
 }
 
-/* @only: NULL, or the name of the test to run. */
+/* @only: NULL, or a pattern: the tests to run. */
 #define run_group(tests, only) \
-	(cmocka_set_test_filter(only), cmocka_run_group_tests(tests, group_setup, group_teardown))
+	(only_tests(only, tests), cmocka_run_group_tests(tests, group_setup, group_teardown))
 
 #endif

@@ -386,7 +386,7 @@ static int run_all(const char *transports, enum service service, const char *onl
 
 	env = (struct env){.transports = transports, .service = service};
 	printf("--- %s, %s\n", transports, service_name[service]);
-	cmocka_set_test_filter(only);
+	only_tests(only, tests);
 	return cmocka_run_group_tests_name(transports, tests, NULL, NULL);
 }
 

@@ -18,6 +18,8 @@
 
 #include <mooncake/mooncake.h>
 
+#include "only.h"
+
 #define PAIR_BYTES (8u << 20)
 
 struct pair {
@@ -50,7 +52,6 @@ static inline void pair_open_engine(struct pair *p, const char *name, uint32_t d
 	attr.transports = p->transport;
 	attr.flags = p->flags;
 	attr.queue_depth = depth;
-	attr.lease_ms = 2000;
 	attr.devices = engine == &p->initiator ? p->initiator_nics : p->target_nics;
 	must(mc_engine_open(&attr, engine));
 }

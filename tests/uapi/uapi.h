@@ -695,6 +695,16 @@ static inline int run_tests(const struct test *tests, size_t n, int argc, char *
 	int ran = 0, failed = 0, skipped = 0;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	for (int k = 1; k < argc; k++) {
+		size_t i = 0;
+
+		while (i < n && !strstr(tests[i].name, argv[k]))
+			i++;
+		if (i == n) {
+			printf("no test has '%s' in its name\n", argv[k]);
+			return 2;
+		}
+	}
 	if (access(DEVICE, F_OK)) {
 		printf("%s is not there: load the module first\n", DEVICE);
 		return 77;

@@ -15,6 +15,7 @@
 
 #include "engine/engine.h"
 #include "net/frame.h"
+#include "only.h"
 #include "transport/tcp/serve.h"
 
 #define TOTAL (32ull << 20)
@@ -310,7 +311,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_notifies_count_and_give_back),
 	};
 
-	if (argc > 1) /* a pattern, to run some of them */
-		cmocka_set_test_filter(argv[1]);
+	only_tests(argc > 1 ? argv[1] : NULL, tests);
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

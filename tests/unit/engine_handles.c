@@ -15,6 +15,7 @@
 #include <mooncake/mooncake.h>
 
 #include "engine/engine.h"
+#include "only.h"
 #include "transport/tcp/tcp.h"
 
 #define LOOPS 4
@@ -394,7 +395,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_a_way_that_follows_a_restart_leaves_the_regions_of_others_alone),
 	};
 
-	if (argc > 1) /* a pattern, to run some of them */
-		cmocka_set_test_filter(argv[1]);
+	only_tests(argc > 1 ? argv[1] : NULL, tests);
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

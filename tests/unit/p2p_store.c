@@ -222,6 +222,6 @@ int main(int argc, char **argv)
 		WITH(test_a_role_has_one_handler_and_none_answers_with_a_sentence),
 	};
 
-	cmocka_set_test_filter(argc > 1 ? argv[1] : NULL);
+	only_tests(argc > 1 ? argv[1] : NULL, tests);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

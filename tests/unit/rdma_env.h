@@ -190,8 +190,7 @@ static inline int pair_down(void **state)
 		if (!pair_has_nic(argv)) {                                                          \
 			printf("no RDMA device here; runs in a guest (tests/vm/rdma_faults.sh)\n"); \
 		} else {                                                                            \
-			if ((argc) > 1)                                                             \
-				cmocka_set_test_filter((argv)[1]);                                  \
+			only_tests((argc) > 1 ? (argv)[1] : NULL, tests);                           \
 			ret_ = cmocka_run_group_tests(tests, NULL, NULL);                           \
 		}                                                                                   \
 		ret_;                                                                               \

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Ports that fail, come back and change their address under load, with two NICs on each side. With the NIC in
- * software (tests/softnic) alone, whose ports a test can change; soft-RoCE's are changed by
+ * Ports that fail, come back and change their address under load or while a segment is opened, with two NICs on each
+ * side. With the NIC in software (tests/softnic) alone, whose ports a test can change; soft-RoCE's are changed by
  * tests/vm/rdma_ports.sh and rdma_rails.sh.
  */
 #include "unit/rdma_env.h"
@@ -12,17 +12,33 @@
 
 static void (*set_port)(unsigned int index, bool down, uint8_t address);
 
-static int two_nics(void **state)
+static int nics_of(void **state, const struct pair *fresh)
 {
-	static struct pair fresh = {.transport = "rdma", .memory = "malloc"}, pair;
+	static struct pair pair;
 
 	set_port =
 		(__typeof__(set_port))dlsym(dlopen("libibverbs.so.1", RTLD_NOW | RTLD_LOCAL), "softnic_port");
 	assert_non_null(set_port);
-	pair = fresh;
+	pair = *fresh;
 	*state = &pair;
 	pair_setup(&pair);
 	return 0;
+}
+
+static int two_nics(void **state)
+{
+	static const struct pair fresh = {.transport = "rdma", .memory = "malloc"};
+
+	return nics_of(state, &fresh);
+}
+
+/* Both dialects: ours comes first and does not fit. */
+static int classic_nics(void **state)
+{
+	static const struct pair fresh = {
+		.transport = "rdma,rdma-classic", .memory = "malloc", .flags = MC_ENGINE_CLASSIC};
+
+	return nics_of(state, &fresh);
 }
 
 struct load {
@@ -165,9 +181,67 @@ static void new_addresses(struct pair *p, struct load *l)
 
 static void test_an_address_that_changes_is_followed(void **state) { under_load(*state, new_addresses); }
 
+/* ---- opening ---- */
+
+static void all_ports(bool down)
+{
+	set_port(0, down, 0);
+	set_port(1, down, 0);
+}
+
+static void *plug_in_late(void *arg)
+{
+	(void)arg;
+	pause_ms(4000); /* longer than who opens waits without being told */
+	all_ports(false);
+	return NULL;
+}
+
+static void test_opening_waits_for_a_path_as_long_as_it_was_told(void **state)
+{
+	struct mc_segment_attr attr = MC_SEGMENT_ATTR_INIT;
+	struct pair *p = *state;
+	pthread_t thread;
+	int ret;
+
+	must(mc_segment_close(p->segment));
+	p->segment = NULL;
+	all_ports(true);
+	attr.timeout_ms = 60000;
+	assert_int_equal(pthread_create(&thread, NULL, plug_in_late, NULL), 0);
+	ret = mc_segment_open(p->initiator, p->target_name, &attr, &p->segment);
+	pthread_join(thread, NULL);
+	must(ret);
+	assert_done(move(p, MC_WRITE, p->local, at(p, 0), 4096));
+}
+
+static void test_an_opening_that_fails_says_what_of_it_failed(void **state)
+{
+	struct mc_segment_attr attr = MC_SEGMENT_ATTR_INIT;
+	struct pair *p = *state;
+	int ret;
+
+	must(mc_segment_close(p->segment));
+	p->segment = NULL;
+	assert_int_equal(mc_segment_open(p->initiator, "nobody", NULL, &p->segment), -ENOENT);
+	all_ports(true);
+	attr.timeout_ms = 1000;
+	ret = mc_segment_open(p->initiator, p->target_name, &attr, &p->segment);
+	all_ports(false);
+	assert_int_equal(ret, -EOPNOTSUPP);
+	if (!strstr(mc_errmsg(), "does not get through") || strstr(mc_errmsg(), "nobody"))
+		fail_msg("%s", mc_errmsg());
+	must(mc_segment_open(p->initiator, p->target_name, NULL, &p->segment));
+}
+
 #define nics_test(f)                             \
 	{                                        \
 #f, f, two_nics, pair_down, NULL \
+	}
+
+#define classic_test(f)                                     \
+	{                                                   \
+#f " in the classic way", f, classic_nics, pair_down, NULL \
 	}
 
 int main(int argc, char **argv)
@@ -176,6 +250,10 @@ int main(int argc, char **argv)
 		nics_test(test_a_port_that_fails_loses_nothing_and_is_used_again),
 		nics_test(test_requests_wait_for_a_port_when_there_is_none),
 		nics_test(test_an_address_that_changes_is_followed),
+		nics_test(test_opening_waits_for_a_path_as_long_as_it_was_told),
+		classic_test(test_opening_waits_for_a_path_as_long_as_it_was_told),
+		nics_test(test_an_opening_that_fails_says_what_of_it_failed),
+		classic_test(test_an_opening_that_fails_says_what_of_it_failed),
 	};
 
 	if (pair_has_device()) {

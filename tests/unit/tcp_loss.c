@@ -277,7 +277,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_a_fence_comes_back_and_has_a_deadline),
 	};
 
-	if (argc > 1) /* a pattern, to run some of them */
-		cmocka_set_test_filter(argv[1]);
+	only_tests(argc > 1 ? argv[1] : NULL, tests);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

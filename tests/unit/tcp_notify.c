@@ -80,7 +80,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_malformed_notifies_are_refused),
 	};
 
-	if (argc > 1) /* a pattern, to run some of them */
-		cmocka_set_test_filter(argv[1]);
+	only_tests(argc > 1 ? argv[1] : NULL, tests);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

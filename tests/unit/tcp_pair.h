@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <cmocka.h>
 
+#include "only.h"
 #include "unit/tcp_proxy.h"
 
 #define MIB (1ull << 20)

@@ -230,7 +230,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_a_reader_that_takes_no_answers_blocks_nobody_else),
 	};
 
-	if (argc > 1) /* a pattern, to run some of them */
-		cmocka_set_test_filter(argv[1]);
+	only_tests(argc > 1 ? argv[1] : NULL, tests);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -313,7 +313,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_a_peer_without_our_tcp_is_left_to_other_transports),
 	};
 
-	if (argc > 1) /* a pattern, to run some of them */
-		cmocka_set_test_filter(argv[1]);
+	only_tests(argc > 1 ? argv[1] : NULL, tests);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -30,8 +30,8 @@ lossy() { # PERCENT OPERATION
 		tc qdisc replace dev $d root netem delay 2ms loss "$1%" limit 10000 || skip "kernel $KVER has no netem"
 	done
 	"$bench" --mode=initiator --metadata_server=$meta --local_server_name=i --segment_id=t --protocol=rdma \
-		--device_name=rxe0 --buffer_size=4M --block_size=64K --batch_size=4 --threads=2 --operation="$2" --check --json \
-		--duration="${LOSS_SECONDS:-4}" >"$work/run" 2>"$work/run.err" || fail "$*: $(cat "$work/run" "$work/run.err")"
+		--open_timeout_ms=60000 --device_name=rxe0 --buffer_size=4M --block_size=64K --batch_size=4 --threads=2 \
+		--operation="$2" --check --json --duration="${LOSS_SECONDS:-4}" >"$work/run" 2>"$work/run.err" || fail "$*: $(cat "$work/run" "$work/run.err")"
 	jq -e '.failed == 0 and .timed_out == 0 and .wrong_bytes == 0 and .bytes > 0' "$work/run" >/dev/null ||
 		fail "$*: $(cat "$work/run" "$work/run.err")"
 	echo "$1 % $2: $(jq -c '{throughput, duration, bytes}' "$work/run")"

@@ -59,7 +59,7 @@ run() { # MODE
 	wait_for 60 grep -q Ready "$work/target" || fail "the target is not ready: $(cat "$work/target")"
 	in_space a "$bench" --mode=initiator --metadata_server=http://10.9.6.2:18084/metadata --local_server_name=i --segment_id=t \
 		--protocol=rdma --device_name=rxe-a --buffer_size=4M --block_size=64K --batch_size=4 --threads=1 --check --json \
-		--duration=5 >"$work/run" 2>"$work/run.err" || fail "$1: $(cat "$work/run.err")"
+		--open_timeout_ms=60000 --duration=5 >"$work/run" 2>"$work/run.err" || fail "$1: $(cat "$work/run.err")"
 	jq -e '.failed == 0 and .wrong_bytes == 0 and .bytes > 0' "$work/run" >/dev/null || fail "$1: $(cat "$work/run")"
 	echo "$1: $(jq -c '{throughput, bytes}' "$work/run")"
 	cleanup

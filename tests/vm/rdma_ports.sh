@@ -78,7 +78,7 @@ during() {
 	before=$(sent)
 	"$bench" --mode=initiator --metadata_server=$meta --local_server_name=i --segment_id=t --protocol=rdma --device_name=rxe0 \
 		--buffer_size=8M --block_size=64K --batch_size=4 --threads=1 --operation=write --check --json --duration=6 \
-		>"$work/$name" 2>"$work/$name.err" &
+		--open_timeout_ms=60000 >"$work/$name" 2>"$work/$name.err" &
 	initiator=$!
 	wait_for 30 sent_more "$before" || fail "$name: no load: $(cat "$work/$name" "$work/$name.err")"
 	"$@"

@@ -31,8 +31,8 @@ run() { # SECONDS FLAGS...
 	local seconds=$1
 	shift
 	"$bench" --mode=initiator --metadata_server=$meta --local_server_name=i --segment_id=t --protocol=rdma \
-		--device_name=rxe0,rxe2 --buffer_size=16M --block_size=256K --batch_size=4 --threads=1 --duration="$seconds" \
-		--json "$@"
+		--open_timeout_ms=60000 --device_name=rxe0,rxe2 --buffer_size=16M --block_size=256K --batch_size=4 --threads=1 \
+		--duration="$seconds" --json "$@"
 }
 sent() { cat "/sys/class/infiniband/$1/ports/1/hw_counters/sent_pkts"; }
 must() { # JSON CONDITION

@@ -67,7 +67,7 @@ end_target() {
 	target=''
 }
 initiate=("$bench" --mode=initiator "--metadata_server=$meta" --local_server_name=i --segment_id=t --protocol=rdma
-	--buffer_size=16M --block_size=64K --batch_size=4 --threads=1 --json)
+	--buffer_size=16M --block_size=64K --batch_size=4 --threads=1 --json --open_timeout_ms=60000)
 run() { MOONCAKE_LOG=info "${initiate[@]}" --duration=1 "$@" 2>"$work/run.err"; }
 nics() { sed -n 's/^NIC \(rxe[0-9]\):.*/\1/p' "$work/target" | paste -sd,; }
 

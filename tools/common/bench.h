@@ -31,7 +31,7 @@ struct bench_options {
 	const char *sweep_block_size, *sweep_batch_size, *sweep_threads;
 	const char *key_file, *config, *bind, *advertise;
 	bool insecure, classic, require_ack, integrity, checksum, follow_restart;
-	uint64_t streams, io_threads, timeout_ms, depth, page_size, working_set, seed;
+	uint64_t streams, io_threads, timeout_ms, open_timeout_ms, depth, page_size, working_set, seed;
 	const char *memory;
 	bool name_given, buffer_size_given, duration_given, metadata_given, timeout_given, protocol_given, device_given;
 	bool classic_given, insecure_given, require_ack_given, integrity_given, checksum_given;

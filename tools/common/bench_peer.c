@@ -30,6 +30,8 @@ static uint32_t open_timeout_ms(const struct bench *b)
 {
 	uint64_t spent = bench_now_ns() - b->started_ns;
 
+	if (b->o->open_timeout_ms)
+		return (uint32_t)b->o->open_timeout_ms;
 	if (!b->started_ns)
 		return OPEN_LATER_MS;
 	return spent + OPEN_LEAST_MS * 1000000ull < OPEN_NS ? (uint32_t)((OPEN_NS - spent) / 1000000)

@@ -88,6 +88,7 @@ struct mci_rdma_classic_peer { /* the part of a peer that is ours; peer->lock */
 	struct mci_rdma_handle *handles;
 	unsigned int open_handles; /* pool_lock */
 	bool asking;		   /* its thread runs */
+	uint64_t probe_until;	   /* while peer->probing: no question waits longer */
 	bool suspect;		   /* something broke: read its descriptor before it is asked for queue pairs */
 	char why[256];		   /* it was last not reached */
 	int error;		   /* of that; 0 = it was reached since */

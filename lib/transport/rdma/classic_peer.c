@@ -17,7 +17,7 @@
 #include "transport/classic_message.h"
 
 #define ASK_NS (2 * MCI_NS_PER_S)
-#define PROBE_NS (3 * MCI_NS_PER_S)
+#define PROOF_NS (3 * MCI_NS_PER_S)
 
 static int patience_ms(const struct mci_rdma *rdma)
 {
@@ -337,7 +337,7 @@ static int attach(struct mci_rdma_endpoint *e, struct mci_request **finals)
 	if (!link)
 		return -EAGAIN;
 	e->state = MCI_RDMA_PROVING;
-	e->step_at = mci_now_ns() + PROBE_NS;
+	e->step_at = mci_now_ns() + PROOF_NS;
 	if (!find_readable(peer, e)) {
 		mci_rdma_endpoint_proven(e);
 		return 0;
@@ -444,6 +444,7 @@ static void read_again(struct mci_rdma_peer *peer, struct mci_request **finals)
 /* Queue pairs for an endpoint, or others in place of those that broke. peer->lock is let go meanwhile. */
 static void ask_for(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e, struct mci_request **finals)
 {
+	uint64_t deadline = mci_now_ns() + ASK_NS;
 	uint32_t number = e->number, stamp = e->stamp;
 	struct mci_nic *device = e->device;
 	bool fencing = e->send_drop;
@@ -451,8 +452,10 @@ static void ask_for(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e, str
 	int ret;
 
 	e->send_connect = e->send_drop = false;
+	if (peer->probing && peer->classic->probe_until < deadline)
+		deadline = peer->classic->probe_until;
 	pthread_mutex_unlock(&peer->lock);
-	ret = link_up(peer, device, to, mci_now_ns() + ASK_NS);
+	ret = link_up(peer, device, to, deadline);
 	if (ret && fencing && !is_owed(peer, device, peer->port_name[to]))
 		ret = 0;
 	pthread_mutex_lock(&peer->lock);
@@ -603,6 +606,9 @@ static int make_peer(struct mci_rdma *rdma, const struct mci_peer_info *info, co
 	return 0;
 }
 
+/* Whoever did not answer in time, or asked at the same moment, is asked again. */
+static bool may_come(int err) { return !err || err == -EAGAIN || err == -ETIMEDOUT; }
+
 /* A way is only offered if something gets through. */
 static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 {
@@ -613,12 +619,12 @@ static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 	char why[sizeof(side->why)] = "";
 	int ret = 0;
 
-	if (now + PROBE_NS < deadline)
-		deadline = now + PROBE_NS;
+	deadline = mci_rdma_probe_until(now, deadline);
 	pthread_mutex_lock(&peer->lock);
 	side->error = 0;
+	side->probe_until = deadline;
 	peer->probing = true;
-	for (; now < deadline && !e && (!side->error || side->error == -EAGAIN); now = mci_now_ns()) {
+	for (; now < deadline && !e && may_come(side->error); now = mci_now_ns()) {
 		if (peer->state == MCI_RDMA_LIVE)
 			e = mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, &queue);
 		if (!e)

@@ -27,6 +27,16 @@ static inline bool mci_rdma_peer_wanted(const struct mci_rdma_peer *peer)
 struct mci_rdma_remote *mci_rdma_remote_of(const struct mci_rdma_peer *peer, const struct mci_request *r);
 struct mci_rdma_peer *mci_rdma_peer_new(struct mci_rdma *rdma, unsigned int count); /* NULL: no memory */
 void mci_rdma_wait_changed(struct mci_rdma_peer *peer, uint64_t deadline_ns);
+/* How long peer_open() waits for the first endpoint: three seconds, and half of the caller's time if that is more. The
+ * rest is for other transports. */
+static inline uint64_t mci_rdma_probe_until(uint64_t now, uint64_t deadline_ns)
+{
+	uint64_t left = deadline_ns > now ? deadline_ns - now : 0, share = 3 * MCI_NS_PER_S;
+
+	if (share < left / 2)
+		share = left / 2;
+	return now + (share < left ? share : left);
+}
 /* The control connection is no more: nothing is sent before the next incarnation. */
 void mci_rdma_peer_lost(struct mci_rdma_peer *peer, struct mci_request **finals);
 

@@ -80,11 +80,6 @@ void mci_rdma_request_end(struct mci_rdma_peer *peer, struct mci_request *r, enu
 {
 	if (mci_rdma_request_ended(r))
 		return;
-	/* Whoever gave it up does not learn what became of the path meanwhile. */
-	if (end == MC_FAILED && atomic_load(&r->cancelled)) {
-		end = MC_CANCELLED;
-		err = -ECANCELED;
-	}
 	r->state |= (uint32_t)end << 8;
 	r->tag = (uint64_t)(int64_t)err;
 	if (r->outstanding) {
@@ -613,25 +608,23 @@ static void join(struct mci_rdma_peer *peer, const struct mc_uuid *target)
 	memcpy(peer->session.b, mac, 16);
 }
 
-#define PROBE_NS (3 * MCI_NS_PER_S)
-
 /*
  * A way is only offered if something gets through: GIDs, MTUs, firewalls and cables are wrong more often than
  * not at first. Waits for the first endpoint, which is up once a few bytes came through it.
  */
 static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 {
-	uint64_t now = mci_now_ns(), until = now + PROBE_NS;
+	uint64_t now = mci_now_ns(), until = mci_rdma_probe_until(now, deadline);
 	struct mci_rdma_queue *queue;
 	bool proven, waits = false;
 
 	pthread_mutex_lock(&peer->lock);
 	peer->probing = true;
-	for (; now < until && now < deadline && !peer->proven; now = mci_now_ns()) {
+	for (; now < until && !peer->proven; now = mci_now_ns()) {
 		mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, &queue);
 		waits = mci_rdma_pool_waits(peer);
 		if (waits)
-			until = now + PROBE_NS; /* it has not begun */
+			until = mci_rdma_probe_until(now, deadline); /* it has not begun */
 		if (!peer->proven)
 			mci_rdma_wait_changed(peer, now + 20 * MCI_NS_PER_MS);
 	}

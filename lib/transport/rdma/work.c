@@ -177,7 +177,9 @@ static enum verdict judge(struct mci_rdma_peer *peer, struct mci_request *r,
 
 	if (mci_rdma_request_ended(r))
 		return DONE;
-	if (atomic_load_explicit(&r->remote->stale, memory_order_relaxed))
+	if (atomic_load_explicit(&r->cancelled, memory_order_relaxed))
+		err = -ECANCELED;
+	else if (atomic_load_explicit(&r->remote->stale, memory_order_relaxed))
 		err = -ESTALE;
 	else if (remote->state == MCI_RDMA_KEYS_REFUSED)
 		err = remote->error;
@@ -187,7 +189,7 @@ static enum verdict judge(struct mci_rdma_peer *peer, struct mci_request *r,
 		return LATER;
 	if (!err)
 		return GO;
-	mci_rdma_request_end(peer, r, MC_FAILED, err, finals);
+	mci_rdma_request_end(peer, r, err == -ECANCELED ? MC_CANCELLED : MC_FAILED, err, finals);
 	return DONE;
 }
 
