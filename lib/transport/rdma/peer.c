@@ -477,6 +477,9 @@ void mci_rdma_wait_changed(struct mci_rdma_peer *peer, uint64_t deadline)
 	pthread_cond_timedwait(&peer->changed, &peer->lock, &at);
 }
 
+/* A classic peer has no incarnations: what it owes is noted with its links. */
+static bool unsettled(const struct mci_rdma_peer *peer) { return peer->unconfirmed && !peer->classic; }
+
 /*
  * What a failed write may still do is over once the peer has confirmed the end of the endpoints that broke: each
  * by itself, or all, if the connection was lost, by accepting the next incarnation.
@@ -490,12 +493,12 @@ int mci_rdma_peer_fence(struct mci_peer *opaque, uint64_t deadline_ns)
 
 	pthread_mutex_lock(&peer->lock);
 	peer->fencing++;
-	while ((peer->breaking || peer->unconfirmed) && !ret) {
+	while ((peer->breaking || unsettled(peer)) && !ret) {
 		if (mci_now_ns() >= deadline_ns)
 			ret = -ETIMEDOUT;
-		else if (peer->unconfirmed && peer->state == MCI_RDMA_DOWN && started)
+		else if (unsettled(peer) && peer->state == MCI_RDMA_DOWN && started)
 			ret = peer->error ? peer->error : -ECONNRESET;
-		else if (peer->unconfirmed && peer->state == MCI_RDMA_DOWN)
+		else if (unsettled(peer) && peer->state == MCI_RDMA_DOWN)
 			mci_rdma_connector_start(peer, &finals);
 		else
 			mci_rdma_wait_changed(peer, deadline_ns);
