@@ -97,21 +97,27 @@ static void *register_on(void *arg)
 	return NULL;
 }
 
+/* Every NIC is asked, also behind one that refuses: the fewer keys are left, the better. */
 static int release(struct mci_rdma *rdma, struct mci_rdma_memory *m)
 {
 	unsigned int i;
-	int ret = 0;
+	int err, ret = 0;
 
 	for (i = 0; i < (unsigned int)m->chunks * rdma->device_count; i++) {
+		const struct mci_nic *device = rdma->device[i % rdma->device_count];
+
 		if (!m->mr[i])
 			continue;
-		ret = rdma->verbs->ibv_dereg_mr(m->mr[i]);
-		if (ret)
-			return mci_fail(-EBUSY, "a NIC does not let go of registered memory: %s",
-					strerror(ret));
-		m->mr[i] = NULL;
+		err = rdma->verbs->ibv_dereg_mr(m->mr[i]);
+		if (err)
+			ret = mci_fail(-EIO,
+				       "%s does not let go of registered memory: %s; it must stay mapped until "
+				       "mc_engine_unregister(), called again, returns 0",
+				       device->name, strerror(err));
+		else
+			m->mr[i] = NULL;
 	}
-	return 0;
+	return ret;
 }
 
 /* All NICs or none. */
