@@ -282,6 +282,7 @@ static int watch_device(struct mci_nic *device)
 	device->events.fn = on_event;
 	device->completions.fd = device->channel->fd;
 	device->completions.fn = mci_rdma_poll_event;
+	device->rest.fn = mci_rdma_poll_rest;
 	ret = mci_loop_add(device->loop, &device->events, EPOLLIN);
 	if (!ret)
 		ret = mci_loop_add(device->loop, &device->completions, EPOLLIN);
@@ -427,7 +428,10 @@ static void unwatch(void *arg) /* loop thread */
 	mci_loop_del(device->loop, &device->completions);
 	if (device->link_watch)
 		mci_loop_del(device->loop, &device->link);
+	atomic_store(&device->ignored, true);
 }
+
+static void nothing(void *arg) { (void)arg; }
 
 void mci_rdma_devices_ignore(struct mci_rdma *rdma)
 {
@@ -436,6 +440,8 @@ void mci_rdma_devices_ignore(struct mci_rdma *rdma)
 	for (i = 0; i < rdma->device_count; i++) {
 		if (rdma->device[i]->loop)
 			mci_loop_call(rdma->device[i]->loop, unwatch, rdma->device[i]);
+		if (rdma->device[i]->loop)
+			mci_loop_call(rdma->device[i]->loop, nothing, NULL); /* what it had posted has run */
 		rdma->device[i]->loop = NULL;
 	}
 }

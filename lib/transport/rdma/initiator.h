@@ -118,6 +118,7 @@ static inline uint32_t mci_rdma_room(const struct mci_rdma_queue *q)
 /* poll.c; no lock held */
 bool mci_rdma_poll(struct mci_nic *device, bool wait); /* true: something came */
 void mci_rdma_poll_event(struct mci_watch *watch, uint32_t events);
+void mci_rdma_poll_rest(struct mci_task *task);
 void mci_rdma_poll_arm(struct mci_nic *device);
 
 /* A port of ours went up or down, or has another GID (loop thread, no lock). */

@@ -84,6 +84,8 @@ struct mci_nic {
 	pthread_mutex_t cq_lock;
 	_Atomic bool armed;
 	_Atomic int pollers;
+	struct mci_task rest; /* completions that one look did not take */
+	_Atomic bool rest_posted, ignored;
 	uint64_t flush_word[8]; /* peers read it to flush what they wrote; our own flushes land in its second
 				   half */
 	struct ibv_mr *flush_mr;
