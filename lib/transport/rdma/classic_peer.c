@@ -632,7 +632,7 @@ static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 	peer->probing = true;
 	for (; now < deadline && !e && (!side->error || side->error == -EAGAIN); now = mci_now_ns()) {
 		if (peer->state == MCI_RDMA_LIVE)
-			e = mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, &queue);
+			e = mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, UINT32_MAX, &queue);
 		if (!e)
 			mci_rdma_wait_changed(peer, now + 20 * MCI_NS_PER_MS);
 	}

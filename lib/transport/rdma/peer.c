@@ -631,7 +631,7 @@ static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 	pthread_mutex_lock(&peer->lock);
 	peer->probing = true;
 	for (; now < until && now < deadline && !peer->proven; now = mci_now_ns()) {
-		mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, &queue);
+		mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, UINT32_MAX, &queue);
 		waits = mci_rdma_pool_waits(peer);
 		if (waits)
 			until = now + PROBE_NS; /* it has not begun */

@@ -191,6 +191,15 @@ static enum verdict judge(struct mci_rdma_peer *peer, struct mci_request *r,
 	return DONE;
 }
 
+/* Where the next slice of a request goes; NULL: nowhere now. The peer may have more NICs by now than there are keys. */
+static struct mci_rdma_endpoint *pick(struct mci_rdma_peer *peer, const struct mci_request *r,
+				      const struct mci_rdma_remote *remote, struct mci_rdma_queue **q)
+{
+	uint32_t reach = remote->devices < 32 ? (1u << remote->devices) - 1 : UINT32_MAX;
+
+	return mci_rdma_rail_pick(peer, mci_rdma_memory_of(peer->rdma, r->region)->prefer, remote->prefer, reach, q);
+}
+
 /* Slices that came back go first. False: no rail has room. */
 static bool pump_again(struct mci_rdma_peer *peer, struct mci_request **finals)
 {
@@ -204,8 +213,7 @@ static bool pump_again(struct mci_rdma_peer *peer, struct mci_request **finals)
 		enum verdict verdict = judge(peer, slice.request, remote, finals);
 
 		if (verdict == GO) {
-			e = mci_rdma_rail_pick(peer, mci_rdma_memory_of(peer->rdma, slice.request->region)->prefer,
-					       remote->prefer, &q);
+			e = pick(peer, slice.request, remote, &q);
 			if (!e)
 				return false;
 			if (!make_place(e, q, finals))
@@ -315,7 +323,7 @@ static bool pump_request(struct mci_rdma_peer *peer, struct mci_request *r, stru
 		struct mci_rdma_endpoint *e;
 		struct mci_rdma_queue *q;
 
-		e = mci_rdma_rail_pick(peer, mci_rdma_memory_of(peer->rdma, r->region)->prefer, remote->prefer, &q);
+		e = pick(peer, r, remote, &q);
 		if (!e)
 			return false;
 		if (!make_place(e, q, finals)) {
