@@ -4,7 +4,7 @@
  * lets the transport run where there is no device, under sanitizers above all. Two devices, rxe0 and rxe1, on
  * one network; a thread each does the work, so that requests are under way for a while. Keys, bounds, rights
  * and the states of queue pairs are checked as a NIC does; nothing is lost, and time-outs do not exist.
- * softnic_port() changes the state of a port. One
+ * softnic_port() changes the state of a port, softnic_hold() lets work wait. One
  * lock guards everything.
  */
 #include <errno.h>
@@ -80,6 +80,7 @@ static struct device devices[DEVICES];
 static struct region *keys[KEYS];
 static struct queue_pair *qps[QPS];
 static uint32_t turn = 1;
+static bool held; /* no work is done */
 
 /* ---- the work ---- */
 
@@ -149,7 +150,7 @@ static void *nic_main(void *arg)
 		struct work *w = d->head;
 		enum ibv_wc_status status;
 
-		if (!w) {
+		if (!w || held) {
 			pthread_cond_wait(&d->wanted, &lock);
 			continue;
 		}
@@ -379,6 +380,20 @@ void softnic_port(unsigned int index, bool down, uint8_t address)
 		if (o->verbs.context.device == &d->device &&
 		    write(o->verbs.context.async_fd, &one, sizeof(one)) < 0)
 			abort();
+	pthread_mutex_unlock(&lock);
+}
+
+/* For tests: what is posted from now on waits until it is let go. */
+void softnic_hold(bool hold);
+void softnic_hold(bool hold)
+{
+	unsigned int i;
+
+	pthread_mutex_lock(&lock);
+	held = hold;
+	for (i = 0; i < DEVICES; i++)
+		if (devices[i].contexts)
+			pthread_cond_signal(&devices[i].wanted);
 	pthread_mutex_unlock(&lock);
 }
 

@@ -5,6 +5,17 @@
  */
 #include "unit/rdma_env.h"
 
+#include <dlfcn.h>
+
+/* Of the NIC in software; NULL: it is a real one. */
+static void *softnic(const char *name)
+{
+	void *library = dlopen("libibverbs.so.1", RTLD_NOW | RTLD_LOCAL), *found = dlsym(library, name);
+
+	dlclose(library);
+	return found;
+}
+
 static int two_nics(void **state)
 {
 	static struct pair fresh = {.transport = "rdma", .memory = "malloc"}, pair;
@@ -102,6 +113,108 @@ static void test_all_completions_are_taken_though_one_event_tells_of_them(void *
 	}
 }
 
+/* ---- the line for endpoints ---- */
+
+struct target {
+	mc_engine *engine;
+	uint8_t *memory;
+	mc_region *region;
+	mc_segment *segment;
+	mc_batch *batch;
+};
+
+static mc_engine *engine_on(const struct pair *p, const char *name, const char *nics)
+{
+	struct mc_engine_attr attr = MC_ENGINE_ATTR_INIT;
+	mc_engine *engine;
+
+	attr.metadata = p->uri;
+	attr.name = name;
+	attr.transports = "rdma";
+	attr.devices = nics;
+	must(mc_engine_open(&attr, &engine));
+	return engine;
+}
+
+static void write_to(mc_engine *initiator, struct target *t, uint8_t *from, uint32_t timeout_ms)
+{
+	struct mc_submit_attr attr = MC_SUBMIT_ATTR_INIT;
+
+	attr.timeout_ms = timeout_ms;
+	must(mc_batch_alloc(initiator, 1, &t->batch));
+	must(mc_batch_add(t->batch, MC_WRITE, from, t->segment, (struct mc_remote){.offset = 0}, 4096));
+	must(mc_batch_submit(t->batch, &attr));
+}
+
+static void must_be_done(struct target *t)
+{
+	struct mc_status status;
+
+	must(mc_batch_wait(t->batch, -1));
+	must(mc_batch_status(t->batch, 0, &status));
+	assert_done(status);
+	must(mc_batch_free(t->batch));
+}
+
+/* One endpoint for three peers; the first in the line is one whose port is down. */
+static void test_who_waits_for_a_port_keeps_no_endpoint_from_others(void **state)
+{
+	void (*set_port)(unsigned int, bool, uint8_t) = (__typeof__(set_port))softnic("softnic_port");
+	void (*hold)(bool) = (__typeof__(hold))softnic("softnic_hold");
+	static const char *const name[] = {"line-0", "line-1", "line-2"}, *const nic[] = {"rxe0", "rxe1", "rxe0"};
+	uint64_t end = mci_now_ns() + 20 * MCI_NS_PER_S;
+	struct mci_rdma_peer *peer;
+	struct pair *p = *state;
+	struct target t[3];
+	mc_engine *initiator;
+	mc_region *region;
+	unsigned int i;
+	bool down = false;
+
+	if (!set_port || !hold)
+		skip();
+	setenv("MC_MAX_EP_PER_CTX", "1", 1);
+	initiator = engine_on(p, "line-initiator", "rxe0");
+	unsetenv("MC_MAX_EP_PER_CTX");
+	must(mc_engine_register(initiator, p->local, PAIR_BYTES, NULL, &region));
+	for (i = 0; i < 3; i++) {
+		t[i].engine = engine_on(p, name[i], nic[i]);
+		t[i].memory = calloc(1, 4096);
+		must(mc_engine_register(t[i].engine, t[i].memory, 4096, NULL, &t[i].region));
+		must(mc_segment_open(initiator, name[i], NULL, &t[i].segment));
+	}
+	write_to(initiator, &t[0], p->local, 30000);
+	must_be_done(&t[0]); /* it has the endpoint */
+	hold(true);
+	write_to(initiator, &t[0], p->local, 30000);
+	write_to(initiator, &t[1], p->local, 60000);
+	write_to(initiator, &t[2], p->local, 10000);
+	assert_int_equal(atomic_load(&rdma_of(initiator)->starving), 2);
+	set_port(1, true, 0);
+	for (peer = rdma_of(initiator)->peers; strcmp(peer->name, name[1]); peer = peer->peers_next)
+		;
+	while (!down) {
+		assert_true(mci_now_ns() < end);
+		pause_ms(1);
+		pthread_mutex_lock(&peer->lock);
+		down = !peer->port[0].up;
+		pthread_mutex_unlock(&peer->lock);
+	}
+	hold(false);
+	must_be_done(&t[0]);
+	must_be_done(&t[2]);
+	set_port(1, false, 0);
+	must_be_done(&t[1]);
+	for (i = 0; i < 3; i++) {
+		must(mc_segment_close(t[i].segment));
+		must(mc_engine_unregister(t[i].region, MC_UNREGISTER_WAIT));
+		must(mc_engine_close(t[i].engine));
+		free(t[i].memory);
+	}
+	must(mc_engine_unregister(region, MC_UNREGISTER_WAIT));
+	must(mc_engine_close(initiator));
+}
+
 /* ---- classic ---- */
 
 static int classic_up(void **state)
@@ -145,6 +258,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_all_completions_are_taken_though_one_event_tells_of_them,
 						many_queue_pairs, pair_down),
+		pair_test(test_who_waits_for_a_port_keeps_no_endpoint_from_others),
 		nics_test(test_a_region_that_a_nic_keeps_is_out_of_use_until_it_lets_go),
 		classic_test(test_a_classic_fence_ends_after_queue_pairs_failed),
 	};

@@ -256,8 +256,6 @@ static void look(struct mci_rdma_peer *peer)
 	cut_off(peer, now, &finals);
 	if (atomic_exchange(&peer->ports_changed, false))
 		mci_rdma_endpoint_ports(peer, &finals);
-	if (!atomic_load(&peer->pending) && !peer->probing)
-		mci_rdma_pool_leave(peer);
 	for (e = peer->endpoints; e; e = after) {
 		after = e->next;
 		if (e->state == MCI_RDMA_UP && !atomic_load(&peer->pending))
@@ -265,7 +263,10 @@ static void look(struct mci_rdma_peer *peer)
 		mci_rdma_endpoint_idle(e, &finals);
 	}
 	mci_rdma_endpoint_steps(peer, now, &finals);
+	peer->asked_pool = false;
 	mci_rdma_pump(peer, &finals);
+	if (!peer->asked_pool && !peer->probing)
+		mci_rdma_pool_leave(peer); /* nothing to send, or no way to send it: others first */
 	for (e = peer->endpoints; e; e = e->next)
 		if (e->state != MCI_RDMA_UP && e->step_at != UINT64_MAX)
 			sooner(&next, e->step_at);
@@ -631,7 +632,10 @@ static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 	pthread_mutex_lock(&peer->lock);
 	peer->probing = true;
 	for (; now < until && now < deadline && !peer->proven; now = mci_now_ns()) {
+		peer->asked_pool = false;
 		mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, UINT32_MAX, &queue);
+		if (!peer->asked_pool)
+			mci_rdma_pool_leave(peer);
 		waits = mci_rdma_pool_waits(peer);
 		if (waits)
 			until = now + PROBE_NS; /* it has not begun */

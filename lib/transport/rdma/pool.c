@@ -94,6 +94,7 @@ bool mci_rdma_pool_take(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e)
 	struct mci_rdma *rdma = peer->rdma;
 	uint32_t i;
 
+	peer->asked_pool = true;
 	pthread_mutex_lock(&rdma->pool_lock);
 	/* Those who wait come first, in their order; who has one already waits for none. */
 	if (rdma->slots_used == rdma->endpoints_max || (rdma->starving_first && rdma->starving_first != peer)) {

@@ -282,6 +282,7 @@ struct mci_rdma_peer {
 	struct mci_rdma_endpoint *endpoints;
 	unsigned int breaking; /* endpoints that leave */
 	bool probing, proven;  /* peer_open() waits for an endpoint; something came through one */
+	bool asked_pool;       /* it could have used an endpoint, since this was last looked at */
 	struct {
 		struct mci_request *first, *last;
 	} queue[2], flight;	      /* queue[0]: priority > 0 */
