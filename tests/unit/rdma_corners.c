@@ -7,6 +7,8 @@
 
 #include <dlfcn.h>
 
+#include "transport/rdma/classic.h"
+
 /* Of the NIC in software; NULL: it is a real one. */
 static void *softnic(const char *name)
 {
@@ -244,6 +246,79 @@ static void test_a_classic_fence_ends_after_queue_pairs_failed(void **state)
 	must(mc_segment_fence(p->segment, 10000));
 }
 
+/* A NIC that takes no reads any more, and no markers. */
+static struct ibv_context *sick;
+static int (*real_post_send)(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_wr **bad);
+
+static int post_no_reads(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_wr **bad)
+{
+	if (wr->opcode != IBV_WR_RDMA_READ && wr->num_sge)
+		return real_post_send(qp, wr, bad);
+	*bad = wr;
+	return ENOMEM;
+}
+
+static int classic_nics_up(void **state)
+{
+	struct pair *p;
+	int ret = classic_up(state);
+
+	pair_teardown(*state);
+	p = *state;
+	p->initiator_nics = p->target_nics = NULL;
+	pair_setup(p);
+	return ret;
+}
+
+static unsigned int endpoints_up(struct mci_rdma_peer *peer)
+{
+	struct mci_rdma_endpoint *e;
+	unsigned int n = 0;
+
+	pthread_mutex_lock(&peer->lock);
+	for (e = peer->endpoints; e; e = e->next)
+		n += e->state == MCI_RDMA_UP;
+	pthread_mutex_unlock(&peer->lock);
+	return n;
+}
+
+/* The endpoint with the first of two flushes breaks at once: the second is still under way. */
+static void test_a_flush_waits_for_all_its_reads_though_one_cannot_be_posted(void **state)
+{
+	struct mc_submit_attr attr = MC_SUBMIT_ATTR_INIT;
+	uint64_t end = mci_now_ns() + 20 * MCI_NS_PER_S;
+	struct pair *p = *state;
+	struct mci_rdma_peer *peer = ((struct mci_rdma_handle *)p->segment->way[0].peer)->peer;
+	struct mc_notify notify;
+	mc_batch *batch;
+	unsigned int i;
+
+	while (endpoints_up(peer) < 2) {
+		assert_true(mci_now_ns() < end);
+		assert_done(move(p, MC_WRITE, p->local, at(p, 0), PAIR_BYTES));
+	}
+	sick = peer->endpoints->device->context;
+	real_post_send = sick->ops.post_send;
+	attr.notify_name = "flushed";
+	must(mc_batch_alloc(p->initiator, 8, &batch));
+	for (i = 0; i < 8; i++)
+		must(mc_batch_add(batch, MC_WRITE, p->local + i * (PAIR_BYTES / 8), p->segment,
+				  at(p, i * (PAIR_BYTES / 8)), PAIR_BYTES / 8));
+	sick->ops.post_send = post_no_reads;
+	must(mc_batch_submit(batch, &attr));
+	must(mc_batch_wait(batch, -1));
+	must(mc_batch_notify_status(batch));
+	must(mc_batch_free(batch));
+	assert_done(move(p, MC_WRITE, p->local, at(p, 0), PAIR_BYTES));
+	must(mc_notify_recv(p->target, &notify, 10000));
+	free(notify.message);
+	assert_int_equal(mc_notify_recv(p->target, &notify, 200), -EAGAIN);
+	/* Each request ended once. */
+	assert_int_equal(atomic_load(&peer->pending), 0);
+	assert_int_equal(atomic_load(&peer->rdma->in_flight), 0);
+	sick->ops.post_send = real_post_send;
+}
+
 #define nics_test(f)                             \
 	{                                        \
 #f, f, two_nics, pair_down, NULL \
@@ -260,6 +335,8 @@ int main(int argc, char **argv)
 						many_queue_pairs, pair_down),
 		pair_test(test_who_waits_for_a_port_keeps_no_endpoint_from_others),
 		nics_test(test_a_region_that_a_nic_keeps_is_out_of_use_until_it_lets_go),
+		cmocka_unit_test_setup_teardown(test_a_flush_waits_for_all_its_reads_though_one_cannot_be_posted,
+						classic_nics_up, pair_down),
 		classic_test(test_a_classic_fence_ends_after_queue_pairs_failed),
 	};
 

@@ -96,11 +96,27 @@ void mci_rdma_request_end(struct mci_rdma_peer *peer, struct mci_request *r, enu
 	finish(peer, r, finals);
 }
 
+/* A flush that is not done: from the start, once what broke has ended. */
+static void flush_again(struct mci_rdma_peer *peer, struct mci_request *r)
+{
+	r->tag = 0;
+	unlink_request(peer, r);
+	r->state |= MCI_RDMA_QUEUED;
+	LIST_ADD(&peer->queue[r->priority <= 0], r);
+}
+
 void mci_rdma_request_slice(struct mci_rdma_peer *peer, struct mci_request *r, uint64_t bytes,
 			    struct mci_request **finals)
 {
 	r->outstanding--;
 	r->done_bytes += bytes;
+	if (r->op == MCI_OP_FLUSH && !mci_rdma_request_ended(r)) {
+		r->tag |= !bytes;
+		if (!r->outstanding && r->tag) {
+			flush_again(peer, r);
+			return;
+		}
+	}
 	if (!r->outstanding && (mci_rdma_request_ended(r) || r->cursor == r->length))
 		finish(peer, r, finals);
 }
