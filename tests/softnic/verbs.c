@@ -4,7 +4,7 @@
  * lets the transport run where there is no device, under sanitizers above all. Two devices, rxe0 and rxe1, on
  * one network; a thread each does the work, so that requests are under way for a while. Keys, bounds, rights
  * and the states of queue pairs are checked as a NIC does; nothing is lost, and time-outs do not exist.
- * softnic_port() changes the state of a port, softnic_hold() lets work wait. One
+ * softnic_port() changes the state of a port, softnic_allow() lets work wait. One
  * lock guards everything.
  */
 #include <errno.h>
@@ -80,7 +80,8 @@ static struct device devices[DEVICES];
 static struct region *keys[KEYS];
 static struct queue_pair *qps[QPS];
 static uint32_t turn = 1;
-static bool held; /* no work is done */
+static unsigned long done;
+static int allowance = -1; /* so much work is done, and no more; < 0: all */
 
 /* ---- the work ---- */
 
@@ -150,10 +151,11 @@ static void *nic_main(void *arg)
 		struct work *w = d->head;
 		enum ibv_wc_status status;
 
-		if (!w || held) {
+		if (!w || !allowance) {
 			pthread_cond_wait(&d->wanted, &lock);
 			continue;
 		}
+		allowance -= allowance > 0;
 		d->head = w->next;
 		if (!d->head)
 			d->tail = &d->head;
@@ -161,6 +163,7 @@ static void *nic_main(void *arg)
 		if (status != IBV_WC_SUCCESS)
 			w->qp->qp.state = IBV_QPS_ERR;
 		complete(w->qp, w, status);
+		done++;
 		free(w);
 		/* Others get their turn. */
 		pthread_mutex_unlock(&lock);
@@ -383,14 +386,26 @@ void softnic_port(unsigned int index, bool down, uint8_t address)
 	pthread_mutex_unlock(&lock);
 }
 
-/* For tests: what is posted from now on waits until it is let go. */
-void softnic_hold(bool hold);
-void softnic_hold(bool hold)
+/* For tests: how much work was carried out so far. */
+unsigned long softnic_done(void);
+unsigned long softnic_done(void)
+{
+	unsigned long n;
+
+	pthread_mutex_lock(&lock);
+	n = done;
+	pthread_mutex_unlock(&lock);
+	return n;
+}
+
+/* For tests: @work requests are carried out, and what else is posted waits; < 0: all. */
+void softnic_allow(int work);
+void softnic_allow(int work)
 {
 	unsigned int i;
 
 	pthread_mutex_lock(&lock);
-	held = hold;
+	allowance = work;
 	for (i = 0; i < DEVICES; i++)
 		if (devices[i].contexts)
 			pthread_cond_signal(&devices[i].wanted);

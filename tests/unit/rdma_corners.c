@@ -83,10 +83,14 @@ static void test_all_completions_are_taken_though_one_event_tells_of_them(void *
 	struct mci_nic *nic = rdma_of(p->initiator)->device[0];
 	struct pause pause = {.task.fn = until_unlocked, .lock = PTHREAD_MUTEX_INITIALIZER};
 	uint64_t end = mci_now_ns() + 20 * MCI_NS_PER_S;
+	unsigned long (*done)(void) = (__typeof__(done))softnic("softnic_done"), before;
 	struct mc_status status;
 	mc_batch *batch[READS];
 	unsigned int i;
 
+	if (!done)
+		skip();
+	before = done();
 	fill(p->remote, READS * READ_BYTES, 1);
 	pthread_mutex_lock(&pause.lock);
 	mci_loop_post(nic->loop, &pause.task);
@@ -96,7 +100,7 @@ static void test_all_completions_are_taken_though_one_event_tells_of_them(void *
 				  READ_BYTES));
 		must(mc_batch_submit(batch[i], NULL));
 	}
-	while (memcmp(p->local, p->remote, READS * READ_BYTES)) {
+	while (done() < before + READS) {
 		assert_true(mci_now_ns() < end);
 		pause_ms(1);
 	}
@@ -118,7 +122,7 @@ static void test_all_completions_are_taken_though_one_event_tells_of_them(void *
 /* ---- the line for endpoints ---- */
 
 struct target {
-	mc_engine *engine;
+	mc_engine *engine, *initiator;
 	uint8_t *memory;
 	mc_region *region;
 	mc_segment *segment;
@@ -162,7 +166,7 @@ static void must_be_done(struct target *t)
 static void test_who_waits_for_a_port_keeps_no_endpoint_from_others(void **state)
 {
 	void (*set_port)(unsigned int, bool, uint8_t) = (__typeof__(set_port))softnic("softnic_port");
-	void (*hold)(bool) = (__typeof__(hold))softnic("softnic_hold");
+	void (*allow)(int) = (__typeof__(allow))softnic("softnic_allow");
 	static const char *const name[] = {"line-0", "line-1", "line-2"}, *const nic[] = {"rxe0", "rxe1", "rxe0"};
 	uint64_t end = mci_now_ns() + 20 * MCI_NS_PER_S;
 	struct mci_rdma_peer *peer;
@@ -173,7 +177,7 @@ static void test_who_waits_for_a_port_keeps_no_endpoint_from_others(void **state
 	unsigned int i;
 	bool down = false;
 
-	if (!set_port || !hold)
+	if (!set_port || !allow)
 		skip();
 	setenv("MC_MAX_EP_PER_CTX", "1", 1);
 	initiator = engine_on(p, "line-initiator", "rxe0");
@@ -187,7 +191,7 @@ static void test_who_waits_for_a_port_keeps_no_endpoint_from_others(void **state
 	}
 	write_to(initiator, &t[0], p->local, 30000);
 	must_be_done(&t[0]); /* it has the endpoint */
-	hold(true);
+	allow(0);
 	write_to(initiator, &t[0], p->local, 30000);
 	write_to(initiator, &t[1], p->local, 60000);
 	write_to(initiator, &t[2], p->local, 10000);
@@ -202,7 +206,7 @@ static void test_who_waits_for_a_port_keeps_no_endpoint_from_others(void **state
 		down = !peer->port[0].up;
 		pthread_mutex_unlock(&peer->lock);
 	}
-	hold(false);
+	allow(-1);
 	must_be_done(&t[0]);
 	must_be_done(&t[2]);
 	set_port(1, false, 0);
@@ -215,6 +219,65 @@ static void test_who_waits_for_a_port_keeps_no_endpoint_from_others(void **state
 	}
 	must(mc_engine_unregister(region, MC_UNREGISTER_WAIT));
 	must(mc_engine_close(initiator));
+}
+
+/* ---- a proof, and the last who polls ---- */
+
+static void *open_it(void *arg)
+{
+	struct target *t = arg;
+
+	return (void *)(intptr_t)mc_segment_open(t->initiator, "late", NULL, &t->segment);
+}
+
+/* Who polls turns events off; he leaves, his own request being done, while the proof of a new endpoint is under way. */
+static void test_a_proof_is_seen_though_who_polled_has_left(void **state)
+{
+	void (*allow)(int) = (__typeof__(allow))softnic("softnic_allow");
+	unsigned long (*done)(void) = (__typeof__(done))softnic("softnic_done"), before;
+	uint64_t end = mci_now_ns() + 20 * MCI_NS_PER_S, posted;
+	struct pair *p = *state;
+	struct mci_rdma *rdma = rdma_of(p->initiator);
+	struct mci_nic *nic = rdma->device[0];
+	struct target t = {.initiator = p->initiator, .memory = calloc(1, 4096)}, mine = {.segment = p->segment};
+	pthread_t thread;
+	void *ret;
+
+	if (!allow || !done)
+		skip();
+	t.engine = engine_on(p, "late", "rxe1");
+	must(mc_engine_register(t.engine, t.memory, 4096, NULL, &t.region));
+	atomic_fetch_add(&nic->pollers, 1);
+	while (atomic_load(&nic->armed)) {
+		assert_true(mci_now_ns() < end);
+		assert_done(move(p, MC_WRITE, p->local, at(p, 0), 4096));
+	}
+	allow(0);
+	write_to(p->initiator, &mine, p->local, 30000);
+	posted = atomic_load(&rdma->posted);
+	assert_int_equal(pthread_create(&thread, NULL, open_it, &t), 0);
+	while (atomic_load(&rdma->posted) == posted) { /* the proof */
+		assert_true(mci_now_ns() < end);
+		pause_ms(1);
+	}
+	before = done();
+	allow(1);
+	while (done() == before) {
+		assert_true(mci_now_ns() < end);
+		pause_ms(1);
+	}
+	while (mc_batch_poll(mine.batch))
+		assert_true(mci_now_ns() < end);
+	must_be_done(&mine);
+	atomic_fetch_sub(&nic->pollers, 1);
+	allow(-1);
+	pthread_join(thread, &ret);
+	if (ret)
+		fail_msg("cannot open: %d", (int)(intptr_t)ret);
+	must(mc_segment_close(t.segment));
+	must(mc_engine_unregister(t.region, MC_UNREGISTER_WAIT));
+	must(mc_engine_close(t.engine));
+	free(t.memory);
 }
 
 /* ---- classic ---- */
@@ -334,6 +397,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_all_completions_are_taken_though_one_event_tells_of_them,
 						many_queue_pairs, pair_down),
 		pair_test(test_who_waits_for_a_port_keeps_no_endpoint_from_others),
+		pair_test(test_a_proof_is_seen_though_who_polled_has_left),
 		nics_test(test_a_region_that_a_nic_keeps_is_out_of_use_until_it_lets_go),
 		cmocka_unit_test_setup_teardown(test_a_flush_waits_for_all_its_reads_though_one_cannot_be_posted,
 						classic_nics_up, pair_down),

@@ -411,7 +411,8 @@ void mci_rdma_peer_cancel(struct mci_peer *opaque, struct mci_request *r)
 
 /*
  * Polls as long as something comes (bounded: it may be others' completions), and a moment longer. Events are
- * off meanwhile, so who leaves while anything is in flight has to turn them on again, and to look once more.
+ * off meanwhile, so who leaves while anything is in flight, or a new endpoint waits for its proof, has to turn them on
+ * again, and to look once more.
  */
 bool mci_rdma_peer_help(struct mci_peer *opaque)
 {
@@ -441,7 +442,7 @@ bool mci_rdma_peer_help(struct mci_peer *opaque)
 		struct mci_nic *device = rdma->device[i];
 
 		atomic_fetch_sub(&device->pollers, 1);
-		if (!atomic_load(&rdma->in_flight) || atomic_load(&device->armed))
+		if (atomic_load(&device->armed) || (!atomic_load(&rdma->in_flight) && !atomic_load(&rdma->unsettled)))
 			continue;
 		mci_rdma_poll_arm(device);
 		did |= mci_rdma_poll(device, true);
@@ -495,7 +496,7 @@ void mci_rdma_wait_changed(struct mci_rdma_peer *peer, uint64_t deadline)
 }
 
 /* A classic peer has no incarnations: what it owes is noted with its links. */
-static bool unsettled(const struct mci_rdma_peer *peer) { return peer->unconfirmed && !peer->classic; }
+static bool unconfirmed(const struct mci_rdma_peer *peer) { return peer->unconfirmed && !peer->classic; }
 
 /*
  * What a failed write may still do is over once the peer has confirmed the end of the endpoints that broke: each
@@ -510,12 +511,12 @@ int mci_rdma_peer_fence(struct mci_peer *opaque, uint64_t deadline_ns)
 
 	pthread_mutex_lock(&peer->lock);
 	peer->fencing++;
-	while ((peer->breaking || unsettled(peer)) && !ret) {
+	while ((peer->breaking || unconfirmed(peer)) && !ret) {
 		if (mci_now_ns() >= deadline_ns)
 			ret = -ETIMEDOUT;
-		else if (unsettled(peer) && peer->state == MCI_RDMA_DOWN && started)
+		else if (unconfirmed(peer) && peer->state == MCI_RDMA_DOWN && started)
 			ret = peer->error ? peer->error : -ECONNRESET;
-		else if (unsettled(peer) && peer->state == MCI_RDMA_DOWN)
+		else if (unconfirmed(peer) && peer->state == MCI_RDMA_DOWN)
 			mci_rdma_connector_start(peer, &finals);
 		else
 			mci_rdma_wait_changed(peer, deadline_ns);

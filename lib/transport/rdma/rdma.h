@@ -121,6 +121,7 @@ struct mci_rdma {
 	struct mci_rdma_endpoint **slot; /* by number: endpoints_max */
 	uint32_t *slot_stamp;		 /* raised whenever a slot is given away */
 	uint32_t slots_used, slot_turn;
+	_Atomic uint32_t unsettled; /* endpoints that are being opened, or have carried nothing yet */
 	struct mci_rdma_endpoint *sieve_head, *sieve_tail, *hand;
 	struct mci_rdma_peer *starving_first, *starving_last;
 	_Atomic uint32_t starving;
