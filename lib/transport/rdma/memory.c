@@ -17,9 +17,10 @@
 
 #define ALIGN (2ull << 20) /* registered and mapped address agree below this: large pages keep their use */
 
+/* The classic dialect registers at first use: another thread may do so right now. */
 struct mci_rdma_memory *mci_rdma_memory_of(const struct mci_rdma *rdma, const struct mci_region *region)
 {
-	return region->transport_private[rdma->id];
+	return __atomic_load_n(&region->transport_private[rdma->id], __ATOMIC_ACQUIRE);
 }
 
 /* Classic peers know addresses and nothing else. */
@@ -246,7 +247,7 @@ int mci_rdma_memory_add(struct mci_rdma *rdma, struct mci_region *region)
 		free(m);
 		return ret;
 	}
-	region->transport_private[rdma->id] = m;
+	__atomic_store_n(&region->transport_private[rdma->id], (void *)m, __ATOMIC_RELEASE);
 	return 0;
 }
 
