@@ -746,8 +746,8 @@ static void register_local(struct mci_rdma *rdma, struct mci_region *region)
 void mci_rdma_classic_submit(struct mci_rdma_handle *handle, struct mci_request *first)
 {
 	struct mci_rdma_peer *peer = handle->peer;
-	struct mci_request *r, *next;
-	int ret = 0;
+	struct mci_request *r;
+	int ret;
 	bool notifies = first->op == MCI_OP_NOTIFY; /* they come alone */
 
 	for (r = first; r; r = r->next) {
@@ -767,17 +767,13 @@ void mci_rdma_classic_submit(struct mci_rdma_handle *handle, struct mci_request 
 	for (r = first; r->next; r = r->next)
 		;
 	peer->classic->notify_last = r;
-	first = NULL;
-	if (!peer->classic->asking)
-		ret = start_asker(peer);
-	if (ret) { /* nobody would come for them */
-		mci_warn("a notify fails: %s", mc_errmsg());
-		first = peer->classic->notify_first;
+	ret = peer->classic->asking ? 0 : start_asker(peer);
+	first = ret ? peer->classic->notify_first : NULL; /* nobody would come for them */
+	if (ret)
 		peer->classic->notify_first = peer->classic->notify_last = NULL;
-	}
 	pthread_mutex_unlock(&peer->lock);
-	for (r = first; r; r = next) {
-		next = r->next;
+	while ((r = first)) {
+		first = r->next;
 		peer->rdma->host->complete(r, MC_FAILED, ret, 0, 0);
 	}
 }
