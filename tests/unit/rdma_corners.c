@@ -48,6 +48,39 @@ static void test_a_region_that_a_nic_keeps_is_out_of_use_until_it_lets_go(void *
 	assert_done(move(p, MC_WRITE, p->local, at(p, 0), 4096));
 }
 
+static void nothing(void *arg) { (void)arg; }
+
+/* Its descriptors are readable from then on, and nothing can be read. */
+static void test_a_device_that_is_pulled_out_keeps_no_loop_busy(void **state)
+{
+	void (*pull)(unsigned int) = (__typeof__(pull))softnic("softnic_remove");
+	unsigned long (*reads)(void) = (__typeof__(reads))softnic("softnic_reads"), before;
+	uint64_t end = mci_now_ns() + 20 * MCI_NS_PER_S;
+	struct pair *p = *state;
+	struct mci_nic *nic[2] = {rdma_of(p->initiator)->device[0], rdma_of(p->target)->device[0]};
+	unsigned int i;
+
+	if (!pull || !reads)
+		skip();
+	assert_done(move(p, MC_WRITE, p->local, at(p, 0), PAIR_BYTES));
+	pull(0);
+	while (reads() < 2) { /* both engines know */
+		assert_true(mci_now_ns() < end);
+		pause_ms(1);
+	}
+	for (i = 0; i < 4; i++)
+		mci_loop_call(nic[i & 1]->loop, nothing, NULL);
+	before = reads();
+	for (i = 0; i < 100; i++)
+		mci_loop_call(nic[i & 1]->loop, nothing, NULL);
+	assert_int_equal(reads(), before);
+	assert_false(nic[0]->up);
+	/* The other one does, and what was registered with the first is free. */
+	assert_done(move(p, MC_WRITE, p->local, at(p, 0), PAIR_BYTES));
+	must(mc_engine_unregister(p->local_region, 0));
+	must(mc_engine_register(p->initiator, p->local, PAIR_BYTES, NULL, &p->local_region));
+}
+
 /* ---- completions that nobody polls for ---- */
 
 #define READS 1500u
@@ -401,6 +434,7 @@ int main(int argc, char **argv)
 		nics_test(test_a_region_that_a_nic_keeps_is_out_of_use_until_it_lets_go),
 		cmocka_unit_test_setup_teardown(test_a_flush_waits_for_all_its_reads_though_one_cannot_be_posted,
 						classic_nics_up, pair_down),
+		nics_test(test_a_device_that_is_pulled_out_keeps_no_loop_busy),
 		classic_test(test_a_classic_fence_ends_after_queue_pairs_failed),
 	};
 

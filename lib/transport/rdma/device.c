@@ -125,6 +125,15 @@ static void on_link(struct mci_watch *watch, uint32_t events)
 	port_changed(device);
 }
 
+static void give_up(struct mci_nic *device, const char *why)
+{
+	pthread_mutex_lock(&device->state_lock);
+	device->fatal = true;
+	pthread_mutex_unlock(&device->state_lock);
+	mci_warn("%s %s and is not used any more", device->name, why);
+	port_changed(device);
+}
+
 static void on_event(struct mci_watch *watch, uint32_t events)
 {
 	struct mci_nic *device = (struct mci_nic *)watch;
@@ -132,6 +141,7 @@ static void on_event(struct mci_watch *watch, uint32_t events)
 	struct ibv_async_event event;
 
 	(void)events;
+	errno = 0;
 	while (!verbs->ibv_get_async_event(device->context, &event)) {
 		enum ibv_event_type type = event.event_type;
 
@@ -140,11 +150,7 @@ static void on_event(struct mci_watch *watch, uint32_t events)
 		verbs->ibv_ack_async_event(&event);
 		switch (type) {
 		case IBV_EVENT_DEVICE_FATAL:
-			pthread_mutex_lock(&device->state_lock);
-			device->fatal = true;
-			pthread_mutex_unlock(&device->state_lock);
-			mci_warn("%s reports a fatal error and is not used any more", device->name);
-			port_changed(device);
+			give_up(device, "reports a fatal error");
 			break;
 		case IBV_EVENT_PORT_ACTIVE:
 		case IBV_EVENT_PORT_ERR:
@@ -156,6 +162,12 @@ static void on_event(struct mci_watch *watch, uint32_t events)
 		default:
 			break;
 		}
+		errno = 0;
+	}
+	/* One that was pulled out stays readable for ever, and has nothing to say. */
+	if (errno && errno != EAGAIN && errno != EINTR) {
+		mci_loop_del(device->loop, &device->events);
+		give_up(device, "was taken out");
 	}
 }
 

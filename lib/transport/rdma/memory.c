@@ -105,12 +105,13 @@ static int release(struct mci_rdma *rdma, struct mci_rdma_memory *m)
 	int err, ret = 0;
 
 	for (i = 0; i < (unsigned int)m->chunks * rdma->device_count; i++) {
-		const struct mci_nic *device = rdma->device[i % rdma->device_count];
+		struct mci_nic *device = rdma->device[i % rdma->device_count];
 
 		if (!m->mr[i])
 			continue;
 		err = rdma->verbs->ibv_dereg_mr(m->mr[i]);
-		if (err)
+		/* With a device that was taken out the kernel has ended all that it had. */
+		if (err && !(err == EIO && atomic_load(&device->fatal)))
 			ret = mci_fail(-EIO,
 				       "%s does not let go of registered memory: %s; it must stay mapped until "
 				       "mc_engine_unregister(), called again, returns 0",

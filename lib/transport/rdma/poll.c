@@ -227,8 +227,11 @@ void mci_rdma_poll_event(struct mci_watch *watch, uint32_t events)
 	void *context;
 
 	(void)events;
-	while (!verbs->ibv_get_cq_event(device->channel, &cq, &context))
-		n++;
+	do
+		errno = 0;
+	while (!verbs->ibv_get_cq_event(device->channel, &cq, &context) && ++n);
+	if (errno && errno != EAGAIN && errno != EINTR)
+		mci_loop_del(device->loop, watch); /* the device is gone, and this would never end */
 	if (n)
 		verbs->ibv_ack_cq_events(device->cq, n);
 	atomic_store(&device->armed, false);

@@ -80,7 +80,7 @@ struct mci_nic {
 	int gid_index;
 	union ibv_gid gid;
 	struct ibv_port_attr attr;
-	bool fatal;
+	_Atomic bool fatal;
 	pthread_mutex_t cq_lock;
 	_Atomic bool armed;
 	_Atomic int pollers;
