@@ -25,7 +25,7 @@ struct mci_setting {
 	const char *help;
 	const char *choices;	     /* text: "a|b|c", NULL = any */
 	bool secret;		     /* not to be shown */
-	const char *classic_env_old; /* an older spelling of classic_env, or NULL */
+	const char *classic_env_old; /* an older spelling of classic_env, or what classic reads in its stead; or NULL */
 };
 
 extern const struct mci_setting mci_setting_table[]; /* ends with key == NULL */

@@ -3,8 +3,9 @@
 #include "core/settings.h"
 
 /* clang-format off */
-#define TEXT(key, fallback, env, classic, help) \
-	{ key, MCI_SETTING_TEXT, fallback, env, classic, 0, 0, help, NULL, false, NULL }
+#define TEXT_OLD(key, fallback, env, classic, classic_old, help) \
+	{ key, MCI_SETTING_TEXT, fallback, env, classic, 0, 0, help, NULL, false, classic_old }
+#define TEXT(key, fallback, env, classic, help) TEXT_OLD(key, fallback, env, classic, NULL, help)
 #define SECRET(key, env, classic, help) \
 	{ key, MCI_SETTING_TEXT, NULL, env, classic, 0, 0, help, NULL, true, NULL }
 #define CHOICE(key, fallback, env, classic, choices, help) \
@@ -84,11 +85,11 @@ const struct mci_setting mci_setting_table[] = {
 	TEXT("tcp.bind_address", NULL, "MOONCAKE_TCP_BIND_ADDRESS", "MC_TCP_BIND_ADDRESS",
 	     "address that TCP connections use at this end; unset = by route"),
 
-	TEXT("rdma.devices", NULL, "MOONCAKE_RDMA_DEVICES", NULL,
+	TEXT("rdma.devices", NULL, "MOONCAKE_RDMA_DEVICES", "MC_TE_FILTERS",
 	     "comma list of NICs to use; unset = all with an active port"),
 	TEXT("rdma.matrix", NULL, "MOONCAKE_RDMA_MATRIX", NULL,
 	     "file with the NIC priority matrix (`mooncake topology --matrix`); unset = by topology"),
-	TEXT("rdma.gid_index", "auto", "MOONCAKE_RDMA_GID_INDEX", "MC_GID_INDEX",
+	TEXT_OLD("rdma.gid_index", "auto", "MOONCAKE_RDMA_GID_INDEX", "MC_GID_INDEX", "NCCL_IB_GID_INDEX",
 	     "GID of each port; auto = RoCE v2 over IPv4 if there is one"),
 	NUMBER("rdma.port", "1", "MOONCAKE_RDMA_PORT", "MC_IB_PORT", 1, 255, "port of each NIC"),
 	NUMBER("rdma.pkey_index", "0", "MOONCAKE_RDMA_PKEY_INDEX", "MC_PKEY_INDEX", 0, 65535,
@@ -101,8 +102,8 @@ const struct mci_setting mci_setting_table[] = {
 	       "InfiniBand service level"),
 	NUMBER("rdma.timeout", "14", "MOONCAKE_RDMA_TIMEOUT", NULL, 1, 31,
 	       "4.096 us * 2^N until the NIC sends a packet again; 6 times, then the path counts as dead"),
-	NUMBER("rdma.endpoints_max", "256", "MOONCAKE_RDMA_ENDPOINTS_MAX", "MC_MAX_EP_PER_CTX", 1, 4096,
-	       "connections to NICs of peers that are held at a time"),
+	NUMBER("rdma.endpoints_max", "256", "MOONCAKE_RDMA_ENDPOINTS_MAX", "MC_MAX_EP_PER_CTX", 1, 65536,
+	       "connections to NICs of peers that are held at a time; more than 4096 counts as 4096"),
 	NUMBER("rdma.qps", "0", "MOONCAKE_RDMA_QPS", "MC_NUM_QP_PER_EP", 0, 8,
 	       "queue pairs of each such connection; 0 = automatic: 1, and 2 with classic peers"),
 

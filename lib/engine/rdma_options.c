@@ -79,6 +79,8 @@ int mci_rdma_options(struct mc_engine *engine, const struct mc_engine_attr *attr
 {
 	const struct mci_settings *s = engine->settings;
 	const char *devices = attr->devices ? attr->devices : mci_settings_text(s, "rdma.devices");
+	/* Of what classic calls a filter not everything has to be there. */
+	bool filter = !attr->devices && !strcmp(mci_settings_origin(s, "rdma.devices"), "MC_TE_FILTERS");
 	const char *matrix = attr->nic_matrix ? attr->nic_matrix : mci_settings_text(s, "rdma.matrix");
 	int ret;
 
@@ -102,6 +104,7 @@ int mci_rdma_options(struct mc_engine *engine, const struct mc_engine_attr *attr
 		if (!engine->rdma_devices)
 			ret = mci_fail(-ENOMEM, "no memory for the names of NICs");
 	}
+	options->devices_by_matrix |= filter;
 	options->devices = engine->rdma_devices;
 	options->matrix = engine->rdma_matrix;
 	return ret;

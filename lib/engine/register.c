@@ -201,7 +201,8 @@ static int leave_transports(struct mc_region *region, uint64_t deadline)
  * When it returned 0 no transfer of ours or of a peer touches the memory any more. Thread-safe.
  *
  * Return: 0; -EBUSY: in use, nothing changed (with MC_UNREGISTER_WAIT: a peer on this host is stopped inside
- * a copy; the region takes no new transfers, call again); -EINVAL; -ECHILD.
+ * a copy; the region takes no new transfers, call again); -EIO: a NIC does not let go of the memory, which must stay
+ * mapped; the region takes no new transfers, call again; -EINVAL; -ECHILD.
  */
 int mc_engine_unregister(mc_region *region, uint32_t flags)
 {
@@ -225,7 +226,8 @@ int mc_engine_unregister(mc_region *region, uint32_t flags)
 	if (ret)
 		return ret;
 	ret = leave_transports(region, deadline);
-	if (ret && !wait && !region->retired) {
+	/* What a NIC has let go of in part is of no use any more. */
+	if (ret == -EBUSY && !wait && !region->retired) {
 		mci_regions_revive(table, &region->base);
 		return ret;
 	}

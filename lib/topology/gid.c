@@ -76,7 +76,8 @@ int mci_gid_choose(const struct mci_gid *list, unsigned int count, int wanted, c
 		chosen = (int)i;
 	}
 	if (chosen < 0 && wanted >= 0)
-		snprintf(why, size, "no GID at index %d; unset MC_GID_INDEX to choose by itself", wanted);
+		snprintf(why, size, "no GID at index %d; unset MC_GID_INDEX, NCCL_IB_GID_INDEX to choose by itself",
+			 wanted);
 	else if (chosen < 0)
 		snprintf(why, size, "no GID; give its network interface an address");
 	else

@@ -86,7 +86,7 @@ struct mci_peer_info { /* how to reach a remote segment; valid during the call o
 
 struct mci_rdma_options {
 	const char *devices; /* comma list of NICs; NULL or "" = all with an active port */
-	bool devices_by_matrix; /* they are those that the matrix names: one that is missing is left out */
+	bool devices_by_matrix; /* they are those that the matrix or a filter names: one that is missing is left out */
 	const char *matrix;  /* JSON text of a priority matrix, or NULL: by topology */
 	int gid_index;	     /* -1 = automatic */
 	uint32_t port, pkey_index, mtu; /* mtu: bytes, 0 = the port's */

@@ -4,8 +4,8 @@
  * lets the transport run where there is no device, under sanitizers above all. Two devices, rxe0 and rxe1, on
  * one network; a thread each does the work, so that requests are under way for a while. Keys, bounds, rights
  * and the states of queue pairs are checked as a NIC does; nothing is lost, and time-outs do not exist.
- * softnic_port() changes the state of a port. One
- * lock guards everything.
+ * softnic_port() changes the state of a port, softnic_allow() lets work wait, softnic_remove()
+ * pulls a device out. One lock guards everything.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -58,7 +58,8 @@ struct device {
 	pthread_cond_t wanted;
 	struct work *head, **tail;
 	unsigned int contexts;
-	bool down;
+	bool down, gone;
+	unsigned long reads; /* of its channels, once it is gone */
 	uint8_t address; /* last byte of its GID; 0 = the first one it had */
 	unsigned int changes;
 };
@@ -80,6 +81,8 @@ static struct device devices[DEVICES];
 static struct region *keys[KEYS];
 static struct queue_pair *qps[QPS];
 static uint32_t turn = 1;
+static unsigned long done;
+static int allowance = -1; /* so much work is done, and no more; < 0: all */
 
 /* ---- the work ---- */
 
@@ -149,10 +152,11 @@ static void *nic_main(void *arg)
 		struct work *w = d->head;
 		enum ibv_wc_status status;
 
-		if (!w) {
+		if (!w || !allowance) {
 			pthread_cond_wait(&d->wanted, &lock);
 			continue;
 		}
+		allowance -= allowance > 0;
 		d->head = w->next;
 		if (!d->head)
 			d->tail = &d->head;
@@ -160,6 +164,7 @@ static void *nic_main(void *arg)
 		if (status != IBV_WC_SUCCESS)
 			w->qp->qp.state = IBV_QPS_ERR;
 		complete(w->qp, w, status);
+		done++;
 		free(w);
 		/* Others get their turn. */
 		pthread_mutex_unlock(&lock);
@@ -302,6 +307,8 @@ int ibv_close_device(struct ibv_context *context)
 		;
 	*link = o->next;
 	last = !--d->contexts;
+	if (last && d->gone)
+		d->gone = d->down = false; /* put in again */
 	thread = d->thread;
 	if (last)
 		pthread_cond_signal(&d->wanted);
@@ -352,6 +359,12 @@ int ibv_get_async_event(struct ibv_context *context, struct ibv_async_event *eve
 	pthread_mutex_lock(&lock);
 	news = o->told != d->changes;
 	o->told = d->changes;
+	if (d->gone && !news) {
+		d->reads++;
+		pthread_mutex_unlock(&lock);
+		errno = EIO; /* and its descriptor stays readable */
+		return -1;
+	}
 	event->event_type = d->down ? IBV_EVENT_PORT_ERR : IBV_EVENT_GID_CHANGE;
 	pthread_mutex_unlock(&lock);
 	if (news)
@@ -379,6 +392,63 @@ void softnic_port(unsigned int index, bool down, uint8_t address)
 		if (o->verbs.context.device == &d->device &&
 		    write(o->verbs.context.async_fd, &one, sizeof(one)) < 0)
 			abort();
+	pthread_mutex_unlock(&lock);
+}
+
+/* For tests: a device is pulled out. Nothing of it works, and its channels end. */
+void softnic_remove(unsigned int index);
+void softnic_remove(unsigned int index)
+{
+	struct device *d = &devices[index];
+	struct open_device *o;
+	uint64_t one = 1;
+
+	pthread_mutex_lock(&lock);
+	d->gone = d->down = true;
+	for (o = opened; o; o = o->next)
+		if (o->verbs.context.device == &d->device &&
+		    write(o->verbs.context.async_fd, &one, sizeof(one)) < 0)
+			abort();
+	pthread_mutex_unlock(&lock);
+}
+
+/* For tests: reads of the channels of devices that are gone. */
+unsigned long softnic_reads(void);
+unsigned long softnic_reads(void)
+{
+	unsigned long n = 0;
+	unsigned int i;
+
+	pthread_mutex_lock(&lock);
+	for (i = 0; i < DEVICES; i++)
+		n += devices[i].reads;
+	pthread_mutex_unlock(&lock);
+	return n;
+}
+
+/* For tests: how much work was carried out so far. */
+unsigned long softnic_done(void);
+unsigned long softnic_done(void)
+{
+	unsigned long n;
+
+	pthread_mutex_lock(&lock);
+	n = done;
+	pthread_mutex_unlock(&lock);
+	return n;
+}
+
+/* For tests: @work requests are carried out, and what else is posted waits; < 0: all. */
+void softnic_allow(int work);
+void softnic_allow(int work)
+{
+	unsigned int i;
+
+	pthread_mutex_lock(&lock);
+	allowance = work;
+	for (i = 0; i < DEVICES; i++)
+		if (devices[i].contexts)
+			pthread_cond_signal(&devices[i].wanted);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -446,6 +516,12 @@ struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t leng
 int ibv_dereg_mr(struct ibv_mr *mr)
 {
 	pthread_mutex_lock(&lock);
+	if (((struct device *)mr->context->device)->gone) {
+		keys[mr->rkey >> 8 & (KEYS - 1)] = NULL;
+		pthread_mutex_unlock(&lock);
+		free(mr);
+		return EIO; /* it went with the device */
+	}
 	keys[mr->rkey >> 8 & (KEYS - 1)] = NULL;
 	pthread_mutex_unlock(&lock);
 	free(mr);
@@ -492,10 +568,20 @@ int ibv_destroy_cq(struct ibv_cq *cq)
 /* One completion queue per channel is all that is needed here, and the channel knows nobody else. */
 int ibv_get_cq_event(struct ibv_comp_channel *channel, struct ibv_cq **cq, void **arg)
 {
+	struct device *d = (struct device *)channel->context->device;
 	uint64_t n;
+	bool gone;
 
 	*cq = NULL;
 	*arg = NULL;
+	pthread_mutex_lock(&lock);
+	gone = d->gone;
+	d->reads += gone;
+	pthread_mutex_unlock(&lock);
+	if (gone) {
+		errno = EIO;
+		return -1;
+	}
 	return read(channel->fd, &n, sizeof(n)) == sizeof(n) ? 0 : -1;
 }
 

@@ -353,23 +353,24 @@ static void test_a_slice_takes_the_near_pair_with_the_least_to_do(void **state)
 	up(peer, &e[3], &queue[3], 1, 0);
 	e[0].bytes = 100;
 	e[1].bytes = 50;
-	assert_ptr_equal(mci_rdma_rail_pick(peer, 3, 3, &q),
+	assert_ptr_equal(mci_rdma_rail_pick(peer, 3, 3, UINT32_MAX, &q),
 			 &e[1]); /* pairs of second choice stay out of it */
 	assert_ptr_equal(q, &queue[1]);
-	assert_ptr_equal(mci_rdma_rail_pick(peer, 1, 3, &q), &e[0]); /* near to our memory */
-	assert_ptr_equal(mci_rdma_rail_pick(peer, 3, 1, &q), &e[0]); /* near to the peer's */
+	assert_ptr_equal(mci_rdma_rail_pick(peer, 1, 3, UINT32_MAX, &q), &e[0]); /* near to our memory */
+	assert_ptr_equal(mci_rdma_rail_pick(peer, 3, 1, UINT32_MAX, &q), &e[0]); /* near to the peer's */
 	queue[1].head = MCI_RDMA_DEPTH - 1;			     /* full */
-	assert_ptr_equal(mci_rdma_rail_pick(peer, 3, 3, &q), &e[0]);
+	assert_ptr_equal(mci_rdma_rail_pick(peer, 3, 3, UINT32_MAX, &q), &e[0]);
 	queue[0].head = MCI_RDMA_DEPTH - 1;
-	assert_null(mci_rdma_rail_pick(peer, 3, 3, &q)); /* wait for room instead of taking a detour */
+	assert_null(mci_rdma_rail_pick(peer, 3, 3, UINT32_MAX, &q)); /* wait for room instead of taking a detour */
 	queue[0].head = queue[1].head = 0;
 	w->nic[1].up = false;
-	assert_ptr_equal(mci_rdma_rail_pick(peer, 3, 3, &q), &e[0]);
+	assert_ptr_equal(mci_rdma_rail_pick(peer, 3, 3, UINT32_MAX, &q), &e[0]);
 	peer->port[0].up = 0; /* what is left is a pair of second choice */
-	assert_ptr_equal(mci_rdma_rail_pick(peer, 3, 3, &q), &e[2]);
+	assert_ptr_equal(mci_rdma_rail_pick(peer, 3, 3, UINT32_MAX, &q), &e[2]);
+	assert_null(mci_rdma_rail_pick(peer, 3, 3, 1, &q)); /* which there is no key for */
 	atomic_store(&e[2].evict, true);
 	mci_rdma_rail_of(peer, &w->nic[0], 0)->endpoint = NULL;
-	assert_null(mci_rdma_rail_pick(peer, 3, 3, &q));
+	assert_null(mci_rdma_rail_pick(peer, 3, 3, UINT32_MAX, &q));
 	mci_rdma_peer_put(peer);
 }
 
@@ -386,7 +387,7 @@ static void test_a_pair_that_rests_is_woken_for(void **state)
 		for (j = 0; j < 2; j++)
 			mci_rdma_rail_of(peer, &w->nic[i], (uint8_t)j)->rest_until =
 				now + (1 + i + j) * MCI_NS_PER_S;
-	assert_null(mci_rdma_rail_pick(peer, 3, 3, &q)); /* and none is opened */
+	assert_null(mci_rdma_rail_pick(peer, 3, 3, UINT32_MAX, &q)); /* and none is opened */
 	assert_null(peer->endpoints);
 	assert_int_equal(mci_rdma_rail_wake(peer, now), now + MCI_NS_PER_S);
 	assert_int_equal(mci_rdma_rail_wake(peer, now + MCI_NS_PER_S), now + 2 * MCI_NS_PER_S);

@@ -29,8 +29,9 @@ static struct {
 	unsigned int qps, regions;
 	unsigned int spoiled; /* queue pairs that were taken to error */
 	int region_budget;    /* registrations until one fails with ENOMEM; < 0 = no end */
+	int release_budget;   /* registrations that are let go until no more are: EBUSY; < 0 = no end */
 	bool no_qp;	      /* none is given any more: ENOMEM */
-} tap = {.lock = PTHREAD_MUTEX_INITIALIZER, .region_budget = -1};
+} tap = {.lock = PTHREAD_MUTEX_INITIALIZER, .region_budget = -1, .release_budget = -1};
 
 static inline struct ibv_qp *tap_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
 {
@@ -80,10 +81,13 @@ static inline struct ibv_mr *tap_reg_mr_iova(struct ibv_pd *pd, void *addr, size
 
 static inline int tap_dereg_mr(struct ibv_mr *mr)
 {
-	int ret;
+	int ret = EBUSY;
 
 	pthread_mutex_lock(&tap.lock);
-	ret = tap.real.ibv_dereg_mr(mr);
+	if (tap.release_budget) {
+		tap.release_budget -= tap.release_budget > 0;
+		ret = tap.real.ibv_dereg_mr(mr);
+	}
 	tap.regions -= ret ? 0 : 1;
 	pthread_mutex_unlock(&tap.lock);
 	return ret;

@@ -200,6 +200,33 @@ static void test_deep_and_large_files_are_refused_quickly(void **state)
 	free(text);
 }
 
+static void test_classic_variables_of_rdma_are_read(void **state)
+{
+	struct mci_settings *s;
+	int index;
+
+	(void)state;
+	setenv("MC_TE_FILTERS", "mlx5_0,mlx5_1", 1);
+	setenv("MC_MAX_EP_PER_CTX", "65536", 1); /* a default of classic */
+	setenv("NCCL_IB_GID_INDEX", "-1", 1);
+	assert_int_equal(mci_settings_load(NULL, &s), 0);
+	assert_string_equal(mci_settings_text(s, "rdma.devices"), "mlx5_0,mlx5_1");
+	assert_int_equal(mci_settings_number(s, "rdma.endpoints_max"), 65536);
+	assert_int_equal(mci_settings_auto(s, "rdma.gid_index", 255, &index), 0);
+	assert_int_equal(index, -1);
+	mci_settings_free(s);
+	setenv("NCCL_IB_GID_INDEX", "5", 1);
+	assert_int_equal(mci_settings_load(NULL, &s), 0);
+	assert_int_equal(mci_settings_auto(s, "rdma.gid_index", 255, &index), 0);
+	assert_int_equal(index, 5);
+	mci_settings_free(s);
+	setenv("MC_GID_INDEX", "3", 1);
+	assert_int_equal(mci_settings_load(NULL, &s), 0);
+	assert_int_equal(mci_settings_auto(s, "rdma.gid_index", 255, &index), 0);
+	assert_int_equal(index, 3);
+	mci_settings_free(s);
+}
+
 static void test_environment_overrides_the_file_and_ours_the_classic(void **state)
 {
 	struct mci_settings *s;
@@ -313,6 +340,7 @@ int main(void)
 		TEST(test_mistakes_are_answered_with_line_key_and_remedy),
 		TEST(test_anchors_aliases_and_tags_are_refused),
 		TEST(test_deep_and_large_files_are_refused_quickly),
+		TEST(test_classic_variables_of_rdma_are_read),
 		TEST(test_environment_overrides_the_file_and_ours_the_classic),
 		TEST(test_files_that_cannot_be_read_are_named),
 		TEST(test_config_show_has_every_setting_but_no_password),

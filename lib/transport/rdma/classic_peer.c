@@ -626,7 +626,7 @@ static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 	peer->probing = true;
 	for (; now < deadline && !e && may_come(side->error); now = mci_now_ns()) {
 		if (peer->state == MCI_RDMA_LIVE)
-			e = mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, &queue);
+			e = mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, UINT32_MAX, &queue);
 		if (!e)
 			mci_rdma_wait_changed(peer, now + 20 * MCI_NS_PER_MS);
 	}
@@ -741,6 +741,7 @@ void mci_rdma_classic_submit(struct mci_rdma_handle *handle, struct mci_request 
 {
 	struct mci_rdma_peer *peer = handle->peer;
 	struct mci_request *r;
+	int ret;
 	bool notifies = first->op == MCI_OP_NOTIFY; /* they come alone */
 
 	for (r = first; r; r = r->next) {
@@ -760,9 +761,15 @@ void mci_rdma_classic_submit(struct mci_rdma_handle *handle, struct mci_request 
 	for (r = first; r->next; r = r->next)
 		;
 	peer->classic->notify_last = r;
-	if (!peer->classic->asking && start_asker(peer))
-		mci_warn("a notify waits: %s", mc_errmsg());
+	ret = peer->classic->asking ? 0 : start_asker(peer);
+	first = ret ? peer->classic->notify_first : NULL; /* nobody would come for them */
+	if (ret)
+		peer->classic->notify_first = peer->classic->notify_last = NULL;
 	pthread_mutex_unlock(&peer->lock);
+	while ((r = first)) {
+		first = r->next;
+		peer->rdma->host->complete(r, MC_FAILED, ret, 0, 0);
+	}
 }
 
 /* What failed writes may still do: settled by other queue pairs in place of those that broke. */

@@ -125,6 +125,15 @@ static void on_link(struct mci_watch *watch, uint32_t events)
 	port_changed(device);
 }
 
+static void give_up(struct mci_nic *device, const char *why)
+{
+	pthread_mutex_lock(&device->state_lock);
+	device->fatal = true;
+	pthread_mutex_unlock(&device->state_lock);
+	mci_warn("%s %s and is not used any more", device->name, why);
+	port_changed(device);
+}
+
 static void on_event(struct mci_watch *watch, uint32_t events)
 {
 	struct mci_nic *device = (struct mci_nic *)watch;
@@ -132,6 +141,7 @@ static void on_event(struct mci_watch *watch, uint32_t events)
 	struct ibv_async_event event;
 
 	(void)events;
+	errno = 0;
 	while (!verbs->ibv_get_async_event(device->context, &event)) {
 		enum ibv_event_type type = event.event_type;
 
@@ -140,11 +150,7 @@ static void on_event(struct mci_watch *watch, uint32_t events)
 		verbs->ibv_ack_async_event(&event);
 		switch (type) {
 		case IBV_EVENT_DEVICE_FATAL:
-			pthread_mutex_lock(&device->state_lock);
-			device->fatal = true;
-			pthread_mutex_unlock(&device->state_lock);
-			mci_warn("%s reports a fatal error and is not used any more", device->name);
-			port_changed(device);
+			give_up(device, "reports a fatal error");
 			break;
 		case IBV_EVENT_PORT_ACTIVE:
 		case IBV_EVENT_PORT_ERR:
@@ -156,6 +162,12 @@ static void on_event(struct mci_watch *watch, uint32_t events)
 		default:
 			break;
 		}
+		errno = 0;
+	}
+	/* One that was pulled out stays readable for ever, and has nothing to say. */
+	if (errno && errno != EAGAIN && errno != EINTR) {
+		mci_loop_del(device->loop, &device->events);
+		give_up(device, "was taken out");
 	}
 }
 
@@ -282,6 +294,7 @@ static int watch_device(struct mci_nic *device)
 	device->events.fn = on_event;
 	device->completions.fd = device->channel->fd;
 	device->completions.fn = mci_rdma_poll_event;
+	device->rest.fn = mci_rdma_poll_rest;
 	ret = mci_loop_add(device->loop, &device->events, EPOLLIN);
 	if (!ret)
 		ret = mci_loop_add(device->loop, &device->completions, EPOLLIN);
@@ -367,7 +380,7 @@ static int check_names(struct mci_rdma *rdma, struct ibv_device **list, int n)
 		for (i = 0; i < n && strcmp(rdma->verbs->ibv_get_device_name(list[i]), word); i++)
 			;
 		if (i == n && rdma->host->options.rdma.devices_by_matrix)
-			mci_warn("the NIC priority matrix names '%s', and there is no such RDMA device here", word);
+			mci_warn("the NIC priority matrix (or MC_TE_FILTERS) names '%s', and it is not here", word);
 		else if (i == n)
 			return mci_fail(-ENODEV, "there is no RDMA device '%s' here; %s%s", word,
 					n ? "there are: " : "there is none at all", there);
@@ -427,7 +440,10 @@ static void unwatch(void *arg) /* loop thread */
 	mci_loop_del(device->loop, &device->completions);
 	if (device->link_watch)
 		mci_loop_del(device->loop, &device->link);
+	atomic_store(&device->ignored, true);
 }
+
+static void nothing(void *arg) { (void)arg; }
 
 void mci_rdma_devices_ignore(struct mci_rdma *rdma)
 {
@@ -436,6 +452,8 @@ void mci_rdma_devices_ignore(struct mci_rdma *rdma)
 	for (i = 0; i < rdma->device_count; i++) {
 		if (rdma->device[i]->loop)
 			mci_loop_call(rdma->device[i]->loop, unwatch, rdma->device[i]);
+		if (rdma->device[i]->loop)
+			mci_loop_call(rdma->device[i]->loop, nothing, NULL); /* what it had posted has run */
 		rdma->device[i]->loop = NULL;
 	}
 }

@@ -97,8 +97,11 @@ bool mci_rdma_pool_waits(struct mci_rdma_peer *peer); /* it stands in the line *
 void mci_rdma_pool_settle(struct mci_rdma_endpoint *e); /* from here on it may be evicted */
 
 /* rail.c */
-/* Where the next slice goes: an endpoint with room; NULL: none now. Opens endpoints on its way. */
-struct mci_rdma_endpoint *mci_rdma_rail_pick(struct mci_rdma_peer *peer, uint32_t near, uint32_t far,
+/*
+ * Where the next slice goes: an endpoint with room; NULL: none now. Opens endpoints on its way. Bits of NICs: @near is
+ * preferred of ours, @far of the peer's; none of his is taken that is not in @reach.
+ */
+struct mci_rdma_endpoint *mci_rdma_rail_pick(struct mci_rdma_peer *peer, uint32_t near, uint32_t far, uint32_t reach,
 					     struct mci_rdma_queue **queue);
 unsigned int mci_rdma_rails(const struct mci_rdma_peer *peer); /* in use together */
 json_t *mci_rdma_matrix(const struct mci_rdma *rdma); /* as configured, or of this machine; NULL: not known */
@@ -127,6 +130,7 @@ static inline uint32_t mci_rdma_room(const struct mci_rdma_queue *q)
 /* poll.c; no lock held */
 bool mci_rdma_poll(struct mci_nic *device, bool wait); /* true: something came */
 void mci_rdma_poll_event(struct mci_watch *watch, uint32_t events);
+void mci_rdma_poll_rest(struct mci_task *task);
 void mci_rdma_poll_arm(struct mci_nic *device);
 
 /* A port of ours went up or down, or has another GID (loop thread, no lock). */

@@ -17,9 +17,10 @@
 
 #define ALIGN (2ull << 20) /* registered and mapped address agree below this: large pages keep their use */
 
+/* The classic dialect registers at first use: another thread may do so right now. */
 struct mci_rdma_memory *mci_rdma_memory_of(const struct mci_rdma *rdma, const struct mci_region *region)
 {
-	return region->transport_private[rdma->id];
+	return __atomic_load_n(&region->transport_private[rdma->id], __ATOMIC_ACQUIRE);
 }
 
 /* Classic peers know addresses and nothing else. */
@@ -97,21 +98,28 @@ static void *register_on(void *arg)
 	return NULL;
 }
 
+/* Every NIC is asked, also behind one that refuses: the fewer keys are left, the better. */
 static int release(struct mci_rdma *rdma, struct mci_rdma_memory *m)
 {
 	unsigned int i;
-	int ret = 0;
+	int err, ret = 0;
 
 	for (i = 0; i < (unsigned int)m->chunks * rdma->device_count; i++) {
+		struct mci_nic *device = rdma->device[i % rdma->device_count];
+
 		if (!m->mr[i])
 			continue;
-		ret = rdma->verbs->ibv_dereg_mr(m->mr[i]);
-		if (ret)
-			return mci_fail(-EBUSY, "a NIC does not let go of registered memory: %s",
-					strerror(ret));
-		m->mr[i] = NULL;
+		err = rdma->verbs->ibv_dereg_mr(m->mr[i]);
+		/* With a device that was taken out the kernel has ended all that it had. */
+		if (err && !(err == EIO && atomic_load(&device->fatal)))
+			ret = mci_fail(-EIO,
+				       "%s does not let go of registered memory: %s; it must stay mapped until "
+				       "mc_engine_unregister(), called again, returns 0",
+				       device->name, strerror(err));
+		else
+			m->mr[i] = NULL;
 	}
-	return 0;
+	return ret;
 }
 
 /* All NICs or none. */
@@ -240,7 +248,7 @@ int mci_rdma_memory_add(struct mci_rdma *rdma, struct mci_region *region)
 		free(m);
 		return ret;
 	}
-	region->transport_private[rdma->id] = m;
+	__atomic_store_n(&region->transport_private[rdma->id], (void *)m, __ATOMIC_RELEASE);
 	return 0;
 }
 

@@ -91,11 +91,27 @@ void mci_rdma_request_end(struct mci_rdma_peer *peer, struct mci_request *r, enu
 	finish(peer, r, finals);
 }
 
+/* A flush that is not done: from the start, once what broke has ended. */
+static void flush_again(struct mci_rdma_peer *peer, struct mci_request *r)
+{
+	r->tag = 0;
+	unlink_request(peer, r);
+	r->state |= MCI_RDMA_QUEUED;
+	LIST_ADD(&peer->queue[r->priority <= 0], r);
+}
+
 void mci_rdma_request_slice(struct mci_rdma_peer *peer, struct mci_request *r, uint64_t bytes,
 			    struct mci_request **finals)
 {
 	r->outstanding--;
 	r->done_bytes += bytes;
+	if (r->op == MCI_OP_FLUSH && !mci_rdma_request_ended(r)) {
+		r->tag |= !bytes;
+		if (!r->outstanding && r->tag) {
+			flush_again(peer, r);
+			return;
+		}
+	}
 	if (!r->outstanding && (mci_rdma_request_ended(r) || r->cursor == r->length))
 		finish(peer, r, finals);
 }
@@ -251,8 +267,6 @@ static void look(struct mci_rdma_peer *peer)
 	cut_off(peer, now, &finals);
 	if (atomic_exchange(&peer->ports_changed, false))
 		mci_rdma_endpoint_ports(peer, &finals);
-	if (!atomic_load(&peer->pending) && !peer->probing)
-		mci_rdma_pool_leave(peer);
 	for (e = peer->endpoints; e; e = after) {
 		after = e->next;
 		if (e->state == MCI_RDMA_UP && !atomic_load(&peer->pending))
@@ -260,7 +274,10 @@ static void look(struct mci_rdma_peer *peer)
 		mci_rdma_endpoint_idle(e, &finals);
 	}
 	mci_rdma_endpoint_steps(peer, now, &finals);
+	peer->asked_pool = false;
 	mci_rdma_pump(peer, &finals);
+	if (!peer->asked_pool && !peer->probing)
+		mci_rdma_pool_leave(peer); /* nothing to send, or no way to send it: others first */
 	for (e = peer->endpoints; e; e = e->next)
 		if (e->state != MCI_RDMA_UP && e->step_at != UINT64_MAX)
 			sooner(&next, e->step_at);
@@ -389,7 +406,8 @@ void mci_rdma_peer_cancel(struct mci_peer *opaque, struct mci_request *r)
 
 /*
  * Polls as long as something comes (bounded: it may be others' completions), and a moment longer. Events are
- * off meanwhile, so who leaves while anything is in flight has to turn them on again, and to look once more.
+ * off meanwhile, so who leaves while anything is in flight, or a new endpoint waits for its proof, has to turn them on
+ * again, and to look once more.
  */
 bool mci_rdma_peer_help(struct mci_peer *opaque)
 {
@@ -419,7 +437,7 @@ bool mci_rdma_peer_help(struct mci_peer *opaque)
 		struct mci_nic *device = rdma->device[i];
 
 		atomic_fetch_sub(&device->pollers, 1);
-		if (!atomic_load(&rdma->in_flight) || atomic_load(&device->armed))
+		if (atomic_load(&device->armed) || (!atomic_load(&rdma->in_flight) && !atomic_load(&rdma->unsettled)))
 			continue;
 		mci_rdma_poll_arm(device);
 		did |= mci_rdma_poll(device, true);
@@ -472,6 +490,9 @@ void mci_rdma_wait_changed(struct mci_rdma_peer *peer, uint64_t deadline)
 	pthread_cond_timedwait(&peer->changed, &peer->lock, &at);
 }
 
+/* A classic peer has no incarnations: what it owes is noted with its links. */
+static bool unconfirmed(const struct mci_rdma_peer *peer) { return peer->unconfirmed && !peer->classic; }
+
 /*
  * What a failed write may still do is over once the peer has confirmed the end of the endpoints that broke: each
  * by itself, or all, if the connection was lost, by accepting the next incarnation.
@@ -485,12 +506,12 @@ int mci_rdma_peer_fence(struct mci_peer *opaque, uint64_t deadline_ns)
 
 	pthread_mutex_lock(&peer->lock);
 	peer->fencing++;
-	while ((peer->breaking || peer->unconfirmed) && !ret) {
+	while ((peer->breaking || unconfirmed(peer)) && !ret) {
 		if (mci_now_ns() >= deadline_ns)
 			ret = -ETIMEDOUT;
-		else if (peer->unconfirmed && peer->state == MCI_RDMA_DOWN && started)
+		else if (unconfirmed(peer) && peer->state == MCI_RDMA_DOWN && started)
 			ret = peer->error ? peer->error : -ECONNRESET;
-		else if (peer->unconfirmed && peer->state == MCI_RDMA_DOWN)
+		else if (unconfirmed(peer) && peer->state == MCI_RDMA_DOWN)
 			mci_rdma_connector_start(peer, &finals);
 		else
 			mci_rdma_wait_changed(peer, deadline_ns);
@@ -621,7 +642,10 @@ static int probe(struct mci_rdma_peer *peer, uint64_t deadline)
 	pthread_mutex_lock(&peer->lock);
 	peer->probing = true;
 	for (; now < until && !peer->proven; now = mci_now_ns()) {
-		mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, &queue);
+		peer->asked_pool = false;
+		mci_rdma_rail_pick(peer, UINT32_MAX, UINT32_MAX, UINT32_MAX, &queue);
+		if (!peer->asked_pool)
+			mci_rdma_pool_leave(peer);
 		waits = mci_rdma_pool_waits(peer);
 		if (waits)
 			until = mci_rdma_probe_until(now, deadline); /* it has not begun */

@@ -204,7 +204,18 @@ bool mci_rdma_poll(struct mci_nic *device, bool wait)
 			mci_rdma_peer_put(told[i].peer);
 		}
 	}
+	/* There may be more, and what was there before the queue was armed raises no event. */
+	if (n == MCI_RDMA_POLL && !atomic_load(&device->ignored) && !atomic_exchange(&device->rest_posted, true))
+		mci_loop_post(device->loop, &device->rest);
 	return did;
+}
+
+void mci_rdma_poll_rest(struct mci_task *task) /* loop thread */
+{
+	struct mci_nic *device = (struct mci_nic *)((char *)task - offsetof(struct mci_nic, rest));
+
+	atomic_store(&device->rest_posted, false);
+	mci_rdma_poll(device, true);
 }
 
 void mci_rdma_poll_event(struct mci_watch *watch, uint32_t events)
@@ -216,8 +227,11 @@ void mci_rdma_poll_event(struct mci_watch *watch, uint32_t events)
 	void *context;
 
 	(void)events;
-	while (!verbs->ibv_get_cq_event(device->channel, &cq, &context))
-		n++;
+	do
+		errno = 0;
+	while (!verbs->ibv_get_cq_event(device->channel, &cq, &context) && ++n);
+	if (errno && errno != EAGAIN && errno != EINTR)
+		mci_loop_del(device->loop, watch); /* the device is gone, and this would never end */
 	if (n)
 		verbs->ibv_ack_cq_events(device->cq, n);
 	atomic_store(&device->armed, false);

@@ -94,6 +94,7 @@ bool mci_rdma_pool_take(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e)
 	struct mci_rdma *rdma = peer->rdma;
 	uint32_t i;
 
+	peer->asked_pool = true;
 	pthread_mutex_lock(&rdma->pool_lock);
 	/* Those who wait come first, in their order; who has one already waits for none. */
 	if (rdma->slots_used == rdma->endpoints_max || (rdma->starving_first && rdma->starving_first != peer)) {
@@ -108,6 +109,7 @@ bool mci_rdma_pool_take(struct mci_rdma_peer *peer, struct mci_rdma_endpoint *e)
 	rdma->slot_turn = (i + 1) % rdma->endpoints_max;
 	rdma->slot[i] = e;
 	rdma->slots_used++;
+	atomic_fetch_add(&rdma->unsettled, 1);
 	e->number = i;
 	e->stamp = ++rdma->slot_stamp[i];
 	e->older = rdma->sieve_head;
@@ -127,6 +129,8 @@ void mci_rdma_pool_give(struct mci_rdma *rdma, struct mci_rdma_endpoint *e)
 	pthread_mutex_lock(&rdma->pool_lock);
 	rdma->slot[e->number] = NULL;
 	rdma->slots_used--;
+	if (!atomic_load(&e->settled))
+		atomic_fetch_sub(&rdma->unsettled, 1);
 	sieve_del(rdma, e);
 	if (rdma->starving_first)
 		post(rdma);
@@ -176,6 +180,7 @@ void mci_rdma_pool_settle(struct mci_rdma_endpoint *e)
 	if (atomic_load_explicit(&e->settled, memory_order_relaxed))
 		return;
 	atomic_store(&e->settled, true);
+	atomic_fetch_sub(&rdma->unsettled, 1);
 	if (!atomic_load(&rdma->starving))
 		return;
 	pthread_mutex_lock(&rdma->pool_lock);

@@ -91,16 +91,16 @@ static void consider_all(struct pick *pick, uint32_t near, uint32_t far, bool al
 	}
 }
 
-struct mci_rdma_endpoint *mci_rdma_rail_pick(struct mci_rdma_peer *peer, uint32_t near, uint32_t far,
+struct mci_rdma_endpoint *mci_rdma_rail_pick(struct mci_rdma_peer *peer, uint32_t near, uint32_t far, uint32_t reach,
 					     struct mci_rdma_queue **queue)
 {
 	struct pick pick = {.peer = peer};
 
-	consider_all(&pick, near, far, false);
+	consider_all(&pick, near, far & reach, false);
 	if (!pick.usable)
-		consider_all(&pick, near, far, true);
+		consider_all(&pick, near, far & reach, true);
 	if (!pick.usable)
-		consider_all(&pick, UINT32_MAX, UINT32_MAX, true);
+		consider_all(&pick, UINT32_MAX, reach, true);
 	*queue = pick.queue;
 	return pick.best;
 }

@@ -81,10 +81,12 @@ struct mci_nic {
 	int gid_index;
 	union ibv_gid gid;
 	struct ibv_port_attr attr;
-	bool fatal;
+	_Atomic bool fatal;
 	pthread_mutex_t cq_lock;
 	_Atomic bool armed;
 	_Atomic int pollers;
+	struct mci_task rest; /* completions that one look did not take */
+	_Atomic bool rest_posted, ignored;
 	uint64_t flush_word[8]; /* peers read it to flush what they wrote; our own flushes land in its second
 				   half */
 	struct ibv_mr *flush_mr;
@@ -120,6 +122,7 @@ struct mci_rdma {
 	struct mci_rdma_endpoint **slot; /* by number: endpoints_max */
 	uint32_t *slot_stamp;		 /* raised whenever a slot is given away */
 	uint32_t slots_used, slot_turn;
+	_Atomic uint32_t unsettled; /* endpoints that are being opened, or have carried nothing yet */
 	struct mci_rdma_endpoint *sieve_head, *sieve_tail, *hand;
 	struct mci_rdma_peer *starving_first, *starving_last;
 	_Atomic uint32_t starving;
@@ -281,6 +284,7 @@ struct mci_rdma_peer {
 	struct mci_rdma_endpoint *endpoints;
 	unsigned int breaking; /* endpoints that leave */
 	bool probing, proven;  /* peer_open() waits for an endpoint; something came through one */
+	bool asked_pool;       /* it could have used an endpoint, since this was last looked at */
 	struct {
 		struct mci_request *first, *last;
 	} queue[2], flight;	      /* queue[0]: priority > 0 */

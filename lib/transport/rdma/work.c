@@ -193,6 +193,15 @@ static enum verdict judge(struct mci_rdma_peer *peer, struct mci_request *r,
 	return DONE;
 }
 
+/* Where the next slice of a request goes; NULL: nowhere now. The peer may have more NICs by now than there are keys. */
+static struct mci_rdma_endpoint *pick(struct mci_rdma_peer *peer, const struct mci_request *r,
+				      const struct mci_rdma_remote *remote, struct mci_rdma_queue **q)
+{
+	uint32_t reach = remote->devices < 32 ? (1u << remote->devices) - 1 : UINT32_MAX;
+
+	return mci_rdma_rail_pick(peer, mci_rdma_memory_of(peer->rdma, r->region)->prefer, remote->prefer, reach, q);
+}
+
 /* Slices that came back go first. False: no rail has room. */
 static bool pump_again(struct mci_rdma_peer *peer, struct mci_request **finals)
 {
@@ -206,8 +215,7 @@ static bool pump_again(struct mci_rdma_peer *peer, struct mci_request **finals)
 		enum verdict verdict = judge(peer, slice.request, remote, finals);
 
 		if (verdict == GO) {
-			e = mci_rdma_rail_pick(peer, mci_rdma_memory_of(peer->rdma, slice.request->region)->prefer,
-					       remote->prefer, &q);
+			e = pick(peer, slice.request, remote, &q);
 			if (!e)
 				return false;
 			if (!make_place(e, q, finals))
@@ -266,14 +274,19 @@ static bool has_room_to_flush(const struct mci_rdma_peer *peer)
 	return true;
 }
 
-/* A small read behind the writes of each queue pair: what it overtakes is in memory (contracts I4). */
+/*
+ * A small read behind the writes of each queue pair: what it overtakes is in memory (contracts I4). One that does not
+ * come back, or cannot be posted, is no flush: all is looked at once more when that endpoint has ended.
+ */
 static void flush(struct mci_rdma_peer *peer, struct mci_request *r, struct mci_request **finals)
 {
-	const struct mci_rdma_slot slot = {.request = r, .kind = MCI_RDMA_FLUSH};
+	const struct mci_rdma_slot slot = {.request = r, .length = 8, .kind = MCI_RDMA_FLUSH};
 	struct mci_rdma_endpoint *e, *next;
 	unsigned int i, n;
-	bool ok;
+	bool ok, all = true;
 
+	r->outstanding = 1; /* what comes back at once must not end it */
+	mci_rdma_request_handed(peer, r);
 	for (e = peer->endpoints; e; e = next) {
 		next = e->next;
 		n = e->state == MCI_RDMA_UP ? e->count : 0;
@@ -283,17 +296,15 @@ static void flush(struct mci_rdma_peer *peer, struct mci_request *r, struct mci_
 			ok = make_place(e, e->queue[i], finals);
 			if (!ok)
 				break;
+			e->bytes += slot.length;
 			chain_read(e, i, &slot);
 			e->queue[i]->dirty = false;
 			r->outstanding++;
 			ok = post(e, i, true, finals);
 		}
+		all &= ok;
 	}
-	r->cursor = r->length;
-	if (r->outstanding)
-		mci_rdma_request_handed(peer, r);
-	else
-		mci_rdma_request_end(peer, r, MC_DONE, 0, finals);
+	mci_rdma_request_slice(peer, r, all ? slot.length : 0, finals);
 }
 
 /* False: no rail has room. */
@@ -317,7 +328,7 @@ static bool pump_request(struct mci_rdma_peer *peer, struct mci_request *r, stru
 		struct mci_rdma_endpoint *e;
 		struct mci_rdma_queue *q;
 
-		e = mci_rdma_rail_pick(peer, mci_rdma_memory_of(peer->rdma, r->region)->prefer, remote->prefer, &q);
+		e = pick(peer, r, remote, &q);
 		if (!e)
 			return false;
 		if (!make_place(e, q, finals)) {
