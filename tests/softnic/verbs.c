@@ -4,7 +4,7 @@
  * lets the transport run where there is no device, under sanitizers above all. Two devices, rxe0 and rxe1, on
  * one network; a thread each does the work, so that requests are under way for a while. Keys, bounds, rights
  * and the states of queue pairs are checked as a NIC does; nothing is lost, and time-outs do not exist.
- * softnic_port() changes the state of a port. One
+ * softnic_port() changes the state of a port, softnic_hold() keeps who looks for an address waiting. One
  * lock guards everything.
  */
 #include <errno.h>
@@ -43,6 +43,7 @@ struct queue_pair {
 	struct ibv_qp qp; /* first */
 	uint32_t peer;
 	struct device *device;
+	bool held;
 };
 
 struct completions {
@@ -80,6 +81,12 @@ static struct device devices[DEVICES];
 static struct region *keys[KEYS];
 static struct queue_pair *qps[QPS];
 static uint32_t turn = 1;
+
+/* Nobody answers at this address (last byte of a GID; 0 = none is held): who connects a queue pair to it waits. */
+static uint8_t hold;
+static int verdict; /* for those who were held: 0, or an errno */
+static unsigned int held;
+static pthread_cond_t let_go = PTHREAD_COND_INITIALIZER;
 
 /* ---- the work ---- */
 
@@ -382,6 +389,29 @@ void softnic_port(unsigned int index, bool down, uint8_t address)
 	pthread_mutex_unlock(&lock);
 }
 
+/* For tests: see above. With 0 all that wait go on, or fail with @err. */
+void softnic_hold(uint8_t address, int err);
+void softnic_hold(uint8_t address, int err)
+{
+	pthread_mutex_lock(&lock);
+	hold = address;
+	verdict = err;
+	pthread_cond_broadcast(&let_go);
+	pthread_mutex_unlock(&lock);
+}
+
+/* How many wait now. */
+unsigned int softnic_held(void);
+unsigned int softnic_held(void)
+{
+	unsigned int n;
+
+	pthread_mutex_lock(&lock);
+	n = held;
+	pthread_mutex_unlock(&lock);
+	return n;
+}
+
 void ibv_ack_async_event(struct ibv_async_event *event) { (void)event; }
 const char *ibv_event_type_str(enum ibv_event_type type) { return type ? "event" : "CQ error"; }
 const char *ibv_wc_status_str(enum ibv_wc_status status)
@@ -525,15 +555,35 @@ struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
 	return &qp->qp;
 }
 
+/* lock held */
+static int look_for(struct queue_pair *qp, const struct ibv_qp_attr *attr)
+{
+	uint8_t address = attr->ah_attr.grh.dgid.raw[15];
+	bool waited = false;
+
+	while (hold && hold == address) {
+		held += !waited;
+		waited = qp->held = true;
+		pthread_cond_wait(&let_go, &lock);
+	}
+	held -= waited;
+	qp->held = false;
+	return waited ? verdict : 0;
+}
+
 int ibv_modify_qp(struct ibv_qp *ibqp, struct ibv_qp_attr *attr, int mask)
 {
 	struct queue_pair *qp = (struct queue_pair *)ibqp;
 	int ret = 0;
 
 	pthread_mutex_lock(&lock);
-	if (attr->qp_state != IBV_QPS_ERR && (unsigned int)attr->qp_state != (unsigned int)ibqp->state + 1)
+	if (qp->held)
+		abort(); /* used by two at once */
+	if (mask & IBV_QP_AV)
+		ret = look_for(qp, attr);
+	if (!ret && attr->qp_state != IBV_QPS_ERR && (unsigned int)attr->qp_state != (unsigned int)ibqp->state + 1)
 		ret = EINVAL;
-	else
+	if (!ret)
 		ibqp->state = attr->qp_state;
 	if (!ret && mask & IBV_QP_DEST_QPN)
 		qp->peer = attr->dest_qp_num;
@@ -548,6 +598,8 @@ int ibv_destroy_qp(struct ibv_qp *ibqp)
 	struct work **link, *w;
 
 	pthread_mutex_lock(&lock);
+	if (qp->held)
+		abort(); /* the driver has it */
 	for (link = &qp->device->head; (w = *link);) {
 		if (w->qp != qp) {
 			link = &w->next;
