@@ -30,6 +30,13 @@ struct responder { /* queue pairs that answer one endpoint of an initiator */
 	uint64_t charged;	   /* to the peer */
 };
 
+struct lanes { /* of one peer, however many connections it has; serve->lock */
+	struct lanes *next;
+	struct mc_uuid peer;
+	unsigned int users;
+	struct mci_rdma_lane lane[MCI_RDMA_DEVICES_MAX];
+};
+
 struct served {
 	struct mci_rdma_serve *serve;
 	struct served *prev, *next;
@@ -46,8 +53,8 @@ struct served {
 	struct mci_task task;
 	struct mci_rdma_ask *gone; /* to be told */
 	unsigned int gone_count, gone_size;
-	struct responder *responders;			 /* loop thread */
-	struct mci_rdma_lane lane[MCI_RDMA_DEVICES_MAX]; /* loop thread */
+	struct responder *responders; /* loop thread */
+	struct lanes *lanes;
 };
 
 struct mci_rdma_serve {
@@ -55,7 +62,8 @@ struct mci_rdma_serve {
 	pthread_mutex_t lock;
 	pthread_cond_t empty;
 	struct served *first;
-	unsigned int count; /* in that list */
+	struct lanes *lanes;
+	unsigned int count; /* in the list of @first */
 	unsigned int alive; /* those that something still knows, too */
 	bool closing;
 	_Atomic unsigned int responders;
@@ -76,6 +84,38 @@ int mci_rdma_serve_open(struct mci_rdma *rdma)
 	return 0;
 }
 
+/* serve->lock held. NULL: no memory. */
+static struct lanes *lanes_get(struct mci_rdma_serve *serve, const struct mc_uuid *peer)
+{
+	struct lanes *lanes;
+
+	for (lanes = serve->lanes; lanes && !mci_uuid_equal(&lanes->peer, peer); lanes = lanes->next)
+		;
+	if (!lanes) {
+		lanes = calloc(1, sizeof(*lanes));
+		if (!lanes)
+			return NULL;
+		lanes->peer = *peer;
+		lanes->next = serve->lanes;
+		serve->lanes = lanes;
+	}
+	lanes->users++;
+	return lanes;
+}
+
+/* serve->lock held */
+static void lanes_put(struct mci_rdma_serve *serve, struct lanes *lanes)
+{
+	struct lanes **at;
+
+	if (--lanes->users)
+		return;
+	for (at = &serve->lanes; *at != lanes; at = &(*at)->next)
+		;
+	*at = lanes->next;
+	free(lanes);
+}
+
 /* serve->lock held */
 static void served_put(struct served *s)
 {
@@ -83,6 +123,7 @@ static void served_put(struct served *s)
 
 	if (--s->refs)
 		return;
+	lanes_put(serve, s->lanes);
 	free(s->gone);
 	free(s);
 	if (!--serve->alive)
@@ -121,11 +162,15 @@ static void put(struct served *s)
 /* It is out of the list. If the driver has its queue pairs, joined() will destroy it. */
 static void end_responder(struct served *s, struct responder *r)
 {
+	struct mci_rdma_serve *serve = s->serve;
 	bool ours = r->ready;
 
-	if (!r->ready && mci_rdma_join_give_up(&s->lane[r->join.device->index], &r->join)) {
-		put(s);
-		ours = true;
+	if (!ours) {
+		pthread_mutex_lock(&serve->lock);
+		ours = mci_rdma_join_give_up(&s->lanes->lane[r->join.device->index], &r->join);
+		if (ours)
+			served_put(s); /* the join's; the caller has another */
+		pthread_mutex_unlock(&serve->lock);
 	}
 	if (ours)
 		destroy_responder(s, r);
@@ -284,7 +329,9 @@ static void joined(struct mci_job *job) /* loop thread */
 	struct served *s = r->join.owner;
 	int ret = 0;
 
-	mci_rdma_join_over(&s->lane[r->join.device->index]);
+	pthread_mutex_lock(&s->serve->lock);
+	mci_rdma_join_over(&s->lanes->lane[r->join.device->index]);
+	pthread_mutex_unlock(&s->serve->lock);
 	if (r->given_up) {
 		destroy_responder(s, r);
 	} else if (r->join.ret) {
@@ -342,15 +389,16 @@ static int build(struct served *s, const struct mci_rdma_end *peer)
 		ret = mci_rdma_qp_create(device, 1, &r->join.qp[r->join.count]);
 		r->join.count += !ret;
 	}
-	if (!ret)
-		ret = mci_rdma_join_add(&s->lane[device->index], &r->join);
+	if (!ret) {
+		pthread_mutex_lock(&serve->lock);
+		ret = mci_rdma_join_add(&s->lanes->lane[device->index], &r->join);
+		s->refs += !ret; /* joined() comes in this thread, later */
+		pthread_mutex_unlock(&serve->lock);
+	}
 	if (ret) {
 		destroy_responder(s, r);
 		return ret;
 	}
-	pthread_mutex_lock(&serve->lock);
-	s->refs++; /* joined() comes in this thread, later */
-	pthread_mutex_unlock(&serve->lock);
 	r->next = s->responders;
 	s->responders = r;
 	return 0;
@@ -559,12 +607,16 @@ void mci_rdma_serve_incoming(struct mci_rdma *rdma, struct mci_incoming *in)
 	s->incarnation = params.incarnation;
 	snprintf(s->name, sizeof(s->name), "%s", hello->peer.name);
 	pthread_mutex_lock(&serve->lock);
+	s->lanes = lanes_get(serve, &s->payer.peer);
 	ret = serve->closing			? -ESHUTDOWN
+	      : !s->lanes			? -ENOMEM
 	      : serve->count >= CONNECTIONS_MAX ? -EUSERS
 						: supersede(serve, s, &wait, &replaced, &old);
 	if (!ret) {
 		s->in = wait ? in : NULL;
 		take_in(serve, s);
+	} else if (s->lanes) {
+		lanes_put(serve, s->lanes);
 	}
 	pthread_mutex_unlock(&serve->lock);
 	if (ret) {
@@ -572,6 +624,7 @@ void mci_rdma_serve_incoming(struct mci_rdma *rdma, struct mci_incoming *in)
 		mci_incoming_reject(in, ret,
 				    ret == -ESTALE   ? "the session has a newer incarnation"
 				    : ret == -EUSERS ? "too many rdma connections"
+				    : ret == -ENOMEM ? "no memory for one more connection"
 						     : "this segment is closing");
 		return;
 	}
