@@ -325,6 +325,7 @@ static bool take_connection(struct mci_incoming *in)
 	unwatch(in);
 	mci_loop_timer_clear(in->loop, &in->timer);
 	in->is_classic = true;
+	mci_payer_of(in->sock.fd, &in->payer.peer, &in->payer); /* nobody proved who he is */
 	in->state = INCOMING_WAITING;
 	in->service->attr.classic_connection(in->service->attr.arg, in, json, length);
 	return true;

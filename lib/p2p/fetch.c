@@ -432,6 +432,7 @@ static void arrived(struct mci_read *read)
 		read->state = MCI_READ_CHECKING;
 		read->check.run = check;
 		read->check.done = checked;
+		read->check.loop = object->store->loop;
 		object->jobs++;
 		mci_pool_add(object->store->hashers, &read->check);
 	} else { /* another was faster */

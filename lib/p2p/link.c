@@ -86,7 +86,7 @@ static void use_pool(struct mci_link *link, void (*run)(struct mci_job *job),
 {
 	link->opening = true;
 	link->object->jobs++;
-	link->job = (struct mci_job){.run = run, .done = done};
+	link->job = (struct mci_job){.run = run, .done = done, .loop = link->store->loop};
 	mci_pool_add(link->store->callers, &link->job);
 }
 

@@ -263,7 +263,7 @@ static int start_watcher(struct mc_p2p *store, const char *prefix, void (*fn)(vo
 	watcher->fn = fn;
 	watcher->arg = arg;
 	watcher->job.run = notice;
-	ret = mci_pool_start("mooncake-watch", 1, store->loop, &watcher->thread);
+	ret = mci_pool_start("mooncake-watch", 1, &watcher->thread);
 	if (!ret)
 		ret = mci_engine_key(store->engine, "p2p/object/", prefix, key);
 	if (!ret)

@@ -268,7 +268,7 @@ void mci_member_refresh(struct mci_object *object)
 	object->refreshing = true;
 	object->jobs++;
 	refresh->object = object;
-	refresh->job = (struct mci_job){.run = look, .done = looked};
+	refresh->job = (struct mci_job){.run = look, .done = looked, .loop = store->loop};
 	mci_root_text(object->manifest->root, refresh->root);
 	mci_pool_add(store->clerk, &refresh->job);
 }
@@ -304,7 +304,7 @@ static void look_at_record(struct mci_object *object)
 	object->guarding = true;
 	object->jobs++;
 	guard->object = object;
-	guard->job = (struct mci_job){.run = guard_record, .done = guarded};
+	guard->job = (struct mci_job){.run = guard_record, .done = guarded, .loop = object->store->loop};
 	mci_pool_add(object->store->clerk, &guard->job);
 }
 

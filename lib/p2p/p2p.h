@@ -24,6 +24,7 @@
 #include "engine/role.h"
 #include "net/conn.h"
 #include "net/loop.h"
+#include "net/work.h"
 #include "p2p/manifest.h"
 #include "p2p/swarm.h"
 #include "p2p/wire.h"
@@ -33,21 +34,6 @@
 #define MCI_P2P_SENTENCE 512
 
 #define mci_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
-
-/* ---- work.c: threads for what blocks or computes ---- */
-
-struct mci_job {
-	void (*run)(struct mci_job *job);  /* a thread of the pool */
-	void (*done)(struct mci_job *job); /* loop thread; NULL = @run may free the job */
-	struct mci_pool *pool;
-	struct mci_task back;
-	STAILQ_ENTRY(mci_job) next;
-};
-
-struct mci_pool;
-int mci_pool_start(const char *name, unsigned int threads, struct mci_loop *loop, struct mci_pool **pool);
-void mci_pool_add(struct mci_pool *pool, struct mci_job *job); /* any thread */
-void mci_pool_stop(struct mci_pool *pool);		       /* what was added runs before; NULL is fine */
 
 /* ---- place.c: where bytes lie ---- */
 

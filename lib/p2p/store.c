@@ -150,11 +150,11 @@ static int start(struct mc_p2p *store, const struct mc_p2p_attr *attr)
 	if (!ret)
 		ret = mci_loop_start("mooncake-p2p", &store->loop);
 	if (!ret)
-		ret = mci_pool_start("mooncake-hash", store->hash_threads, store->loop, &store->hashers);
+		ret = mci_pool_start("mooncake-hash", store->hash_threads, &store->hashers);
 	if (!ret)
-		ret = mci_pool_start("mooncake-call", CALLERS, store->loop, &store->callers);
+		ret = mci_pool_start("mooncake-call", CALLERS, &store->callers);
 	if (!ret)
-		ret = mci_pool_start("mooncake-clerk", 1, store->loop, &store->clerk);
+		ret = mci_pool_start("mooncake-clerk", 1, &store->clerk);
 	if (ret)
 		return ret;
 	store->completions.fn = mci_fetch_completions;

@@ -5,7 +5,7 @@
  * one network; a thread each does the work, so that requests are under way for a while. Keys, bounds, rights
  * and the states of queue pairs are checked as a NIC does; nothing is lost, and time-outs do not exist.
  * softnic_port() changes the state of a port, softnic_allow() lets work wait, softnic_remove()
- * pulls a device out. One lock guards everything.
+ * pulls a device out, softnic_hold() keeps who looks for an address waiting. One lock guards everything.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -43,6 +43,7 @@ struct queue_pair {
 	struct ibv_qp qp; /* first */
 	uint32_t peer;
 	struct device *device;
+	bool held;
 };
 
 struct completions {
@@ -83,6 +84,12 @@ static struct queue_pair *qps[QPS];
 static uint32_t turn = 1;
 static unsigned long done;
 static int allowance = -1; /* so much work is done, and no more; < 0: all */
+
+/* Nobody answers at this address (last byte of a GID; 0 = none is held): who connects a queue pair to it waits. */
+static uint8_t hold;
+static int verdict; /* for those who were held: 0, or an errno */
+static unsigned int held;
+static pthread_cond_t let_go = PTHREAD_COND_INITIALIZER;
 
 /* ---- the work ---- */
 
@@ -426,6 +433,29 @@ unsigned long softnic_reads(void)
 	return n;
 }
 
+/* For tests: see above. With 0 all that wait go on, or fail with @err. */
+void softnic_hold(uint8_t address, int err);
+void softnic_hold(uint8_t address, int err)
+{
+	pthread_mutex_lock(&lock);
+	hold = address;
+	verdict = err;
+	pthread_cond_broadcast(&let_go);
+	pthread_mutex_unlock(&lock);
+}
+
+/* How many wait now. */
+unsigned int softnic_held(void);
+unsigned int softnic_held(void)
+{
+	unsigned int n;
+
+	pthread_mutex_lock(&lock);
+	n = held;
+	pthread_mutex_unlock(&lock);
+	return n;
+}
+
 /* For tests: how much work was carried out so far. */
 unsigned long softnic_done(void);
 unsigned long softnic_done(void)
@@ -611,15 +641,35 @@ struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
 	return &qp->qp;
 }
 
+/* lock held */
+static int look_for(struct queue_pair *qp, const struct ibv_qp_attr *attr)
+{
+	uint8_t address = attr->ah_attr.grh.dgid.raw[15];
+	bool waited = false;
+
+	while (hold && hold == address) {
+		held += !waited;
+		waited = qp->held = true;
+		pthread_cond_wait(&let_go, &lock);
+	}
+	held -= waited;
+	qp->held = false;
+	return waited ? verdict : 0;
+}
+
 int ibv_modify_qp(struct ibv_qp *ibqp, struct ibv_qp_attr *attr, int mask)
 {
 	struct queue_pair *qp = (struct queue_pair *)ibqp;
 	int ret = 0;
 
 	pthread_mutex_lock(&lock);
-	if (attr->qp_state != IBV_QPS_ERR && (unsigned int)attr->qp_state != (unsigned int)ibqp->state + 1)
+	if (qp->held)
+		abort(); /* used by two at once */
+	if (mask & IBV_QP_AV)
+		ret = look_for(qp, attr);
+	if (!ret && attr->qp_state != IBV_QPS_ERR && (unsigned int)attr->qp_state != (unsigned int)ibqp->state + 1)
 		ret = EINVAL;
-	else
+	if (!ret)
 		ibqp->state = attr->qp_state;
 	if (!ret && mask & IBV_QP_DEST_QPN)
 		qp->peer = attr->dest_qp_num;
@@ -634,6 +684,8 @@ int ibv_destroy_qp(struct ibv_qp *ibqp)
 	struct work **link, *w;
 
 	pthread_mutex_lock(&lock);
+	if (qp->held)
+		abort(); /* the driver has it */
 	for (link = &qp->device->head; (w = *link);) {
 		if (w->qp != qp) {
 			link = &w->next;

@@ -25,6 +25,7 @@
 enum mci_rdma_link_state {
 	MCI_RDMA_LINK_BARE,	 /* no queue pairs: only remembered because it is owed */
 	MCI_RDMA_LINK_ASKED,	 /* queue pairs that know none of the peer yet */
+	MCI_RDMA_LINK_JOINING,	 /* a thread is in the driver with them, without the lock: they are its own */
 	MCI_RDMA_LINK_CONNECTED, /* ready to receive and to send */
 };
 
@@ -46,14 +47,17 @@ struct mci_rdma_link {
 
 struct mci_rdma_links {
 	pthread_mutex_t lock;
+	pthread_cond_t joined;	     /* one is not JOINING any more */
 	struct mci_rdma_link *first; /* newest first */
 	unsigned int count;	     /* those with queue pairs */
 };
 
 struct mci_rdma_link *mci_rdma_link_find(struct mci_rdma *rdma, const struct mci_nic *device, const char *path);
+/* The same, but one that is JOINING is waited for; the lock is let go meanwhile. */
+struct mci_rdma_link *mci_rdma_link_await(struct mci_rdma *rdma, const struct mci_nic *device, const char *path);
 /* Find it, or make it; it has queue pairs then. -errno with a sentence. */
 int mci_rdma_link_get(struct mci_rdma *rdma, struct mci_nic *device, const char *path, struct mci_rdma_link **link);
-/* Connect an ASKED one to the queue pairs of @peer. */
+/* Connect an ASKED one to the queue pairs of @peer. The lock is let go while the driver looks for the peer. */
 int mci_rdma_link_connect(struct mci_rdma_link *link, const struct mci_rdma_record *peer);
 bool mci_rdma_link_same(const struct mci_rdma_link *link, const struct mci_rdma_record *peer); /* connected to these */
 /* Its queue pairs end; it is forgotten unless @owed. It must have no user. */

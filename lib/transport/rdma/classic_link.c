@@ -21,6 +21,7 @@ int mci_rdma_links_open(struct mci_rdma *rdma)
 	if (!rdma->links)
 		return mci_fail(-ENOMEM, "no memory for the rdma-classic transport");
 	pthread_mutex_init(&rdma->links->lock, NULL);
+	pthread_cond_init(&rdma->links->joined, NULL);
 	return 0;
 }
 
@@ -46,6 +47,7 @@ void mci_rdma_links_close(struct mci_rdma *rdma)
 		destroy_queues(rdma, link);
 		free(link);
 	}
+	pthread_cond_destroy(&rdma->links->joined);
 	pthread_mutex_destroy(&rdma->links->lock);
 	free(rdma->links);
 	rdma->links = NULL;
@@ -64,6 +66,15 @@ struct mci_rdma_link *mci_rdma_link_find(struct mci_rdma *rdma, const struct mci
 		if (link->device == device && !link->retired && !strcmp(link->path, path))
 			return link;
 	return NULL;
+}
+
+struct mci_rdma_link *mci_rdma_link_await(struct mci_rdma *rdma, const struct mci_nic *device, const char *path)
+{
+	struct mci_rdma_link *link;
+
+	while ((link = mci_rdma_link_find(rdma, device, path)) && link->state == MCI_RDMA_LINK_JOINING)
+		pthread_cond_wait(&rdma->links->joined, &rdma->links->lock);
+	return link;
 }
 
 static void forget(struct mci_rdma *rdma, struct mci_rdma_link *link)
@@ -146,13 +157,19 @@ int mci_rdma_link_connect(struct mci_rdma_link *link, const struct mci_rdma_reco
 {
 	/* Nobody negotiates an MTU here: each side takes its own. */
 	struct mci_rdma_end end = {.count = (uint8_t)link->count, .mtu = IBV_MTU_4096, .lid = peer->lid};
+	struct mci_rdma_links *links = link->device->rdma->links;
 	unsigned int i;
 	int ret = 0;
 
 	memcpy(end.gid, peer->gid, sizeof(end.gid));
 	memcpy(end.qpn, peer->qpn, sizeof(end.qpn));
+	link->state = MCI_RDMA_LINK_JOINING;
+	pthread_mutex_unlock(&links->lock);
 	for (i = 0; i < link->count && !ret; i++)
 		ret = mci_rdma_qp_ready(link->device, link->qp[i], &end, i, 0, true);
+	pthread_mutex_lock(&links->lock);
+	link->state = MCI_RDMA_LINK_ASKED;
+	pthread_cond_broadcast(&links->joined);
 	if (ret)
 		return ret;
 	memcpy(link->peer_qpn, peer->qpn, sizeof(link->peer_qpn));

@@ -117,7 +117,7 @@ static int acknowledge(struct mci_rdma_peer *peer, struct mci_rdma_record *own, 
 static int apply(struct mci_rdma *rdma, struct mci_nic *device, const struct mci_rdma_record *own,
 		 const struct mci_rdma_record *answer)
 {
-	struct mci_rdma_link *link = mci_rdma_link_find(rdma, device, own->peer);
+	struct mci_rdma_link *link = mci_rdma_link_await(rdma, device, own->peer);
 	int ret = 0;
 
 	/* It has accepted other queue pairs, so the old ones are over, whatever becomes of these. */

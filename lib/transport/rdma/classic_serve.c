@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: MIT
 /*
- * Answers to classic peers that ask for queue pairs, under --classic only. Creating queue pairs takes its time, and
- * the descriptor of a peer before 0.3.11 has to be read, so a few threads do it, never a loop. The texts of
+ * Answers to classic peers that ask for queue pairs, under --classic only. Creating queue pairs takes its time,
+ * looking for a peer that does not answer takes the driver a second, and the descriptor of a peer before 0.3.11 has
+ * to be read, so a few threads do it, never a loop; one host gets half of them, and of the queue. The texts of
  * refusals are those of classic servers. serve->lock guards the queue.
  */
 #include "transport/rdma/classic.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/errors.h"
 #include "core/log.h"
+#include "core/uuid.h"
 
 #define THREADS 4
 #define QUEUE_MAX 128
@@ -22,6 +23,7 @@
 struct question {
 	struct question *next;
 	struct mci_incoming *in;
+	struct mc_uuid host;
 	const char *json;
 	size_t length;
 };
@@ -31,6 +33,7 @@ struct mci_rdma_classic_serve {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct question *first, **last;
+	struct question *answering;
 	unsigned int waiting, idle, threads;
 	bool closing;
 	pthread_t thread[THREADS];
@@ -134,7 +137,7 @@ static int connect_link(struct mci_rdma *rdma, struct mci_nic *device, const str
 	int ret = 0;
 
 	pthread_mutex_lock(&rdma->links->lock);
-	while ((link = mci_rdma_link_find(rdma, device, question->local)) &&
+	while ((link = mci_rdma_link_await(rdma, device, question->local)) &&
 	       link->state == MCI_RDMA_LINK_CONNECTED && !mci_rdma_link_same(link, question))
 		retire(rdma, link);
 	/* One that we asked for at the same moment is connected from here: the answer to us will agree. */
@@ -195,7 +198,45 @@ static void decide(struct mci_rdma *rdma, struct mci_rdma_record *question, stru
 		mci_info("classic peer '%s' is connected to %s", question->local, device->name);
 }
 
-static void answer_one(struct mci_rdma *rdma, struct question *q)
+static unsigned int from_host(const struct question *q, const struct mc_uuid *host)
+{
+	unsigned int n = 0;
+
+	for (; q; q = q->next)
+		n += mci_uuid_equal(&q->host, host);
+	return n;
+}
+
+/* serve->lock held. The first one whose host has not got its share already. */
+static struct question *take(struct mci_rdma_classic_serve *serve)
+{
+	struct question **at, *q;
+
+	for (at = &serve->first; (q = *at) && from_host(serve->answering, &q->host) >= THREADS / 2; at = &q->next)
+		;
+	if (!q)
+		return NULL;
+	*at = q->next;
+	if (!*at)
+		serve->last = at;
+	serve->waiting--;
+	q->next = serve->answering;
+	serve->answering = q;
+	return q;
+}
+
+/* serve->lock held. One more of its host may be taken, by this thread if by nobody else. */
+static void answered(struct mci_rdma_classic_serve *serve, struct question *q)
+{
+	struct question **at;
+
+	for (at = &serve->answering; *at != q; at = &(*at)->next)
+		;
+	*at = q->next;
+	free(q);
+}
+
+static void answer_one(struct mci_rdma *rdma, const struct question *q)
 {
 	struct mci_rdma_record *question = malloc(2 * sizeof(*question)), *answer = question + 1;
 	char *reply = NULL;
@@ -206,7 +247,6 @@ static void answer_one(struct mci_rdma *rdma, struct question *q)
 	}
 	free(question);
 	mci_incoming_answer(q->in, reply);
-	free(q);
 }
 
 static void *serve_main(void *arg)
@@ -216,20 +256,17 @@ static void *serve_main(void *arg)
 
 	pthread_mutex_lock(&serve->lock);
 	while (!serve->closing) {
-		q = serve->first;
+		q = take(serve);
 		if (!q) {
 			serve->idle++;
 			pthread_cond_wait(&serve->changed, &serve->lock);
 			serve->idle--;
 			continue;
 		}
-		serve->first = q->next;
-		if (!serve->first)
-			serve->last = &serve->first;
-		serve->waiting--;
 		pthread_mutex_unlock(&serve->lock);
 		answer_one(serve->rdma, q);
 		pthread_mutex_lock(&serve->lock);
+		answered(serve, q);
 	}
 	pthread_mutex_unlock(&serve->lock);
 	return NULL;
@@ -238,26 +275,23 @@ static void *serve_main(void *arg)
 /* serve->lock held. One more thread, if all are busy. */
 static void start_thread(struct mci_rdma_classic_serve *serve)
 {
-	sigset_t all, before;
-
 	if (serve->idle >= serve->waiting || serve->threads == THREADS)
 		return;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	if (!pthread_create(&serve->thread[serve->threads], NULL, serve_main, serve))
+	if (!mci_thread_start(&serve->thread[serve->threads], serve_main, serve))
 		serve->threads++;
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 void mci_rdma_classic_serve(struct mci_rdma *rdma, struct mci_incoming *in, const char *json, size_t length)
 {
+	const struct mc_uuid *host = &mci_incoming_payer(in)->host;
 	struct mci_rdma_classic_serve *serve = rdma->classic_serve;
 	struct question *q = malloc(sizeof(*q));
 	bool taken = false;
 
 	pthread_mutex_lock(&serve->lock);
-	if (q && !serve->closing && serve->waiting < QUEUE_MAX) {
-		*q = (struct question){.in = in, .json = json, .length = length};
+	if (q && !serve->closing && serve->waiting < QUEUE_MAX &&
+	    from_host(serve->first, host) < QUEUE_MAX / 2) {
+		*q = (struct question){.in = in, .host = *host, .json = json, .length = length};
 		*serve->last = q;
 		serve->last = &q->next;
 		serve->waiting++;

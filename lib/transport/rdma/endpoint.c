@@ -31,6 +31,19 @@ static void rest(struct mci_rdma_rail *rail)
 	rail->rest_until = mci_now_ns() + rail->rest_ns;
 }
 
+/* Its queue pairs are not ours as long as the driver has them: joined() destroys them then. */
+static void give_up(struct mci_rdma_endpoint *e)
+{
+	struct mci_rdma_peer *peer = e->peer;
+
+	if (e->join && mci_rdma_join_give_up(&peer->lane[e->device->index], e->join)) {
+		mci_rdma_join_destroy(e->join);
+		free(e->join);
+		mci_rdma_peer_put(peer);
+	}
+	e->join = NULL;
+}
+
 static void destroy_queues(struct mci_rdma_endpoint *e)
 {
 	unsigned int i;
@@ -39,6 +52,7 @@ static void destroy_queues(struct mci_rdma_endpoint *e)
 		mci_rdma_classic_detach(e);
 		return;
 	}
+	give_up(e);
 	for (i = 0; i < e->count; i++) {
 		if (e->queue[i]->qp)
 			e->peer->rdma->verbs->ibv_destroy_qp(e->queue[i]->qp);
@@ -104,7 +118,6 @@ int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, u
 	e->send_connect = true;
 	/* The classic dialect's thread sees to it itself. */
 	e->step_at = peer->classic ? UINT64_MAX : mci_now_ns() + ASK_NS;
-	/* Asked for in this order: connecting to what is not reachable may take the driver a second. */
 	for (last = &peer->endpoints; *last; last = &(*last)->next)
 		;
 	*last = e;
@@ -122,13 +135,108 @@ static struct mci_rdma_endpoint *find(struct mci_rdma_peer *peer, uint32_t numbe
 	return e;
 }
 
+static void cannot_join(struct mci_rdma_endpoint *e, int err, const char *sentence, struct mci_request **finals)
+{
+	struct mci_rdma_peer *peer = e->peer;
+	struct mci_rdma_rail *rail = mci_rdma_rail_of(peer, e->device, e->to);
+
+	cannot(peer, e->device, sentence);
+	mci_rdma_endpoint_break(e, err, true, finals); /* it may be gone now */
+	mci_rdma_rail_why(rail, "", peer->why);
+}
+
+static void prove(struct mci_rdma_endpoint *e, const struct mci_rdma_join *join, struct mci_request **finals)
+{
+	unsigned int i, count;
+
+	if (join->ret) {
+		cannot_join(e, join->ret, join->why, finals);
+		return;
+	}
+	e->state = MCI_RDMA_PROVING;
+	e->step_at = mci_now_ns() + ASK_NS;
+	for (i = 0, count = e->count; i < count && mci_rdma_post_proof(e, i, finals); i++)
+		;
+}
+
+/* Loop thread. Who has given up meanwhile is not found. */
+static void joined(struct mci_job *job)
+{
+	struct mci_rdma_join *join = (struct mci_rdma_join *)job;
+	struct mci_rdma_peer *peer = join->owner;
+	struct mci_request *finals = NULL;
+	struct mci_rdma_endpoint *e;
+	unsigned int i;
+
+	pthread_mutex_lock(&peer->lock);
+	mci_rdma_join_over(&peer->lane[join->device->index]);
+	for (e = peer->endpoints; e && e->join != join; e = e->next)
+		;
+	if (e) {
+		for (i = 0; i < e->count; i++) {
+			e->queue[i]->qp = join->qp[i];
+			join->qp[i] = NULL;
+		}
+		e->join = NULL;
+		prove(e, join, &finals);
+		mci_rdma_peer_post(peer); /* the timer has to know */
+		mci_rdma_pump(peer, &finals);
+	}
+	pthread_mutex_unlock(&peer->lock);
+	mci_rdma_finals_tell(peer, finals);
+	mci_rdma_join_destroy(join);
+	free(join);
+	mci_rdma_peer_put(peer);
+}
+
+/* Our queue pairs to those of @end: a thread of the NIC has them now. */
+static int start_join(struct mci_rdma_endpoint *e, const struct mci_rdma_end *end)
+{
+	struct mci_rdma_peer *peer = e->peer;
+	struct mci_rdma_join *join = calloc(1, sizeof(*join));
+	unsigned int i;
+	int ret;
+
+	if (!join)
+		return mci_fail(-ENOMEM, "no memory to connect queue pairs to segment '%s'", peer->name);
+	join->job.done = joined;
+	join->job.loop = peer->loop;
+	join->owner = peer;
+	join->device = e->device;
+	join->send = true;
+	join->peer = *end;
+	join->count = e->count;
+	for (i = 0; i < e->count; i++) {
+		join->qp[i] = e->queue[i]->qp;
+		join->psn[i] = e->queue[i]->psn;
+	}
+	ret = mci_rdma_join_add(&peer->lane[e->device->index], join);
+	if (ret) {
+		free(join);
+		return ret;
+	}
+	atomic_fetch_add(&peer->refs, 1);
+	for (i = 0; i < e->count; i++)
+		e->queue[i]->qp = NULL;
+	e->join = join;
+	e->state = MCI_RDMA_JOINING;
+	e->step_at = mci_now_ns() + ASK_NS;
+	return 0;
+}
+
+/* An address is another one than it was opened with. */
+static bool moved(const struct mci_rdma_endpoint *e)
+{
+	struct mci_rdma_port port;
+
+	mci_rdma_device_port(e->device, &port);
+	return memcmp(port.gid, e->own_gid, 16) || memcmp(e->peer->port[e->to].gid, e->peer_gid, 16);
+}
+
 void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rdma_end *end,
 				 struct mci_request **finals)
 {
 	struct mci_rdma_endpoint *e = find(peer, end->number);
-	struct mci_rdma_rail *rail;
-	unsigned int i, count;
-	char why[256];
 	int ret = 0;
 
 	if (!e || e->state != MCI_RDMA_ASKED || e->send_connect)
@@ -146,23 +254,17 @@ void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rd
 	if (end->count != e->count)
 		ret = mci_fail(-EPROTO, "segment '%s' answers with %u queue pairs instead of %u", peer->name,
 			       end->count, e->count);
-	for (i = 0; i < e->count && !ret; i++)
-		ret = mci_rdma_qp_ready(e->device, e->queue[i]->qp, end, i, e->queue[i]->psn, true);
-	if (ret) {
-		cannot(peer, e->device, mc_errmsg());
-		snprintf(why, sizeof(why), "%s", mc_errmsg());
-		rail = mci_rdma_rail_of(peer, e->device, e->to);
-		mci_rdma_endpoint_break(e, ret, true, finals);
-		mci_rdma_rail_why(rail, "", why);
-		return;
-	}
 	memcpy(e->peer_gid, end->gid, sizeof(e->peer_gid));
 	e->flush_iova = end->flush_iova;
 	e->flush_key = end->flush_key;
-	e->state = MCI_RDMA_PROVING;
-	e->step_at = mci_now_ns() + ASK_NS;
-	for (i = 0, count = e->count; i < count && mci_rdma_post_proof(e, i, finals); i++)
-		;
+	if (!ret && moved(e)) {
+		mci_rdma_endpoint_break(e, -EADDRNOTAVAIL, false, finals);
+		return;
+	}
+	if (!ret)
+		ret = start_join(e, end);
+	if (ret)
+		cannot_join(e, ret, mc_errmsg(), finals);
 }
 
 void mci_rdma_endpoint_proven(struct mci_rdma_endpoint *e)
@@ -241,10 +343,10 @@ static void fence(struct mci_rdma_endpoint *e, struct mci_request **finals)
 void mci_rdma_endpoint_break(struct mci_rdma_endpoint *e, int err, bool path_failed,
 			     struct mci_request **finals)
 {
-	bool idle = e->state == MCI_RDMA_ASKED;
+	bool idle = e->state == MCI_RDMA_ASKED || e->state == MCI_RDMA_JOINING;
 	unsigned int i;
 
-	if (e->state != MCI_RDMA_ASKED && e->state != MCI_RDMA_PROVING && e->state != MCI_RDMA_UP)
+	if (!mci_rdma_endpoint_opens(e) && e->state != MCI_RDMA_UP)
 		return;
 	e->error = err;
 	e->path_failed = path_failed;
@@ -322,7 +424,7 @@ void mci_rdma_endpoint_end(struct mci_rdma_endpoint *e, struct mci_request **fin
 	if (e->state == MCI_RDMA_BREAKING || e->state == MCI_RDMA_FENCING)
 		peer->breaking--;
 	/* Queue pairs that were connected ended, and the peer did not say that his are gone. */
-	if (e->state != MCI_RDMA_ASKED && !peer->conn_there)
+	if (e->state != MCI_RDMA_ASKED && e->state != MCI_RDMA_JOINING && !peer->conn_there)
 		peer->unconfirmed = true;
 	if (e->path_failed)
 		rest(rail);
@@ -359,7 +461,7 @@ void mci_rdma_endpoint_steps(struct mci_rdma_peer *peer, uint64_t now, struct mc
 			for (i = 0; i < e->count; i++)
 				e->queue[i]->drained = true;
 			fence(e, finals);
-		} else if (e->state == MCI_RDMA_PROVING) {
+		} else if (e->state == MCI_RDMA_JOINING || e->state == MCI_RDMA_PROVING) {
 			mci_rdma_endpoint_break(e, -ETIMEDOUT, true, finals);
 		} else {
 			silent = true;
@@ -386,8 +488,7 @@ void mci_rdma_endpoint_ports(struct mci_rdma_peer *peer, struct mci_request **fi
 		mci_rdma_device_port(e->device, &port);
 		if (!port.up || !peer->port[e->to].up)
 			mci_rdma_endpoint_break(e, -ENETDOWN, true, finals);
-		else if (e->state == MCI_RDMA_UP && !peer->classic &&
-			 (memcmp(port.gid, e->own_gid, 16) || memcmp(peer->port[e->to].gid, e->peer_gid, 16)))
+		else if (e->state >= MCI_RDMA_JOINING && e->state <= MCI_RDMA_UP && !peer->classic && moved(e))
 			mci_rdma_endpoint_break(e, -EADDRNOTAVAIL, false, finals);
 	}
 }

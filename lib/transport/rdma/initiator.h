@@ -69,6 +69,10 @@ void mci_rdma_classic_detach(struct mci_rdma_endpoint *e); /* its queue pairs en
 struct mci_rdma_remote *mci_rdma_classic_remote(const struct mci_request *r);
 
 /* endpoint.c */
+static inline bool mci_rdma_endpoint_opens(const struct mci_rdma_endpoint *e)
+{
+	return e->state == MCI_RDMA_ASKED || e->state == MCI_RDMA_JOINING || e->state == MCI_RDMA_PROVING;
+}
 int mci_rdma_endpoint_open(struct mci_rdma_peer *peer, struct mci_nic *device, uint8_t to);
 void mci_rdma_endpoint_connected(struct mci_rdma_peer *peer, const struct mci_rdma_end *end,
 				 struct mci_request **finals);

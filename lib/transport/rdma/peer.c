@@ -332,7 +332,7 @@ void mci_rdma_peer_lost(struct mci_rdma_peer *peer, struct mci_request **finals)
 		next = e->next;
 		if (e->state == MCI_RDMA_UP || e->state == MCI_RDMA_PROVING)
 			mci_rdma_endpoint_break(e, -ECONNRESET, false, finals);
-		else if (e->state == MCI_RDMA_ASKED || e->state == MCI_RDMA_FENCING)
+		else if (e->state == MCI_RDMA_ASKED || e->state == MCI_RDMA_JOINING || e->state == MCI_RDMA_FENCING)
 			mci_rdma_endpoint_end(e, finals);
 	}
 	if (mci_rdma_peer_wanted(peer) && peer->state == MCI_RDMA_DOWN && !peer->closing)

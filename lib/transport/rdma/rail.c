@@ -55,7 +55,7 @@ static void consider(struct pick *pick, struct mci_nic *device, uint8_t to)
 			pick->usable = true;
 		return;
 	}
-	if (e->state == MCI_RDMA_ASKED || e->state == MCI_RDMA_PROVING) {
+	if (mci_rdma_endpoint_opens(e)) {
 		pick->usable = true;
 		return;
 	}

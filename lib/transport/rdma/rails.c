@@ -10,8 +10,8 @@
 #include "topology/topology.h"
 #include "transport/rdma/initiator.h"
 
-/* What becomes of a pair within these two steps: it is asked for, then a few bytes are read. */
-#define TRY_NS (7 * MCI_NS_PER_S)
+/* What becomes of a pair within these three steps: it is asked for, joined, then a few bytes are read. */
+#define TRY_NS (10 * MCI_NS_PER_S)
 
 void mci_rdma_rail_why(struct mci_rdma_rail *rail, const char *before, const char *why)
 {
@@ -75,7 +75,7 @@ static enum rail_state state_of(struct mci_rdma_peer *peer, struct mci_nic *devi
 		return DOWN;
 	if (rail->endpoint && rail->endpoint->state == MCI_RDMA_UP)
 		return UP;
-	if (rail->endpoint && (rail->endpoint->state == MCI_RDMA_ASKED || rail->endpoint->state == MCI_RDMA_PROVING))
+	if (rail->endpoint && mci_rdma_endpoint_opens(rail->endpoint))
 		return OPENING;
 	return rail->why ? FAILED : IDLE;
 }

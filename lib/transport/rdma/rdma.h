@@ -4,7 +4,7 @@
  *
  *   device.c    NICs: open, port state, events of the NIC and of its interface; gid.c: which GID a port uses
  *   memory.c    registration of regions on all NICs
- *   wire.c      control frames; qp.c: queue pairs, both sides
+ *   wire.c      control frames; qp.c: queue pairs, both sides; join.c: theirs and ours are connected
  *   serve.c     target: control connections, keys, responder queue pairs
  *   peer.c      initiator: ops on a peer, its queue and its deadlines; connect.c: its control connection
  *   endpoint.c  initiator: queue pairs to one NIC of a peer: opening, breaking, fencing
@@ -23,6 +23,7 @@
 #include <stdatomic.h>
 
 #include "net/conn.h"
+#include "net/work.h"
 #include "transport/rdma/verbs.h"
 #include "transport/rdma/wire.h"
 #include "transport/reconnect.h"
@@ -66,6 +67,7 @@ struct mci_nic {
 	struct ibv_comp_channel *channel;
 	struct ibv_cq *cq;
 	struct mci_loop *loop;
+	struct mci_pool *joiners; /* join.c; NULL: nothing was to be joined yet */
 	int numa_node;
 	uint32_t max_qp_wr, max_rd;
 	uint64_t max_mr; /* bytes of a registration */
@@ -73,7 +75,7 @@ struct mci_nic {
 	_Atomic uint32_t mrs;	/* ours */
 	_Atomic bool no_dmabuf; /* it was tried: memory of the kernel module is registered by its mapping */
 	bool soft;		/* soft-RoCE */
-	pthread_mutex_t state_lock; /* the next eight; who picks a rail reads the first two without it */
+	pthread_mutex_t state_lock; /* joiners, and the next eight; who picks a rail reads the first two without it */
 	_Atomic bool up;
 	_Atomic uint8_t link_layer;
 	bool link_down;	      /* its network interface carries nothing */
@@ -154,6 +156,35 @@ int mci_rdma_qp_ready(struct mci_nic *device, struct ibv_qp *qp, const struct mc
 int mci_rdma_qp_error(struct mci_nic *device, struct ibv_qp *qp);
 uint32_t mci_rdma_psn(void);
 
+/* join.c. Queue pairs that are being connected to a peer's: nobody else touches them before job.done. */
+struct mci_rdma_join {
+	struct mci_job job; /* first; its owner sets done and loop */
+	struct mci_rdma_join *next; /* in the lane */
+	void *owner;
+	struct mci_nic *device;
+	bool send; /* to be ready to send too */
+	uint8_t count;
+	struct ibv_qp *qp[MCI_RDMA_QPS_MAX];
+	uint32_t psn[MCI_RDMA_QPS_MAX];
+	struct mci_rdma_end peer; /* its queue pairs */
+	uint64_t until;		  /* not begun by then: refused */
+	_Atomic bool given_up;
+	int ret;
+	char why[MCI_RDMA_SENTENCE + 1];
+};
+
+struct mci_rdma_lane { /* of one peer and one NIC of ours; zeroed; the peer's lock, or its loop */
+	struct mci_rdma_join *first, *last; /* wait */
+	unsigned int under_way;
+};
+
+int mci_rdma_join_add(struct mci_rdma_lane *lane, struct mci_rdma_join *join); /* -errno with a sentence */
+/* True: it has not begun, and is the caller's again. False: its end will come, as for others. */
+bool mci_rdma_join_give_up(struct mci_rdma_lane *lane, struct mci_rdma_join *join);
+void mci_rdma_join_over(struct mci_rdma_lane *lane);	  /* by job.done: the next one begins */
+void mci_rdma_join_destroy(struct mci_rdma_join *join);	  /* its queue pairs */
+void mci_rdma_joins_end(struct mci_rdma *rdma);		  /* all were given up: waits for those in the driver */
+
 /* transport.c: devices, pool and the like; the rest is the dialect's. -errno with a sentence. */
 int mci_rdma_new(struct mci_transport_host *host, enum mci_transport_id id, struct mci_rdma **rdma);
 void mci_rdma_free(struct mci_rdma *rdma);
@@ -193,6 +224,7 @@ struct mci_rdma_queue {
 
 enum mci_rdma_endpoint_state {
 	MCI_RDMA_ASKED,	  /* CONNECT is on its way */
+	MCI_RDMA_JOINING, /* it was answered: ours are being connected to the peer's, and are the join's meanwhile */
 	MCI_RDMA_PROVING, /* a few bytes are being read through each queue pair */
 	MCI_RDMA_UP,
 	MCI_RDMA_BREAKING, /* queue pairs are in error, their work requests are being flushed */
@@ -208,6 +240,7 @@ struct mci_rdma_endpoint {
 	bool send_connect, send_drop; /* frames that the loop thread owes the peer */
 	bool path_failed;	      /* leaves because the path does not work */
 	bool confirmed, owes;	      /* classic: the peer has ended its side; writes of it have no answer */
+	struct mci_rdma_join *join;   /* JOINING */
 	struct mci_rdma_link *link;   /* classic: whose queue pairs these are */
 	_Atomic bool evict;	      /* leave when idle */
 	_Atomic bool settled;	      /* it has carried something, or nothing waits for it: it may be evicted */
@@ -283,6 +316,7 @@ struct mci_rdma_peer {
 	unsigned int rail_count;
 	struct mci_rdma_endpoint *endpoints;
 	unsigned int breaking; /* endpoints that leave */
+	struct mci_rdma_lane lane[MCI_RDMA_DEVICES_MAX]; /* by NIC of ours */
 	bool probing, proven;  /* peer_open() waits for an endpoint; something came through one */
 	bool asked_pool;       /* it could have used an endpoint, since this was last looked at */
 	struct {

@@ -3,7 +3,8 @@
  * Target: control connections of initiators. They are told keys, and get queue pairs that answer theirs;
  * a connection that ends takes its queue pairs along, and one of a newer incarnation ends the older one
  * first (contracts B1). No byte moves here. serve->lock guards the list; a connection's endpoints are its
- * loop thread's.
+ * loop thread's. Queue pairs that the driver still has (join.c) are destroyed when they come back: no peer
+ * was told of them, so nothing can arrive through them.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -21,12 +22,19 @@
 #define QP_BYTES (8u << 10) /* what a queue pair without queues costs here, in the driver and below it, roughly */
 
 struct responder { /* queue pairs that answer one endpoint of an initiator */
+	struct mci_rdma_join join; /* first; join.peer: what was asked for */
 	struct responder *next;
-	struct mci_nic *device;
-	uint32_t number;
-	uint8_t count;
-	uint64_t charged; /* to the peer */
-	struct ibv_qp *qp[MCI_RDMA_QPS_MAX];
+	bool ready;		   /* the initiator was told of them */
+	bool given_up;		   /* not in the list any more */
+	struct mci_rdma_port port; /* as it was when they were made */
+	uint64_t charged;	   /* to the peer */
+};
+
+struct lanes { /* of one peer, however many connections it has; serve->lock */
+	struct lanes *next;
+	struct mc_uuid peer;
+	unsigned int users;
+	struct mci_rdma_lane lane[MCI_RDMA_DEVICES_MAX];
 };
 
 struct served {
@@ -46,6 +54,7 @@ struct served {
 	struct mci_rdma_ask *gone; /* to be told */
 	unsigned int gone_count, gone_size;
 	struct responder *responders; /* loop thread */
+	struct lanes *lanes;
 };
 
 struct mci_rdma_serve {
@@ -53,7 +62,9 @@ struct mci_rdma_serve {
 	pthread_mutex_t lock;
 	pthread_cond_t empty;
 	struct served *first;
-	unsigned int count;
+	struct lanes *lanes;
+	unsigned int count; /* in the list of @first */
+	unsigned int alive; /* those that something still knows, too */
 	bool closing;
 	_Atomic unsigned int responders;
 };
@@ -73,13 +84,50 @@ int mci_rdma_serve_open(struct mci_rdma *rdma)
 	return 0;
 }
 
+/* serve->lock held. NULL: no memory. */
+static struct lanes *lanes_get(struct mci_rdma_serve *serve, const struct mc_uuid *peer)
+{
+	struct lanes *lanes;
+
+	for (lanes = serve->lanes; lanes && !mci_uuid_equal(&lanes->peer, peer); lanes = lanes->next)
+		;
+	if (!lanes) {
+		lanes = calloc(1, sizeof(*lanes));
+		if (!lanes)
+			return NULL;
+		lanes->peer = *peer;
+		lanes->next = serve->lanes;
+		serve->lanes = lanes;
+	}
+	lanes->users++;
+	return lanes;
+}
+
+/* serve->lock held */
+static void lanes_put(struct mci_rdma_serve *serve, struct lanes *lanes)
+{
+	struct lanes **at;
+
+	if (--lanes->users)
+		return;
+	for (at = &serve->lanes; *at != lanes; at = &(*at)->next)
+		;
+	*at = lanes->next;
+	free(lanes);
+}
+
 /* serve->lock held */
 static void served_put(struct served *s)
 {
+	struct mci_rdma_serve *serve = s->serve;
+
 	if (--s->refs)
 		return;
+	lanes_put(serve, s->lanes);
 	free(s->gone);
 	free(s);
+	if (!--serve->alive)
+		pthread_cond_broadcast(&serve->empty);
 }
 
 /* serve->lock held */
@@ -95,14 +143,39 @@ static void post(struct served *s)
 static void destroy_responder(struct served *s, struct responder *r)
 {
 	struct mci_rdma_serve *serve = s->serve;
-	unsigned int i;
 
-	for (i = 0; i < r->count; i++)
-		if (r->qp[i])
-			serve->rdma->verbs->ibv_destroy_qp(r->qp[i]);
+	mci_rdma_join_destroy(&r->join);
 	mci_ledger_give(serve->rdma->host->ledger, &s->payer, r->charged);
 	free(r);
 	atomic_fetch_sub(&serve->responders, 1);
+}
+
+static void put(struct served *s)
+{
+	struct mci_rdma_serve *serve = s->serve;
+
+	pthread_mutex_lock(&serve->lock);
+	served_put(s);
+	pthread_mutex_unlock(&serve->lock);
+}
+
+/* It is out of the list. If the driver has its queue pairs, joined() will destroy it. */
+static void end_responder(struct served *s, struct responder *r)
+{
+	struct mci_rdma_serve *serve = s->serve;
+	bool ours = r->ready;
+
+	if (!ours) {
+		pthread_mutex_lock(&serve->lock);
+		ours = mci_rdma_join_give_up(&s->lanes->lane[r->join.device->index], &r->join);
+		if (ours)
+			served_put(s); /* the join's; the caller has another */
+		pthread_mutex_unlock(&serve->lock);
+	}
+	if (ours)
+		destroy_responder(s, r);
+	else
+		r->given_up = true;
 }
 
 /* Serve->lock held. The next one of the session that waits, if nothing older is left. */
@@ -132,7 +205,7 @@ static void served_forget(struct served *s)
 
 	while ((r = s->responders)) {
 		s->responders = r->next;
-		destroy_responder(s, r);
+		end_responder(s, r);
 	}
 	pthread_mutex_lock(&serve->lock);
 	s->conn = NULL;
@@ -150,8 +223,6 @@ static void served_forget(struct served *s)
 		waiting->in = NULL;
 	}
 	served_put(s);
-	if (!serve->first)
-		pthread_cond_broadcast(&serve->empty);
 	pthread_mutex_unlock(&serve->lock);
 	if (in)
 		mci_incoming_accept(in, NULL, 0, on_ready, waiting);
@@ -206,16 +277,84 @@ static int on_keys_ask(struct served *s, const struct mci_frame *frame)
 	return ret;
 }
 
-static int build(struct served *s, const struct mci_rdma_end *peer, struct mci_rdma_end *own)
+static int answer(struct served *s, const struct mci_rdma_end *own)
+{
+	uint8_t out[MCI_RDMA_END_MAX];
+
+	return mci_conn_send(s->conn, MCI_RDMA_CONNECTED, 0, out, mci_rdma_end_encode(own, out), -1);
+}
+
+static int refuse(struct served *s, const struct mci_rdma_end *peer, int err, const char *sentence)
+{
+	struct mci_rdma_end own = {.number = peer->number, .from = peer->from, .to = peer->to, .status = err};
+
+	snprintf(own.sentence, sizeof(own.sentence), "%s", sentence);
+	return answer(s, &own);
+}
+
+static int accept_endpoint(struct served *s, struct responder *r)
+{
+	const struct mci_rdma_join *join = &r->join;
+	struct mci_rdma_end own = {
+		.number = join->peer.number,
+		.from = join->peer.from,
+		.to = join->peer.to,
+		.count = join->count,
+		.mtu = r->port.mtu,
+		.lid = r->port.lid,
+		.flush_iova = (uintptr_t)join->device->flush_word,
+		.flush_key = join->device->flush_mr->rkey,
+	};
+	unsigned int i;
+
+	memcpy(own.gid, r->port.gid, 16);
+	for (i = 0; i < join->count; i++)
+		own.qpn[i] = join->qp[i]->qp_num;
+	r->ready = true;
+	return answer(s, &own);
+}
+
+static void unlist(struct served *s, struct responder *r)
+{
+	struct responder **link;
+
+	for (link = &s->responders; *link != r; link = &(*link)->next)
+		;
+	*link = r->next;
+}
+
+static void joined(struct mci_job *job) /* loop thread */
+{
+	struct responder *r = (struct responder *)job;
+	struct served *s = r->join.owner;
+	int ret = 0;
+
+	pthread_mutex_lock(&s->serve->lock);
+	mci_rdma_join_over(&s->lanes->lane[r->join.device->index]);
+	pthread_mutex_unlock(&s->serve->lock);
+	if (r->given_up) {
+		destroy_responder(s, r);
+	} else if (r->join.ret) {
+		unlist(s, r);
+		ret = refuse(s, &r->join.peer, r->join.ret, r->join.why);
+		destroy_responder(s, r);
+	} else {
+		ret = accept_endpoint(s, r);
+	}
+	if (ret)
+		mci_conn_close(s->conn);
+	put(s);
+}
+
+/* The answer follows when the driver has connected the queue pairs; or why there is no endpoint. */
+static int build(struct served *s, const struct mci_rdma_end *peer)
 {
 	struct mci_rdma_serve *serve = s->serve;
 	struct mci_rdma *rdma = serve->rdma;
 	struct mci_nic *device;
 	char refusal[MCI_SENTENCE_MAX + 1];
-	struct mci_rdma_port port;
 	uint64_t bytes = sizeof(struct responder) + (uint64_t)peer->count * QP_BYTES;
 	struct responder *r;
-	unsigned int i;
 	int ret;
 
 	if (peer->to >= rdma->device_count)
@@ -238,31 +377,28 @@ static int build(struct served *s, const struct mci_rdma_end *peer, struct mci_r
 	}
 	r->charged = bytes;
 	device = rdma->device[peer->to];
-	mci_rdma_device_port(device, &port);
-	r->device = device;
-	r->number = peer->number;
-	r->count = peer->count;
-	if (!port.up)
+	mci_rdma_device_port(device, &r->port);
+	r->join.job.done = joined;
+	r->join.job.loop = s->loop;
+	r->join.owner = s;
+	r->join.device = device;
+	r->join.peer = *peer;
+	if (!r->port.up)
 		ret = mci_fail(-ENETDOWN, "port %u of %s is down", device->port, device->name);
-	for (i = 0; i < peer->count && !ret; i++) {
-		ret = mci_rdma_qp_create(device, 1, &r->qp[i]);
-		if (!ret)
-			ret = mci_rdma_qp_ready(device, r->qp[i], peer, i, 0, false);
-		if (!ret) {
-			own->qpn[i] = r->qp[i]->qp_num;
-			own->psn[i] = 0;
-		}
+	while (r->join.count < peer->count && !ret) {
+		ret = mci_rdma_qp_create(device, 1, &r->join.qp[r->join.count]);
+		r->join.count += !ret;
+	}
+	if (!ret) {
+		pthread_mutex_lock(&serve->lock);
+		ret = mci_rdma_join_add(&s->lanes->lane[device->index], &r->join);
+		s->refs += !ret; /* joined() comes in this thread, later */
+		pthread_mutex_unlock(&serve->lock);
 	}
 	if (ret) {
 		destroy_responder(s, r);
 		return ret;
 	}
-	own->count = peer->count;
-	own->flush_iova = (uintptr_t)device->flush_word;
-	own->flush_key = device->flush_mr->rkey;
-	own->mtu = port.mtu;
-	own->lid = port.lid;
-	memcpy(own->gid, port.gid, 16);
 	r->next = s->responders;
 	s->responders = r;
 	return 0;
@@ -270,25 +406,21 @@ static int build(struct served *s, const struct mci_rdma_end *peer, struct mci_r
 
 static int on_connect(struct served *s, const struct mci_frame *frame)
 {
-	struct mci_rdma_end peer, own;
-	uint8_t out[MCI_RDMA_END_MAX];
+	struct mci_rdma_end peer;
 	struct responder *r;
+	int ret;
 
 	if (mci_rdma_end_decode(frame->body, frame->length, &peer) || peer.status || !peer.count)
 		return -EPROTO;
 	for (r = s->responders; r; r = r->next)
-		if (r->number == peer.number)
+		if (r->join.peer.number == peer.number)
 			return -EPROTO;
-	own = (struct mci_rdma_end){.number = peer.number, .from = peer.from, .to = peer.to};
-	own.status = build(s, &peer, &own);
-	if (own.status) {
-		own.count = 0;
-		snprintf(own.sentence, sizeof(own.sentence), "%s", mc_errmsg());
-	}
-	return mci_conn_send(s->conn, MCI_RDMA_CONNECTED, 0, out, mci_rdma_end_encode(&own, out), -1);
+	ret = build(s, &peer);
+	return ret ? refuse(s, &peer, ret, mc_errmsg()) : 0;
 }
 
-/* When the answer goes out, nothing of that endpoint can arrive in our memory any more. */
+/* When the answer goes out, nothing of that endpoint can arrive in our memory any more: its queue pairs are no more,
+ * or the initiator was never told of them. */
 static int on_drop(struct served *s, const struct mci_frame *frame)
 {
 	struct responder **link, *r;
@@ -297,10 +429,10 @@ static int on_drop(struct served *s, const struct mci_frame *frame)
 	if (frame->length != 4)
 		return -EPROTO;
 	for (link = &s->responders; (r = *link); link = &r->next) {
-		if (r->number != mci_get32(frame->body))
+		if (r->join.peer.number != mci_get32(frame->body))
 			continue;
 		*link = r->next;
-		destroy_responder(s, r);
+		end_responder(s, r);
 		break;
 	}
 	memcpy(out, frame->body, 4);
@@ -375,9 +507,7 @@ static void on_task(struct mci_task *task) /* loop thread */
 	if (s->conn && (closing || ret))
 		mci_conn_close(s->conn);
 	free(gone);
-	pthread_mutex_lock(&serve->lock);
-	served_put(s);
-	pthread_mutex_unlock(&serve->lock);
+	put(s);
 }
 
 static void on_ready(void *arg, struct mci_sock sock, const struct mci_hello *hello, int error)
@@ -442,6 +572,7 @@ static void take_in(struct mci_rdma_serve *serve, struct served *s)
 		s->next->prev = s;
 	serve->first = s;
 	serve->count++;
+	serve->alive++;
 }
 
 void mci_rdma_serve_incoming(struct mci_rdma *rdma, struct mci_incoming *in)
@@ -476,12 +607,16 @@ void mci_rdma_serve_incoming(struct mci_rdma *rdma, struct mci_incoming *in)
 	s->incarnation = params.incarnation;
 	snprintf(s->name, sizeof(s->name), "%s", hello->peer.name);
 	pthread_mutex_lock(&serve->lock);
+	s->lanes = lanes_get(serve, &s->payer.peer);
 	ret = serve->closing			? -ESHUTDOWN
+	      : !s->lanes			? -ENOMEM
 	      : serve->count >= CONNECTIONS_MAX ? -EUSERS
 						: supersede(serve, s, &wait, &replaced, &old);
 	if (!ret) {
 		s->in = wait ? in : NULL;
 		take_in(serve, s);
+	} else if (s->lanes) {
+		lanes_put(serve, s->lanes);
 	}
 	pthread_mutex_unlock(&serve->lock);
 	if (ret) {
@@ -489,6 +624,7 @@ void mci_rdma_serve_incoming(struct mci_rdma *rdma, struct mci_incoming *in)
 		mci_incoming_reject(in, ret,
 				    ret == -ESTALE   ? "the session has a newer incarnation"
 				    : ret == -EUSERS ? "too many rdma connections"
+				    : ret == -ENOMEM ? "no memory for one more connection"
 						     : "this segment is closing");
 		return;
 	}
@@ -561,7 +697,7 @@ void mci_rdma_serve_close(struct mci_rdma *rdma)
 		s->closing = true;
 		post(s);
 	}
-	while (serve->first)
+	while (serve->alive)
 		pthread_cond_wait(&serve->empty, &serve->lock);
 	pthread_mutex_unlock(&serve->lock);
 	pthread_cond_destroy(&serve->empty);

@@ -59,6 +59,7 @@ void mci_rdma_free(struct mci_rdma *rdma)
 {
 	mci_rdma_devices_ignore(rdma);
 	mci_rdma_serve_close(rdma);
+	mci_rdma_joins_end(rdma);
 	mci_rdma_devices_close(rdma);
 	mci_rdma_pool_close(rdma);
 	mci_debug("rdma: %llu work requests, %llu doorbells, %llu completions asked for, %llu taken",

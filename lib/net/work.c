@@ -1,27 +1,30 @@
 // SPDX-License-Identifier: MIT
-/* Threads for what blocks or computes. Jobs run in order of arrival; each then comes back to the store's
- * loop. */
-#include "p2p/p2p.h"
+/* Threads for what blocks or computes. pool->lock is a leaf. */
+#include "net/work.h"
 
-#include <signal.h>
+#include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/errors.h"
+#include "core/log.h"
+
 struct mci_pool {
-	struct mci_loop *loop;
-	pthread_mutex_t lock; /* a leaf */
+	pthread_mutex_t lock;
 	pthread_cond_t more;
 	STAILQ_HEAD(, mci_job) jobs;
+	unsigned int waiting, idle; /* jobs that no thread has taken; threads without one */
 	bool stopping;
 	char name[16];
-	unsigned int count;
+	unsigned int count, max;
 	pthread_t thread[];
 };
 
 static void come_back(struct mci_task *task)
 {
-	struct mci_job *job = mci_of(task, struct mci_job, back);
+	struct mci_job *job = (struct mci_job *)((char *)task - offsetof(struct mci_job, back));
 
 	job->done(job);
 }
@@ -34,16 +37,20 @@ static void *work(void *arg)
 	pthread_setname_np(pthread_self(), pool->name);
 	pthread_mutex_lock(&pool->lock);
 	for (;;) {
-		while (!(job = STAILQ_FIRST(&pool->jobs)) && !pool->stopping)
+		while (!(job = STAILQ_FIRST(&pool->jobs)) && !pool->stopping) {
+			pool->idle++;
 			pthread_cond_wait(&pool->more, &pool->lock);
+			pool->idle--;
+		}
 		if (!job)
 			break;
 		STAILQ_REMOVE_HEAD(&pool->jobs, next);
+		pool->waiting--;
 		pthread_mutex_unlock(&pool->lock);
 		if (job->done) {
 			job->run(job);
 			job->back.fn = come_back;
-			mci_loop_post(pool->loop, &job->back);
+			mci_loop_post(job->loop, &job->back);
 		} else {
 			job->run(job);
 		}
@@ -53,31 +60,32 @@ static void *work(void *arg)
 	return NULL;
 }
 
-int mci_pool_start(const char *name, unsigned int threads, struct mci_loop *loop, struct mci_pool **out)
+/* Before others see the pool, or pool->lock is held. */
+static int start_thread(struct mci_pool *pool)
+{
+	int ret = mci_thread_start(&pool->thread[pool->count], work, pool);
+
+	pool->count += !ret;
+	return ret;
+}
+
+int mci_pool_start(const char *name, unsigned int threads, struct mci_pool **out)
 {
 	struct mci_pool *pool = calloc(1, sizeof(*pool) + threads * sizeof(pool->thread[0]));
-	sigset_t all, before;
-	int ret = 0;
+	int ret;
 
 	if (!pool)
 		return mci_fail(-ENOMEM, "no memory for the threads '%s'", name);
-	pool->loop = loop;
+	pool->max = threads;
 	pthread_mutex_init(&pool->lock, NULL);
 	pthread_cond_init(&pool->more, NULL);
 	STAILQ_INIT(&pool->jobs);
 	snprintf(pool->name, sizeof(pool->name), "%s", name);
-	/* Signals are the application's: its own threads take them, never ours. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	while (!ret && pool->count < threads) {
-		ret = -pthread_create(&pool->thread[pool->count], NULL, work, pool);
-		pool->count += !ret;
-	}
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	ret = start_thread(pool);
 	if (ret) {
 		mci_pool_stop(pool);
-		return mci_fail(ret, "cannot start %u threads '%s': %s; is a limit on threads reached?",
-				threads, name, strerror(-ret));
+		return mci_fail(ret, "cannot start a thread '%s': %s; is a limit on threads reached?", name,
+				strerror(-ret));
 	}
 	*out = pool;
 	return 0;
@@ -85,9 +93,16 @@ int mci_pool_start(const char *name, unsigned int threads, struct mci_loop *loop
 
 void mci_pool_add(struct mci_pool *pool, struct mci_job *job)
 {
+	int ret = 0;
+
 	job->pool = pool;
 	pthread_mutex_lock(&pool->lock);
 	STAILQ_INSERT_TAIL(&pool->jobs, job, next);
+	pool->waiting++;
+	if (pool->idle < pool->waiting && pool->count < pool->max && !pool->stopping)
+		ret = start_thread(pool);
+	if (ret)
+		mci_debug("no more than %u threads '%s': %s", pool->count, pool->name, strerror(-ret));
 	pthread_cond_signal(&pool->more);
 	pthread_mutex_unlock(&pool->lock);
 }
