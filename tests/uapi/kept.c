@@ -171,7 +171,7 @@ static void *flipper(void *page)
 	return NULL;
 }
 
-/* Whoever takes the place of the answer away meanwhile: the generation grows with the opens that were told, and no other. */
+/* Whoever takes the place of the answer away meanwhile: the generation counts the opens that were told, no others. */
 static void test_exclusive_opens_that_were_told_are_those_that_count(void)
 {
 	static const char name[] = KEPT "-told";
