@@ -322,7 +322,7 @@ static void test_a_late_completion_finds_no_other_endpoint(void **state)
 	assert_true(take(peer, &e));
 	number = e.number;
 	stamp = e.stamp;
-	assert_ptr_equal(mci_rdma_pool_find(&w->rdma, number, stamp), &e);
+	assert_ptr_equal(mci_rdma_pool_find(&w->rdma, number, stamp), peer);
 	mci_rdma_peer_put(peer); /* the finder's reference */
 	mci_rdma_pool_give(&w->rdma, &e);
 	assert_null(mci_rdma_pool_find(&w->rdma, number, stamp));

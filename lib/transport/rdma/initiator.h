@@ -95,7 +95,8 @@ void mci_rdma_pool_close(struct mci_rdma *rdma);
 bool mci_rdma_pool_take(struct mci_rdma_peer *peer,
 			struct mci_rdma_endpoint *e); /* false: @peer will be woken */
 void mci_rdma_pool_give(struct mci_rdma *rdma, struct mci_rdma_endpoint *e);
-struct mci_rdma_endpoint *mci_rdma_pool_find(struct mci_rdma *rdma, uint32_t number, uint32_t stamp);
+/* Whose endpoint that is, with a reference, or NULL. The endpoint itself may be gone when this returns. */
+struct mci_rdma_peer *mci_rdma_pool_find(struct mci_rdma *rdma, uint32_t number, uint32_t stamp);
 void mci_rdma_pool_leave(struct mci_rdma_peer *peer); /* wants none any more */
 bool mci_rdma_pool_waits(struct mci_rdma_peer *peer); /* it stands in the line */
 void mci_rdma_pool_settle(struct mci_rdma_endpoint *e); /* from here on it may be evicted */

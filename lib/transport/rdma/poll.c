@@ -137,14 +137,10 @@ static void completion(struct mci_rdma_peer *peer, const struct ibv_wc *wc, stru
 	mci_rdma_endpoint_idle(e, finals);
 }
 
-/* Locks the peer of a completion; NULL: it is not there any more. */
+/* The peer of a completion, with a reference; NULL: it is not there any more. */
 static struct mci_rdma_peer *peer_of(struct mci_rdma *rdma, uint64_t id)
 {
-	struct mci_rdma_endpoint *e =
-		mci_rdma_pool_find(rdma, (uint32_t)(id >> 20 & 0xfff), (uint32_t)(id >> 32));
-	struct mci_rdma_peer *peer = e ? e->peer : NULL;
-
-	return peer;
+	return mci_rdma_pool_find(rdma, (uint32_t)(id >> 20 & 0xfff), (uint32_t)(id >> 32));
 }
 
 struct told { /* peers with final requests, to be told when all locks are free */

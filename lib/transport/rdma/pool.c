@@ -137,17 +137,17 @@ void mci_rdma_pool_give(struct mci_rdma *rdma, struct mci_rdma_endpoint *e)
 	pthread_mutex_unlock(&rdma->pool_lock);
 }
 
-struct mci_rdma_endpoint *mci_rdma_pool_find(struct mci_rdma *rdma, uint32_t number, uint32_t stamp)
+struct mci_rdma_peer *mci_rdma_pool_find(struct mci_rdma *rdma, uint32_t number, uint32_t stamp)
 {
-	struct mci_rdma_endpoint *e = NULL;
+	struct mci_rdma_peer *peer = NULL;
 
 	pthread_mutex_lock(&rdma->pool_lock);
 	if (number < rdma->endpoints_max && rdma->slot[number] && rdma->slot[number]->stamp == stamp) {
-		e = rdma->slot[number];
-		atomic_fetch_add(&e->peer->refs, 1);
+		peer = rdma->slot[number]->peer;
+		atomic_fetch_add(&peer->refs, 1);
 	}
 	pthread_mutex_unlock(&rdma->pool_lock);
-	return e;
+	return peer;
 }
 
 void mci_rdma_pool_leave(struct mci_rdma_peer *peer)
