@@ -426,8 +426,10 @@ void mci_rdma_endpoint_end(struct mci_rdma_endpoint *e, struct mci_request **fin
 	/* Queue pairs that were connected ended, and the peer did not say that his are gone. */
 	if (e->state != MCI_RDMA_ASKED && e->state != MCI_RDMA_JOINING && !peer->conn_there)
 		peer->unconfirmed = true;
-	if (e->path_failed)
+	if (e->path_failed) {
 		rest(rail);
+		mci_rdma_peer_post(peer); /* the timer has to know when it is over */
+	}
 	if (rail->endpoint == e)
 		rail->endpoint = NULL;
 	for (link = &peer->endpoints; *link != e; link = &(*link)->next)

@@ -18,7 +18,8 @@
 #include "transport/rdma/rdma.h"
 
 #define CONNECTIONS_MAX 4096
-#define ENDPOINTS_MAX 4096 /* responders of all connections */
+#define ENDPOINTS_MAX 4096	 /* responders of all peers */
+#define ENDPOINTS_OF_ONE_MAX 1024 /* of one of them */
 #define QP_BYTES (8u << 10) /* what a queue pair without queues costs here, in the driver and below it, roughly */
 
 struct responder { /* queue pairs that answer one endpoint of an initiator */
@@ -34,6 +35,7 @@ struct lanes { /* of one peer, however many connections it has; serve->lock */
 	struct lanes *next;
 	struct mc_uuid peer;
 	unsigned int users;
+	_Atomic unsigned int responders;
 	struct mci_rdma_lane lane[MCI_RDMA_DEVICES_MAX];
 };
 
@@ -148,6 +150,7 @@ static void destroy_responder(struct served *s, struct responder *r)
 	mci_ledger_give(serve->rdma->host->ledger, &s->payer, r->charged);
 	free(r);
 	atomic_fetch_sub(&serve->responders, 1);
+	atomic_fetch_sub(&s->lanes->responders, 1);
 }
 
 static void put(struct served *s)
@@ -354,6 +357,7 @@ static int build(struct served *s, const struct mci_rdma_end *peer)
 	struct mci_nic *device;
 	char refusal[MCI_SENTENCE_MAX + 1];
 	uint64_t bytes = sizeof(struct responder) + (uint64_t)peer->count * QP_BYTES;
+	unsigned int one, all;
 	struct responder *r;
 	int ret;
 
@@ -363,19 +367,19 @@ static int build(struct served *s, const struct mci_rdma_end *peer)
 	ret = mci_ledger_take(rdma->host->ledger, &s->payer, bytes, refusal);
 	if (ret)
 		return mci_fail(ret, "segment '%s': %s", rdma->host->self->name, refusal);
-	if (atomic_fetch_add(&serve->responders, 1) >= ENDPOINTS_MAX) {
-		atomic_fetch_sub(&serve->responders, 1);
-		mci_ledger_give(rdma->host->ledger, &s->payer, bytes);
-		return mci_fail(-EBUSY, "segment '%s' answers as many endpoints as it can (%u)",
-				rdma->host->self->name, ENDPOINTS_MAX);
-	}
 	r = calloc(1, sizeof(*r));
 	if (!r) {
-		atomic_fetch_sub(&serve->responders, 1);
 		mci_ledger_give(rdma->host->ledger, &s->payer, bytes);
 		return mci_fail(-ENOMEM, "no memory for an endpoint");
 	}
 	r->charged = bytes;
+	one = atomic_fetch_add(&s->lanes->responders, 1);
+	all = atomic_fetch_add(&serve->responders, 1);
+	if (one >= ENDPOINTS_OF_ONE_MAX || all >= ENDPOINTS_MAX) {
+		destroy_responder(s, r);
+		return mci_fail(-EBUSY, "segment '%s' answers as many endpoints as it can (%u of this peer, %u in all)",
+				rdma->host->self->name, one, all);
+	}
 	device = rdma->device[peer->to];
 	mci_rdma_device_port(device, &r->port);
 	r->join.job.done = joined;
