@@ -395,7 +395,7 @@ int mci_publish_start(struct mc_engine *engine)
 		mci_warn("no cluster key: whoever can read or write the metadata service %s can reach this "
 			 "process's memory "
 			 "(mooncake key new FILE, then --key_file=FILE everywhere, ends that)",
-			 engine->metadata_uri);
+			 engine->metadata_shown);
 out_unlock:
 	pthread_mutex_unlock(&engine->publish_lock);
 	return ret;

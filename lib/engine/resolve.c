@@ -163,7 +163,7 @@ static int resolve_by_service(struct mc_engine *engine, const char *name, uint64
 			-ENOENT,
 			"segment '%s' is not known to the metadata service %s; is the target running, "
 			"and under that name? (mooncake segment ls --metadata_server=%s lists what there is)",
-			name, engine->metadata_uri, engine->metadata_uri);
+			name, engine->metadata_shown, engine->metadata_shown);
 	if (ret)
 		return ret;
 	ret = decode(engine, name, value.text, value.length, out);
