@@ -50,6 +50,18 @@ char *mci_plain_text(const char *text, char *out, size_t size)
 	return out;
 }
 
+char *mci_shown_uri(const char *uri, char *out, size_t size)
+{
+	const char *scheme = strstr(uri, "://");
+	const char *at = strrchr(uri, '@');
+
+	if (at)
+		snprintf(out, size, "%.*s***%.200s", scheme && scheme < at ? (int)(scheme + 3 - uri) : 0, uri, at);
+	else
+		snprintf(out, size, "%.200s", uri);
+	return out;
+}
+
 void mci_errmsg_set(const char *text) { snprintf(last_message, sizeof(last_message), "%s", text); }
 
 const char *mc_errmsg(void) { return last_message; }

@@ -16,6 +16,8 @@ int mci_fail(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3))
  * the metadata service and from peers. Returns @out.
  */
 char *mci_plain_text(const char *text, char *out, size_t size);
+/* Copy @uri for people: what stands before its last '@' can be a password, and is left out. Returns @out. */
+char *mci_shown_uri(const char *uri, char *out, size_t size);
 /* Keep the sentence, change nothing else: hand a message over from another thread. */
 void mci_errmsg_set(const char *text);
 

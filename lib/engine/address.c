@@ -130,7 +130,7 @@ int mci_addresses_choose(struct mc_engine *engine, const char *advertise, const 
 			-EINVAL,
 			"would publish the loopback address %s in the metadata service %s, which is on "
 			"another host: no peer there could reach it; give --advertise=ADDRESS (or --bind)",
-			engine->addresses[i], engine->metadata_uri);
+			engine->addresses[i], engine->metadata_shown);
 	}
 	return ret;
 }

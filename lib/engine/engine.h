@@ -66,6 +66,7 @@ struct mc_engine {
 	uint32_t timeout_ms;
 	uint32_t lease_ms;
 	struct mci_settings *settings;
+	char metadata_shown[512]; /* the URI, without a password */
 	char *metadata_uri, *cluster_id, *bind, *transports_wanted;
 	char *rdma_devices, *rdma_matrix;
 	bool bind_chosen; /* @bind is our choice, nobody asked for it */

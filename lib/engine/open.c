@@ -72,6 +72,7 @@ static int read_settings(struct mc_engine *engine, const struct mc_engine_attr *
 		return mci_fail(-EINVAL,
 				"no metadata service given: use --metadata_server with etcd://host:2379, "
 				"redis://host:6379, http://host:8080/metadata or P2PHANDSHAKE");
+	mci_shown_uri(engine->metadata_uri, engine->metadata_shown, sizeof(engine->metadata_shown));
 	key_file = attr->key_file ? attr->key_file : mci_settings_text(s, "security.key_file");
 	if (key_file && *key_file)
 		return mci_key_load(key_file, &engine->cluster);

@@ -219,6 +219,9 @@ static int probe(struct mc_engine *engine, const struct mci_resolved *found)
 			engine->self.name, found->hosts[0], found->port);
 }
 
+/* The record itself is at fault. Other errors are the service's, and say nothing of who lives under the name. */
+static bool is_of_record(int err) { return err == -EBADMSG || err == -EPROTO || err == -ENOENT; }
+
 /* What is under our name now: *version of it for the take-over, or -EADDRINUSE. */
 static int look_at_predecessor(struct mc_engine *engine, const char *key, uint64_t *version, bool *there)
 {
@@ -241,13 +244,21 @@ static int look_at_predecessor(struct mc_engine *engine, const char *key, uint64
 	if (ret == -EKEYREJECTED)
 		ret = mci_segment_locate(engine, value.text, value.length, &found);
 	free(value.text);
-	/* A classic process says only there where it listens. */
-	if (!ret && !found.host_count && mci_segment_rpc_meta(engine, engine->self.name, &found))
-		mci_info("nothing says where the classic process under '%s' listens", key);
+	if (ret && !is_of_record(ret))
+		return ret;
 	if (ret) {
 		mci_info("the record under '%s' cannot be read (%s); it is replaced", key, mc_errmsg());
 		return 0;
 	}
+	/* A classic process says only there where it listens. */
+	if (!found.host_count)
+		ret = mci_segment_rpc_meta(engine, engine->self.name, &found);
+	if (ret && !is_of_record(ret)) {
+		mci_resolved_release(&found);
+		return ret;
+	}
+	if (ret)
+		mci_info("nothing says where the classic process under '%s' listens", key);
 	/* Ours, from a registration whose publication did not get to its end. */
 	ret = mci_uuid_equal(&found.descriptor->uuid, &engine->self.uuid) ? 0 : probe(engine, &found);
 	mci_resolved_release(&found);
@@ -395,7 +406,7 @@ int mci_publish_start(struct mc_engine *engine)
 		mci_warn("no cluster key: whoever can read or write the metadata service %s can reach this "
 			 "process's memory "
 			 "(mooncake key new FILE, then --key_file=FILE everywhere, ends that)",
-			 engine->metadata_uri);
+			 engine->metadata_shown);
 out_unlock:
 	pthread_mutex_unlock(&engine->publish_lock);
 	return ret;

@@ -22,7 +22,7 @@ void mci_resolved_release(struct mci_resolved *resolved)
 	mci_descriptor_free(resolved->descriptor);
 	for (i = 0; i < resolved->host_count; i++)
 		free(resolved->hosts[i]);
-	memset(resolved, 0, sizeof(*resolved));
+	explicit_bzero(resolved, sizeof(*resolved));
 }
 
 static void add_host(struct mci_resolved *resolved, const char *host)
@@ -116,6 +116,7 @@ static int fetch_token(struct mc_engine *engine, const char *name, const struct 
 	secret->mode = MCI_AUTH_TOKEN;
 	secret->key_length = 16;
 	ret = mci_unhex(value.text, secret->key, 16);
+	explicit_bzero(value.text, value.length);
 	free(value.text);
 	if (ret)
 		return mci_fail(-EBADMSG,
@@ -163,7 +164,7 @@ static int resolve_by_service(struct mc_engine *engine, const char *name, uint64
 			-ENOENT,
 			"segment '%s' is not known to the metadata service %s; is the target running, "
 			"and under that name? (mooncake segment ls --metadata_server=%s lists what there is)",
-			name, engine->metadata_uri, engine->metadata_uri);
+			name, engine->metadata_shown, engine->metadata_shown);
 	if (ret)
 		return ret;
 	ret = decode(engine, name, value.text, value.length, out);

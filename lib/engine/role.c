@@ -89,7 +89,7 @@ bool mci_engine_mac(const mc_engine *engine, const char *label, const void *p, s
 
 enum mci_auth_mode mci_engine_trust(const mc_engine *engine) { return engine->host.secret.mode; }
 
-const char *mci_engine_service(const mc_engine *engine) { return engine->metadata_uri; }
+const char *mci_engine_service(const mc_engine *engine) { return engine->metadata_shown; }
 
 struct mci_ledger *mci_engine_ledger(mc_engine *engine) { return engine->host.ledger; }
 

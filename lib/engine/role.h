@@ -36,7 +36,7 @@ bool mci_engine_mac(const mc_engine *engine, const char *label, const void *p, s
 /* What a peer has proved that dialled us or answered us: the cluster key, a token, or nothing (--insecure).
  */
 enum mci_auth_mode mci_engine_trust(const mc_engine *engine);
-const char *mci_engine_service(const mc_engine *engine); /* URI of the metadata service */
+const char *mci_engine_service(const mc_engine *engine); /* URI of the metadata service, for sentences */
 /* In whose books a served connection's queue goes (mci_conn_account()). */
 struct mci_ledger *mci_engine_ledger(mc_engine *engine);
 /*

@@ -128,7 +128,7 @@ static void adopt(struct mc_segment *segment, struct mci_resolved *resolved)
 	segment->port = resolved->port;
 	segment->uuid = resolved->descriptor->uuid;
 	segment->generation = resolved->descriptor->generation;
-	memset(resolved, 0, sizeof(*resolved));
+	explicit_bzero(resolved, sizeof(*resolved));
 }
 
 static int copy_regions(struct mc_segment *segment)
@@ -267,6 +267,7 @@ static void destroy(struct mc_segment *segment)
 	free(segment->regions);
 	free(segment->region_id);
 	free(segment->region_way);
+	explicit_bzero(&segment->secret, sizeof(segment->secret));
 	pthread_mutex_destroy(&segment->refresh_lock);
 	pthread_mutex_destroy(&segment->notify_lock);
 	free(segment);

@@ -143,7 +143,7 @@ int mci_sidecar_write(int dir_fd, const char *name, const struct mci_sidecar *si
 	char file[256], temporary[256];
 	uint8_t bytes[MCI_SIDECAR_SIZE];
 	ssize_t n;
-	int fd;
+	int fd, err;
 
 	sidecar_name(name, "", file);
 	sidecar_name(name, ".new", temporary);
@@ -153,11 +153,12 @@ int mci_sidecar_write(int dir_fd, const char *name, const struct mci_sidecar *si
 		return mci_fail(-errno, "cannot write the sidecar of memory \"%s\": %s", name,
 				strerror(errno));
 	n = write(fd, bytes, sizeof(bytes));
-	if (n == (ssize_t)sizeof(bytes) && !close(fd) && !renameat(dir_fd, temporary, dir_fd, file))
+	err = n < 0 ? errno : n != (ssize_t)sizeof(bytes) ? ENOSPC : 0;
+	if (close(fd) && !err)
+		err = errno;
+	if (!err && !renameat(dir_fd, temporary, dir_fd, file))
 		return 0;
-	if (n >= 0 && n != (ssize_t)sizeof(bytes))
-		errno = ENOSPC;
-	n = -errno;
+	n = -(err ? err : errno);
 	unlinkat(dir_fd, temporary, 0);
 	return mci_fail((int)n, "cannot write the sidecar of memory \"%s\": %s", name, strerror((int)-n));
 }

@@ -30,6 +30,7 @@
 struct http {
 	struct mci_curl *curl;
 	char *url, *authorization;
+	char shown[512]; /* the url, without a password */
 	uint32_t timeout_ms, lease_ms;
 	_Atomic bool ours;
 };
@@ -81,26 +82,26 @@ static int unexpected(const struct http *http, const struct mci_curl_reply *repl
 			return mci_fail(-EACCES,
 					"the metadata server at %s refuses our token (%s); is it the same "
 					"cluster key on both sides?",
-					http->url, said);
+					http->shown, said);
 		return mci_fail(-EACCES,
 				"the metadata server at %s wants a cluster key (%s); give one by --key_file "
 				"or MOONCAKE_KEY_FILE",
-				http->url, said);
+				http->shown, said);
 	case 413:
 		return mci_fail(-EMSGSIZE, "the metadata server at %s refuses a value of this size: %s",
-				http->url, said);
+				http->shown, said);
 	case 503:
-		return mci_fail(-EAGAIN, "the metadata server at %s is overloaded: %s", http->url, said);
+		return mci_fail(-EAGAIN, "the metadata server at %s is overloaded: %s", http->shown, said);
 	case 507:
-		return mci_fail(-ENOSPC, "the metadata server at %s has no room left: %s", http->url, said);
+		return mci_fail(-ENOSPC, "the metadata server at %s has no room left: %s", http->shown, said);
 	case 404:
 	case 405:
 		return mci_fail(
 			-EINVAL,
 			"no metadata server answers at %s (%s); is the path right? it usually is /metadata",
-			http->url, said);
+			http->shown, said);
 	default:
-		return mci_fail(-EIO, "the metadata server at %s answered %s", http->url, said);
+		return mci_fail(-EIO, "the metadata server at %s answered %s", http->shown, said);
 	}
 }
 
@@ -122,7 +123,7 @@ static int exchange(struct http *http, const struct ask *ask, struct mci_curl_re
 	request.timeout_ms = (uint32_t)mci_ms_left(ask->deadline_ns);
 	if (!request.timeout_ms)
 		return mci_fail(-ETIMEDOUT, "the metadata server at %s did not answer within %u ms",
-				http->url, http->timeout_ms);
+				http->shown, http->timeout_ms);
 	request.connect_timeout_ms = request.timeout_ms < CONNECT_MS ? request.timeout_ms : CONNECT_MS;
 	if (ask->expect && *ask->expect)
 		snprintf(condition, sizeof(condition), "If-Match: \"%" PRIu64 "\"", *ask->expect);
@@ -474,7 +475,7 @@ static int list_page(struct http *http, struct ask *ask, char **last,
 		ret = mci_fail(-EOPNOTSUPP,
 			       "the metadata server at %s is a classic one, which cannot list its keys; use "
 			       "mooncake-metadata-server, etcd or redis",
-			       http->url);
+			       http->shown);
 		goto out;
 	}
 	if (reply.status != 200) {
@@ -484,7 +485,7 @@ static int list_page(struct http *http, struct ask *ask, char **last,
 	array = json_loadb(reply.body, reply.length, JSON_ALLOW_NUL, NULL);
 	n = json_array_size(array);
 	if (!json_is_array(array))
-		ret = mci_fail(-EIO, "the metadata server at %s sent a listing that is not one", http->url);
+		ret = mci_fail(-EIO, "the metadata server at %s sent a listing that is not one", http->shown);
 	for (i = 0; i < n && !ret; i++)
 		ret = hand_over(json_array_get(array, i), fn, arg);
 	free(*last);
@@ -566,7 +567,7 @@ static int watch_once(struct http *http, const char *prefix, int cancel_fd, uint
 	if (ret)
 		return ret;
 	if (status != 200)
-		return mci_fail(-EIO, "the metadata server at %s answered a watch with status %ld", http->url,
+		return mci_fail(-EIO, "the metadata server at %s answered a watch with status %ld", http->shown,
 				status);
 	reply = json_loadb(answer.text, answer.length, 0, NULL);
 	flag = json_object_get(reply, "changed");
@@ -575,7 +576,7 @@ static int watch_once(struct http *http, const char *prefix, int cancel_fd, uint
 	json_decref(reply);
 	return flag ? 0
 		    : mci_fail(-EIO, "the metadata server at %s answered a watch with something else",
-			       http->url);
+			       http->shown);
 }
 
 static bool is_cancelled(int cancel_fd, int wait_ms)
@@ -605,7 +606,7 @@ static int http_watch(void *backend, const char *prefix, int cancel_fd, void (*f
 			return 0;
 	}
 	return mci_fail(-EOPNOTSUPP, "the metadata server at %s is a classic one, which cannot be watched",
-			http->url);
+			http->shown);
 }
 
 static void http_close(void *backend)
@@ -634,7 +635,7 @@ static int set_bearer(struct http *http, const char *uri, const char *bearer)
 	    !mci_host_is_loopback(host))
 		mci_warn("the cluster's metadata token goes to %s in clear text; use https, with --cert_file "
 			 "and --cert_key_file at the server",
-			 uri);
+			 http->shown);
 	return 0;
 }
 
@@ -654,6 +655,7 @@ static int http_open(const char *uri, const struct mci_metadata_options *options
 		return mci_fail(-ENOMEM, "no memory for the connection to the metadata server");
 	http->timeout_ms = options->timeout_ms ? options->timeout_ms : 3000;
 	http->lease_ms = options->lease_ms ? options->lease_ms : 10000;
+	mci_shown_uri(uri, http->shown, sizeof(http->shown));
 	http->url = strdup(uri);
 	ret = http->url ? mci_curl_open(&curl, &http->curl)
 			: mci_fail(-ENOMEM, "no memory for the connection to the metadata server");
@@ -670,7 +672,7 @@ static int http_open(const char *uri, const struct mci_metadata_options *options
 	if (!atomic_load(&http->ours))
 		mci_info("the metadata server at %s is a classic one: keys do not expire, and changes cannot "
 			 "be compared first",
-			 uri);
+			 http->shown);
 	*backend = http;
 	return 0;
 

@@ -122,6 +122,7 @@ static struct MHD_Daemon *start_daemon(struct mci_http *http, const struct mci_h
 {
 	unsigned int flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	unsigned int limit = connection_limit();
 	unsigned int threads = cores < 2 ? 2 : cores > THREADS_MAX ? THREADS_MAX : (unsigned int)cores;
 	struct MHD_OptionItem tls[] = {
 		{MHD_OPTION_HTTPS_MEM_CERT, 0, (void *)attr->cert},
@@ -136,7 +137,8 @@ static struct MHD_Daemon *start_daemon(struct mci_http *http, const struct mci_h
 	return MHD_start_daemon(flags, 0, NULL, NULL, on_request, http, MHD_OPTION_EXTERNAL_LOGGER,
 				log_message, NULL, MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
 				MHD_OPTION_LISTEN_SOCKET, attr->listen_fd, MHD_OPTION_THREAD_POOL_SIZE,
-				threads, MHD_OPTION_CONNECTION_LIMIT, connection_limit(),
+				threads, MHD_OPTION_CONNECTION_LIMIT, limit,
+				MHD_OPTION_PER_IP_CONNECTION_LIMIT, limit / 2,
 				MHD_OPTION_CONNECTION_TIMEOUT, (unsigned int)MCI_HTTP_IDLE_S,
 				MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)REQUEST_MEMORY, MHD_OPTION_ARRAY,
 				attr->cert ? tls : plain, MHD_OPTION_END);

@@ -9,7 +9,8 @@
 #include "metadata/server_rest.h"
 #include "metadata/server_store.h"
 
-#define MCI_HTTP_CONNECTIONS 10000 /* at once; fewer if RLIMIT_NOFILE is smaller */
+/* At once; fewer if RLIMIT_NOFILE is smaller. One host has at most half: who sends a byte now and then keeps his. */
+#define MCI_HTTP_CONNECTIONS 10000
 #define MCI_HTTP_IDLE_S 30	   /* a connection on which nothing moves is closed */
 #define MCI_HTTP_WATCH_MS 30000	   /* longest wait of a watch */
 #define MCI_HTTP_TTL_MAX_MS 2147483647u

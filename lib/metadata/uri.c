@@ -16,26 +16,12 @@
 	"http://host:8080/metadata or " P2P
 #define TEXT_MAX 4096
 
-/* @text as it may be shown: what stands before the last '@' can be a password. */
-static const char *shown(const char *text, char *out, size_t size)
-{
-	const char *scheme = strstr(text, "://");
-	const char *at = strrchr(text, '@');
-
-	if (at)
-		snprintf(out, size, "%.*s***%.200s", scheme && scheme < at ? (int)(scheme + 3 - text) : 0,
-			 text, at);
-	else
-		snprintf(out, size, "%.200s", text);
-	return out;
-}
-
 static int refuse(const char *text, const char *why)
 {
 	char safe[512];
 
 	return mci_fail(-EINVAL, "'%s' is not a metadata server: %s; valid are " FORMS,
-			shown(text, safe, sizeof(safe)), why);
+			mci_shown_uri(text, safe, sizeof(safe)), why);
 }
 
 static bool begins(const char *text, const char *prefix, const char **rest)

@@ -284,6 +284,8 @@ int mci_region_get_address(struct mci_region_table *table, const void *addr, uin
 	return ret;
 }
 
+bool mci_region_dying(const struct mci_region *region) { return atomic_load(&region->users) & DYING; }
+
 void mci_region_put(struct mci_region *region)
 {
 	struct mci_region_table *table = region->table;

@@ -65,6 +65,8 @@ int mci_region_get_remote(struct mci_region_table *table, uint32_t id, uint32_t 
 int mci_region_get_address(struct mci_region_table *table, const void *addr, uint64_t length, uint32_t right,
 			   bool classic_only, struct mci_region **region);
 void mci_region_put(struct mci_region *region);
+/* It takes no new uses; for who keeps one over several requests. */
+bool mci_region_dying(const struct mci_region *region);
 /* Under the table's mutex; @fn must be short. */
 void mci_regions_each(struct mci_region_table *table, void (*fn)(struct mci_region *region, void *arg),
 		      void *arg);

@@ -335,6 +335,27 @@ static void test_an_idle_engine_uses_no_cpu(void **state)
 	pair_teardown(&p);
 }
 
+/* Sentences end in logs. */
+static void test_a_password_in_the_uri_is_not_repeated(void **state)
+{
+	struct mc_engine_attr attr = named("shy");
+	mc_segment *segment;
+	mc_engine *engine;
+	char text[96];
+
+	(void)state;
+	attr.metadata = text;
+	snprintf(text, sizeof(text), "http://user:hunter2@127.0.0.1:%u/metadata", mc_metadata_server_port(server));
+	must(mc_engine_open(&attr, &engine));
+	assert_int_equal(mc_segment_open(engine, "nobody", NULL, &segment), -ENOENT);
+	assert_sentence("@127.0.0.1");
+	assert_null(strstr(mc_errmsg(), "hunter2"));
+	must(mc_engine_close(engine));
+	snprintf(text, sizeof(text), "http://user:hunter2@127.0.0.1:%u/nowhere", mc_metadata_server_port(server));
+	assert_refused(&attr, -EINVAL, "@127.0.0.1");
+	assert_null(strstr(mc_errmsg(), "hunter2"));
+}
+
 int main(int argc, char **argv)
 {
 	static const struct CMUnitTest tests[] = {
@@ -346,6 +367,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_each_of_many_regions_is_reachable),
 		cmocka_unit_test(test_addresses_reach_classic_targets_only),
 		cmocka_unit_test(test_an_idle_engine_uses_no_cpu),
+		cmocka_unit_test(test_a_password_in_the_uri_is_not_repeated),
 	};
 
 	unsetenv("MOONCAKE_KEY_FILE");

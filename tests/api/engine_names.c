@@ -99,6 +99,120 @@ static void test_an_engine_may_publish_with_its_memory(void **state)
 	must(mc_engine_close(other));
 }
 
+#define RELAYED 8
+
+struct relay {
+	int listener, stop[2];
+	uint16_t port;
+	pthread_t thread;
+};
+
+static int dial_server(void)
+{
+	struct sockaddr_in at = {.sin_family = AF_INET,
+				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+				 .sin_port = htons(mc_metadata_server_port(server))};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	return fd < 0 || connect(fd, (struct sockaddr *)&at, sizeof(at)) ? -1 : fd;
+}
+
+/* What came on @from goes to @to; a question for a token is answered here. False: the connection is over. */
+static bool relay_some(int from, int to)
+{
+	static const char busy[] = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+	char bytes[16384];
+	ssize_t n = recv(from, bytes, sizeof(bytes), 0);
+
+	if (n > 0 && memmem(bytes, (size_t)n, "token%2F", 8)) {
+		send(from, busy, sizeof(busy) - 1, MSG_NOSIGNAL);
+		return false;
+	}
+	return n > 0 && send(to, bytes, (size_t)n, MSG_NOSIGNAL) == n;
+}
+
+static void *relay_main(void *arg)
+{
+	struct relay *relay = arg;
+	struct pollfd fds[2 + 2 * RELAYED] = {{.fd = relay->stop[0], .events = POLLIN},
+					      {.fd = relay->listener, .events = POLLIN}};
+	int i;
+
+	for (i = 2; i < 2 + 2 * RELAYED; i++)
+		fds[i] = (struct pollfd){.fd = -1, .events = POLLIN};
+	while (poll(fds, 2 + 2 * RELAYED, -1) >= 0 && !fds[0].revents) {
+		for (i = 2; i < 2 + 2 * RELAYED; i++) {
+			int other = i ^ 1;
+
+			if (fds[i].fd < 0 || !fds[i].revents || relay_some(fds[i].fd, fds[other].fd))
+				continue;
+			close(fds[i].fd);
+			close(fds[other].fd);
+			fds[i].fd = fds[other].fd = -1;
+		}
+		for (i = 2; fds[1].revents && i < 2 + 2 * RELAYED; i += 2) {
+			if (fds[i].fd >= 0)
+				continue;
+			fds[i].fd = accept4(relay->listener, NULL, NULL, SOCK_CLOEXEC);
+			fds[i + 1].fd = dial_server();
+			break;
+		}
+	}
+	for (i = 2; i < 2 + 2 * RELAYED; i++)
+		if (fds[i].fd >= 0)
+			close(fds[i].fd);
+	return NULL;
+}
+
+/* A metadata service that tells no tokens just now. */
+static void relay_open(struct relay *relay)
+{
+	struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t length = sizeof(at);
+
+	relay->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_true(relay->listener >= 0);
+	assert_int_equal(bind(relay->listener, (struct sockaddr *)&at, sizeof(at)), 0);
+	assert_int_equal(listen(relay->listener, RELAYED), 0);
+	assert_int_equal(getsockname(relay->listener, (struct sockaddr *)&at, &length), 0);
+	relay->port = ntohs(at.sin_port);
+	assert_int_equal(pipe2(relay->stop, O_CLOEXEC), 0);
+	assert_int_equal(pthread_create(&relay->thread, NULL, relay_main, relay), 0);
+}
+
+static void relay_close(struct relay *relay)
+{
+	close(relay->stop[1]);
+	pthread_join(relay->thread, NULL);
+	close(relay->stop[0]);
+	close(relay->listener);
+}
+
+static void test_a_service_that_falters_gives_no_name_away(void **state)
+{
+	static uint8_t memory[4096];
+	struct mc_engine_attr attr = named("faltering");
+	mc_engine *living = open_named("faltering");
+	char *before = record_of("mooncake/ram/faltering"), *after, through[64];
+	struct relay relay;
+	mc_region *region;
+
+	(void)state;
+	assert_non_null(before);
+	relay_open(&relay);
+	snprintf(through, sizeof(through), "http://127.0.0.1:%u/metadata", relay.port);
+	attr.metadata = through;
+	assert_refused(&attr, -EAGAIN, "overloaded");
+	relay_close(&relay);
+	after = record_of("mooncake/ram/faltering");
+	assert_string_equal(before, after);
+	free(before);
+	free(after);
+	must(mc_engine_register(living, memory, sizeof(memory), NULL, &region));
+	must(mc_engine_unregister(region, 0));
+	must(mc_engine_close(living));
+}
+
 static void taken_over(const char *living, const char *second)
 {
 	struct mc_engine_attr attr = named("other-key");
@@ -348,6 +462,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_a_name_in_use_is_refused_and_left_alone),
 		cmocka_unit_test(test_an_engine_may_publish_with_its_memory),
 		cmocka_unit_test(test_a_living_process_keeps_its_name_against_another_key),
+		cmocka_unit_test(test_a_service_that_falters_gives_no_name_away),
 		cmocka_unit_test(test_the_name_of_a_killed_process_can_be_taken_at_once),
 		cmocka_unit_test(test_of_two_that_race_for_a_name_one_wins),
 		cmocka_unit_test(test_a_process_whose_name_was_taken_says_owner_dead),

@@ -3,6 +3,9 @@
  * is not. */
 #include "unit/memory.h"
 
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
@@ -33,6 +36,43 @@ static void test_names_are_checked(void **state)
 	assert_int_equal(mc_memory_free(memory), 0);
 	assert_int_equal(mc_memory_unlink(longest), 0);
 	assert_int_equal(mc_memory_unlink(longest), -ENOENT);
+}
+
+static unsigned int open_files(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	unsigned int n = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+static void test_a_sidecar_that_does_not_fit_leaves_nothing_behind(void **state)
+{
+	char folder[] = "/tmp/mooncake-sidecar-XXXXXX";
+	struct mci_sidecar sidecar = { .length = 4096, .page_size = 4096 };
+	struct rlimit whole, tiny;
+	unsigned int before;
+	int dir, ret;
+
+	(void)state;
+	assert_non_null(mkdtemp(folder));
+	dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_true(dir >= 0);
+	before = open_files();
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &whole), 0);
+	tiny = whole;
+	tiny.rlim_cur = 4;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &tiny), 0);
+	ret = mci_sidecar_write(dir, "full", &sidecar);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &whole), 0);
+	assert_int_equal(ret, -ENOSPC);
+	assert_int_equal(open_files(), before);
+	close(dir);
+	assert_int_equal(rmdir(folder), 0); /* empty */
 }
 
 static int write_and_stay(void)
@@ -623,6 +663,7 @@ int main(void)
 	};
 	const struct CMUnitTest tests[] = {
 		WITH_NAME(test_names_are_checked),
+		WITH_NAME(test_a_sidecar_that_does_not_fit_leaves_nothing_behind),
 		WITH_NAME(test_named_memory_survives_kill_9_and_is_reattached),
 		WITH_NAME(test_held_memory_is_refused_naming_the_pid),
 		WITH_NAME(test_lock_ends_with_free_even_if_a_forked_child_lives),

@@ -190,6 +190,42 @@ static void test_optional_extensions_are_skipped(void **state)
 	pair_close(&p);
 }
 
+static bool in_use(void *arg) { return atomic_load(&((struct mci_region *)arg)->users); }
+
+/* Also where its last write and the next come in one piece: a peer that never stops would hold it for good. */
+static void test_a_region_that_goes_takes_no_further_writes(void **state)
+{
+	static uint8_t bytes[32768 - 1 + MCI_TCP_HEADER + 5];
+	const uint64_t second = 131072;
+	struct mci_tcp_header h, reply;
+	struct mci_sock sock;
+	struct pair p;
+
+	(void)state;
+	pair_open(&p, MIB, false, NULL);
+	sock = raw_open(&p, 16);
+	h = raw_header(&p, MCI_TCP_WRITE, 1, 32768);
+	raw_send(&sock, &h);
+	assert_int_equal(mci_sock_send_all(&sock, "x", 1, mci_now_ns() + S), 0);
+	wait_until(in_use, p.region);
+	assert_int_equal(mci_regions_retire(p.to->host.regions, p.region, true), 0);
+	h = raw_header(&p, MCI_TCP_WRITE, 2, 5);
+	h.offset = second;
+	mci_tcp_header_encode(&h, bytes + 32767);
+	memcpy(bytes + 32767 + MCI_TCP_HEADER, "hello", 5);
+	assert_int_equal(mci_sock_send_all(&sock, bytes, sizeof(bytes), mci_now_ns() + 5 * S), 0);
+	reply = raw_reply(&sock);
+	assert_int_equal(reply.id, 1);
+	assert_int_equal(reply.status, 0);
+	reply = raw_reply(&sock);
+	assert_int_equal(reply.id, 2);
+	assert_int_equal(reply.status, -ESTALE);
+	assert_int_equal(p.memory[0], 'x');
+	assert_int_equal(p.memory[second], 0);
+	mci_sock_close(&sock);
+	pair_close(&p);
+}
+
 static void test_a_reader_that_takes_no_answers_blocks_nobody_else(void **state)
 {
 	struct mci_tcp_header h;
@@ -227,6 +263,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_a_session_belongs_to_one_engine_and_has_a_bounded_number_of_streams),
 		cmocka_unit_test(test_frames_that_make_no_sense_end_their_connection_only),
 		cmocka_unit_test(test_optional_extensions_are_skipped),
+		cmocka_unit_test(test_a_region_that_goes_takes_no_further_writes),
 		cmocka_unit_test(test_a_reader_that_takes_no_answers_blocks_nobody_else),
 	};
 

@@ -95,6 +95,9 @@ static void broken(struct classic_lane *lane, int error)
 		end(lane, MC_FAILED, error, 0, false);
 		return;
 	}
+	/* Who reset it reads no more of it; of who fell silent nobody knows. */
+	if (is_write(lane) && lane->sent > MCI_CLASSIC_HEADER && error != -ECONNRESET && error != -EPIPE)
+		atomic_store(&lane->peer->unsettled, true);
 	request->state = 1;
 	mci_classic_count(&stats->resent);
 	mci_classic_count(&stats->reconnects);

@@ -208,6 +208,8 @@ int mci_shm_map_take(struct mci_shm_link *link, unsigned int index, const struct
 		ret = -ESTALE; /* asked before it changed its name */
 	else if (!ret && grant->length < remote->length)
 		ret = -EPROTO;
+	else if (!ret && map->mapped[0] && grant->rights != map->rights)
+		ret = -EPROTO; /* it is mapped, by those who are inside, with what rights it had */
 	else if (!ret && grant->mode == MCI_SHM_VM && !link->probed)
 		ret = -EPROTO;
 	else if (!ret && grant->mode == MCI_SHM_MODULE && !link->attaches)

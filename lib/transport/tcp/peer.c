@@ -401,6 +401,7 @@ void mci_tcp_peer_put(struct mci_tcp_peer *peer)
 	for (i = 0; i < peer->host_count; i++)
 		free(peer->hosts[i]);
 	free(peer->hosts);
+	explicit_bzero(&peer->secret, sizeof(peer->secret));
 	pthread_cond_destroy(&peer->changed);
 	pthread_mutex_destroy(&peer->lock);
 	free(peer);

@@ -48,7 +48,7 @@ static void check_write(struct mci_tcp_conn *conn, const struct mci_tcp_header *
 {
 	struct mci_region *region = conn->region;
 
-	if (!region || region->id != h->region || region->generation != h->generation) {
+	if (!region || region->id != h->region || region->generation != h->generation || mci_region_dying(region)) {
 		drop_region(conn);
 		conn->status = mci_region_get_remote(conn->tcp->host->regions, h->region, h->generation,
 						     h->offset, h->length, MC_REMOTE_WRITE, &conn->region);
