@@ -80,8 +80,9 @@ int mci_directory_read_layout(struct mc_p2p *store, const char *name, struct mci
 	return ret;
 }
 
-static int read_chunks(struct mc_p2p *store, const char *name, struct mci_manifest *manifest)
+static int read_chunks(const struct mc_p2p_task *task, struct mci_manifest *manifest)
 {
+	struct mc_p2p *store = task->store;
 	char root[2 * MCI_P2P_HASH + 1], key[MCI_ENGINE_KEY_MAX];
 	uint32_t i, count = mci_manifest_chunks(manifest);
 	struct mci_metadata_value value;
@@ -91,7 +92,9 @@ static int read_chunks(struct mc_p2p *store, const char *name, struct mci_manife
 	memcpy(wanted, manifest->root, sizeof(wanted));
 	mci_root_text(wanted, root);
 	for (i = 0; i < count && !ret; i++) {
-		ret = chunk_key(store, root, i, key);
+		ret = mci_task_over(task);
+		if (!ret)
+			ret = chunk_key(store, root, i, key);
 		if (!ret)
 			ret = mci_metadata_fetch(store->metadata, key, &value);
 		if (ret == -ENOENT)
@@ -99,7 +102,7 @@ static int read_chunks(struct mc_p2p *store, const char *name, struct mci_manife
 				ret,
 				"part %u of %u of the hashes of object '%s' is not in the metadata service; "
 				"it was removed, or is being registered: try again",
-				i + 1, count, name);
+				i + 1, count, task->name);
 		if (ret)
 			break;
 		ret = mci_manifest_take_chunk(manifest, i, value.text, value.length);
@@ -108,25 +111,25 @@ static int read_chunks(struct mc_p2p *store, const char *name, struct mci_manife
 	return ret ? ret : mci_manifest_check(manifest, wanted);
 }
 
-int mci_directory_read(struct mc_p2p *store, const char *name, const uint8_t *root, struct mci_found *found)
+int mci_directory_read(const struct mc_p2p_task *task, struct mci_found *found)
 {
 	char theirs[2 * MCI_P2P_HASH + 1];
 	uint64_t version;
 	int ret;
 
-	if (!store->metadata)
-		return mci_ask_read(store, name, root, found);
-	ret = mci_directory_read_layout(store, name, found, &version);
+	if (!task->store->metadata)
+		return mci_ask_read(task, found);
+	ret = mci_directory_read_layout(task->store, task->name, found, &version);
 	if (ret)
 		return ret;
-	if (root && memcmp(root, found->manifest->root, MCI_P2P_HASH)) {
+	if (task->by_root && memcmp(task->root, found->manifest->root, MCI_P2P_HASH)) {
 		mci_root_text(found->manifest->root, theirs);
 		ret = mci_fail(
 			-ENOENT,
 			"object '%s' is registered with other content than the one asked for: its root is %s",
-			name, theirs);
+			task->name, theirs);
 	} else {
-		ret = read_chunks(store, name, found->manifest);
+		ret = read_chunks(task, found->manifest);
 	}
 	if (ret) {
 		mci_manifest_free(found->manifest);

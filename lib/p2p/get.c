@@ -51,6 +51,7 @@ static struct mc_p2p_task *new_task(struct mc_p2p *store, const struct mc_p2p_pl
 	task->store = store;
 	task->attr = *attr;
 	task->start_ns = mci_now_ns();
+	task->deadline_ns = attr->timeout_ms ? task->start_ns + attr->timeout_ms * MCI_NS_PER_MS : UINT64_MAX;
 	pthread_mutex_init(&task->lock, NULL);
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);

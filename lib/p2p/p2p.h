@@ -203,9 +203,9 @@ void mci_object_begin_leave(struct mci_object *object);		     /* loop */
 void mci_object_leave(struct mci_object *object);		     /* any state; waits; frees it */
 int mci_object_no_twin(
 	struct mci_object *object); /* -EEXIST: this store has the same content under another name */
-/* Hash all pieces with the pool. @found NULL: into the manifest; else compare, and say which are there. @end:
- * give up. */
-int mci_object_hash(struct mci_object *object, uint8_t *found, const _Atomic bool *end);
+/* Hash all pieces with the pool. @found NULL: into the manifest; else compare, and say which are there. @task:
+ * NULL, or the fetch that it is for: -ECANCELED, -ETIMEDOUT when that is over. */
+int mci_object_hash(struct mci_object *object, uint8_t *found, const struct mc_p2p_task *task);
 struct mci_object *mci_object_by_root(struct mc_p2p *store, const uint8_t root[MCI_P2P_HASH]); /* living */
 struct mci_object *mci_object_by_name(struct mc_p2p *store, const char *name);		       /* any state */
 void mci_object_note(struct mci_object *object, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -342,9 +342,8 @@ struct mci_seen { /* a living member */
 
 int mci_directory_open(struct mc_p2p *store);
 void mci_directory_close(struct mc_p2p *store);
-/* Record and hashes. @root: NULL, or what it must be. -ENOENT, -EKEYREJECTED, -EBADMSG, ... with a sentence.
- */
-int mci_directory_read(struct mc_p2p *store, const char *name, const uint8_t *root, struct mci_found *found);
+/* Record and hashes of what @task is to fetch. -ENOENT, -EKEYREJECTED, -EBADMSG, ... with a sentence. */
+int mci_directory_read(const struct mc_p2p_task *task, struct mci_found *found);
 int mci_directory_read_layout(struct mc_p2p *store, const char *name, struct mci_found *found,
 			      uint64_t *version);
 int mci_directory_write(struct mci_object *object, bool force); /* record and hashes */
@@ -358,7 +357,7 @@ void mci_directory_leave(
 int mci_directory_remove(struct mc_p2p *store, const char *name, bool force);
 int mci_directory_members(struct mc_p2p *store, const char *root, /* "" = of all objects */
 			  int (*fn)(const struct mci_seen *seen, void *arg), void *arg);
-int mci_ask_read(struct mc_p2p *store, const char *name, const uint8_t *root, struct mci_found *found);
+int mci_ask_read(const struct mc_p2p_task *task, struct mci_found *found);
 
 /* ---- task.c: a fetch's thread; get.c: its handle ---- */
 
@@ -372,7 +371,7 @@ struct mc_p2p_task {
 	struct mc_p2p_range *ranges;
 	char *path, *location;
 	struct mc_p2p_get_attr attr;
-	uint64_t start_ns;
+	uint64_t start_ns, deadline_ns;
 	bool missing_told;
 	struct mci_object *object; /* of the task's thread, while it runs */
 	struct mci_object *shown;  /* the same, loop thread: whose progress is to be told */
@@ -387,6 +386,7 @@ struct mc_p2p_task {
 };
 
 int mci_task_start(struct mc_p2p_task *task);
+int mci_task_over(const struct mc_p2p_task *task); /* any thread: -ECANCELED, -ETIMEDOUT: begin nothing more */
 void mci_task_look(struct mc_p2p_task *task);	  /* task->progress becomes that of now */
 void mci_task_complete(struct mc_p2p_task *task); /* loop: every piece is verified */
 void mci_task_poke(struct mc_p2p_task *task);	  /* loop: something happened */
