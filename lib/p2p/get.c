@@ -145,7 +145,8 @@ err_free:
  * mc_p2p_get_start(), and the wait for its end.
  *
  * Return: 0: all of it is in the place, every piece verified; -ENOENT: no such object, or not with that root;
- * -EINVAL: the place does not fit (the sentence names both size lists); -ENOSPC: no space for the file;
+ * -EINVAL: the place does not fit (the sentence names both size lists); -ENOSPC: no space for the file; -ENOTDIR: its
+ * directory is not there; -EBUSY, -ESTALE: somebody else writes or wrote the same file;
  * -ETIMEDOUT: see timeout_ms and stall_ms; -ECANCELED; -EKEYREJECTED: wrong key; -EPERM: nobody to trust
  * (P2PHANDSHAKE, --insecure); errors of mc_p2p_get_start() and of the metadata service.
  */

@@ -422,6 +422,53 @@ static void test_only_a_file_is_replaced_by_a_file(void **state)
 
 /* ---- progress, list, watch ---- */
 
+/* What gets the name is what was verified, whoever meddles with PATH.part meanwhile. */
+static void test_a_part_that_was_replaced_is_not_taken_for_the_file(void **state)
+{
+	struct env *env = *state;
+	struct mc_p2p_register_attr small = small_pieces();
+	struct mc_p2p_place place = MC_P2P_PLACE_INIT;
+	struct bytes from, good;
+	char path[96], part[112];
+	mc_p2p_task *task;
+	struct stat st;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/file", env->folder);
+	snprintf(part, sizeof(part), "%s.part", path);
+	place.path = path;
+	bytes_alloc(&from, one_size, 1);
+	bytes_alloc(&good, one_size, 1);
+	bytes_fill(&from, 1);
+	bytes_fill(&good, 1);
+	open_store(env, 0);
+	open_store(env, 1);
+	must(mc_p2p_register(env->store[0], "holes", &from.place, &small, NULL));
+	memset(from.range[0].addr, 0, from.total);
+	must(mc_p2p_get_start(env->store[1], "holes", &place, NULL, &task));
+	until(progress_of(task).bad_pieces >= 2);
+	close_store(env, 0);
+	assert_int_equal(unlink(part), 0);
+	fd = open(part, O_WRONLY | O_CREAT, 0644);
+	assert_int_equal(write(fd, "no", 2), 2);
+	close(fd);
+	open_store(env, 2);
+	must(mc_p2p_register(env->store[2], "holes", &good.place, &small, NULL));
+	assert_error(mc_p2p_task_wait(task, -1), -ESTALE, "replaced");
+	assert_int_equal(stat(path, &st), -1);
+	must(mc_p2p_task_free(task));
+	/* Nor is another's file written through a link, and a directory that is not there is named. */
+	assert_int_equal(unlink(part), 0);
+	assert_int_equal(symlink("elsewhere", part), 0);
+	must(mc_p2p_unregister(env->store[2], "holes"));
+	must(mc_p2p_register(env->store[1], "holes", &good.place, &small, NULL));
+	assert_error(mc_p2p_get(env->store[2], "holes", &place, NULL), -ELOOP, "file.part");
+	snprintf(path, sizeof(path), "%s/no/such", env->folder);
+	assert_error(mc_p2p_get(env->store[2], "holes", &place, NULL), -ENOTDIR, "directory");
+	close_store(env, 2);
+	close_store(env, 1);
+}
+
 static void test_progress_is_told_to_the_end(void **state)
 {
 	struct env *env = *state;
@@ -521,6 +568,7 @@ static int run_all(const char *transports, enum service service, const char *onl
 		WITH(test_what_is_in_the_place_is_not_fetched_again),
 		WITH(test_files_are_sources_and_sinks_and_are_completed),
 		WITH(test_only_a_file_is_replaced_by_a_file),
+		WITH(test_a_part_that_was_replaced_is_not_taken_for_the_file),
 		WITH(test_progress_is_told_to_the_end),
 		WITH(test_list_and_watch_tell_what_there_is),
 	};
