@@ -156,6 +156,7 @@ struct mci_p2p_hooks {	/* ways to break a rule on purpose, for tests */
 	bool forge_map; /* claim to hold every piece */
 	bool corrupt;	/* change a byte of each piece after it was verified, and serve that */
 	bool no_check;	/* believe every piece that comes */
+	uint32_t patience_ms; /* with peers that do not say or give back what they should; 0 = as it is */
 };
 
 struct mc_p2p {
@@ -269,7 +270,7 @@ struct mci_link {
 	unsigned int read_count, in_flight; /* of those, that the swarm waits for */
 	unsigned int errors;		    /* in a row */
 	struct mci_piece_list have, changes;
-	struct mci_timer stay;
+	struct mci_timer stay; /* it has so long to say what it wants; then, to give back a slot */
 	struct mci_payer payer; /* of one that was taken in */
 
 	struct mci_job job;   /* dial, open the segment, close it: one at a time */
@@ -287,6 +288,8 @@ int mci_link_dial(struct mci_object *object, struct mci_member *member);
 void mci_link_open_segment(struct mci_link *link);
 void mci_link_close(struct mci_link *link, const char *why);
 void mci_link_check(struct mci_link *link);				   /* ending: may it go? */
+void mci_link_asked_back(struct mci_link *link);			   /* a slot, which it has so long to return */
+void mci_link_gave_back(struct mci_link *link);
 int mci_link_join(struct mci_link *link, const struct mci_p2p_join *join); /* -EPROTO */
 
 /* ---- say.c ---- */
