@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/queue.h>
+#include <sys/types.h>
 
 #include <mooncake/p2p.h>
 
@@ -375,6 +376,7 @@ struct mc_p2p_task {
 	char *path, *location;
 	struct mc_p2p_get_attr attr;
 	uint64_t start_ns, deadline_ns;
+	pid_t pid; /* whose it is: a child's calls would wait for threads that it does not have */
 	bool missing_told;
 	struct mci_object *object; /* of the task's thread, while it runs */
 	struct mci_object *shown;  /* the same, loop thread: whose progress is to be told */

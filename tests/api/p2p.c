@@ -469,6 +469,46 @@ static void test_a_part_that_was_replaced_is_not_taken_for_the_file(void **state
 	close_store(env, 1);
 }
 
+/* A child has none of the threads that a fetch waits for: no call hangs in it. */
+static int in_child(struct env *env, mc_p2p_task *task)
+{
+	struct mc_p2p_progress progress = {.size = sizeof(progress)};
+
+	alarm(20);
+	return mc_p2p_task_wait(task, -1) == -ECHILD && mc_p2p_task_progress(task, &progress) == -ECHILD &&
+			       mc_p2p_task_cancel(task) == -ECHILD && !*mc_p2p_task_error(task) &&
+			       mc_p2p_task_free(task) == -ECHILD && mc_p2p_unregister(env->store[0], "x") == -ECHILD &&
+			       mc_p2p_close(env->store[0]) == -ECHILD
+		       ? 0
+		       : 1;
+}
+
+static void test_child_of_a_fork_gets_echild(void **state)
+{
+	struct env *env = *state;
+	struct bytes from, to;
+	mc_p2p_task *task;
+	int status;
+	pid_t pid;
+
+	bytes_alloc(&from, one_size, 1);
+	bytes_alloc(&to, one_size, 1);
+	bytes_fill(&from, 1);
+	open_store(env, 0);
+	open_store(env, 1);
+	must(mc_p2p_register(env->store[0], "object", &from.place, NULL, NULL));
+	memset(from.range[0].addr, 0, from.total); /* it never ends */
+	must(mc_p2p_get_start(env->store[1], "object", &to.place, NULL, &task));
+	pid = fork();
+	if (!pid)
+		_exit(in_child(env, task));
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	must(mc_p2p_task_cancel(task));
+	assert_int_equal(mc_p2p_task_wait(task, -1), -ECANCELED);
+	must(mc_p2p_task_free(task));
+}
+
 static void test_progress_is_told_to_the_end(void **state)
 {
 	struct env *env = *state;
@@ -569,6 +609,7 @@ static int run_all(const char *transports, enum service service, const char *onl
 		WITH(test_files_are_sources_and_sinks_and_are_completed),
 		WITH(test_only_a_file_is_replaced_by_a_file),
 		WITH(test_a_part_that_was_replaced_is_not_taken_for_the_file),
+		WITH(test_child_of_a_fork_gets_echild),
 		WITH(test_progress_is_told_to_the_end),
 		WITH(test_list_and_watch_tell_what_there_is),
 	};
