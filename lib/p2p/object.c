@@ -15,16 +15,19 @@ int mci_object_name(const char *text, char name[MCI_P2P_NAME_MAX + 1], uint8_t r
 		    bool *by_root)
 {
 	const char *at = text ? strrchr(text, '@') : NULL, *p;
+	char plain[MCI_P2P_NAME_MAX + 1];
 	size_t n = text ? (at ? (size_t)(at - text) : strlen(text)) : 0;
 
 	if (!n || n > MCI_P2P_NAME_MAX)
-		return mci_fail(-EINVAL, "the name of an object has 1 to %u bytes", MCI_P2P_NAME_MAX);
+		return mci_fail(-EINVAL, "the name of an object has 1 to %u bytes, not %zu as '%.80s'",
+				MCI_P2P_NAME_MAX, n, mci_plain_text(text ? text : "", plain, sizeof(plain)));
 	memcpy(name, text, n);
 	name[n] = '\0';
 	for (p = name; *p; p++)
 		if ((unsigned char)*p < 0x20 || *p == 0x7f || *p == '@')
 			return mci_fail(-EINVAL,
-					"the name of an object has no '@' and no control characters");
+					"the name of an object has no '@' and no control characters, but '%s' does",
+					mci_plain_text(name, plain, sizeof(plain)));
 	*by_root = at;
 	if (at && mci_root_parse(at + 1, root))
 		return mci_fail(-EINVAL,
