@@ -178,7 +178,7 @@ struct count {
 	const struct mci_object *self;
 	const char *name;
 	struct mci_seen one; /* of those who have it under @name */
-	unsigned int named, all;
+	unsigned int named, named_seeds, all, seeds;
 };
 
 static int count_member(const struct mci_seen *seen, void *arg)
@@ -189,9 +189,11 @@ static int count_member(const struct mci_seen *seen, void *arg)
 	    !strcmp(seen->object, count->self->name))
 		return 0;
 	count->all++;
+	count->seeds += seen->seed;
 	if (strcmp(seen->object, count->name))
 		return 0;
 	count->named++;
+	count->named_seeds += seen->seed;
 	count->one = *seen;
 	return 0;
 }
@@ -371,6 +373,21 @@ int mci_directory_publish(struct mci_object *object)
 	return ret;
 }
 
+/*
+ * A seed that registered while we removed what nobody needed found it there, and counts on it. Its member key came
+ * before it looked: either we see that key now, or it writes after us. A fetch looks for itself (still_there()).
+ */
+static void put_back(struct mci_object *object, const char *root)
+{
+	struct count count;
+
+	if (count_others(object, root, &count) || !count.seeds)
+		return;
+	if (count.named_seeds ? mci_directory_write(object, false) : write_chunks(object, root))
+		mci_warn("object '%s' was registered anew while it was being removed, and its record may be gone: %s",
+			 object->name, mc_errmsg());
+}
+
 void mci_directory_leave(struct mci_object *object)
 {
 	struct mc_p2p *store = object->store;
@@ -400,6 +417,8 @@ void mci_directory_leave(struct mci_object *object)
 	}
 	if (!count.all)
 		remove_chunks(store, root, mci_manifest_chunks(object->manifest));
+	if (!count.named)
+		put_back(object, root);
 }
 
 int mci_directory_remove(struct mc_p2p *store, const char *name, bool force)

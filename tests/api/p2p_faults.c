@@ -366,6 +366,59 @@ static void test_a_stopped_source_is_replaced(void **state)
 
 /* ---- many at once ---- */
 
+struct leaver {
+	mc_p2p *store;
+	pthread_barrier_t *together;
+	int ret;
+};
+
+static void *leave(void *arg)
+{
+	struct leaver *leaver = arg;
+
+	pthread_barrier_wait(leaver->together);
+	leaver->ret = mc_p2p_unregister(leaver->store, "relay");
+	return NULL;
+}
+
+/* One seed follows another: the last step of the one does not take away what the other counts on. */
+static void test_a_seed_that_comes_while_the_last_one_leaves_is_found(void **state)
+{
+	struct env *env = *state;
+	struct mc_p2p_register_attr small = small_pieces();
+	struct bytes from[2], to;
+	pthread_barrier_t together;
+	pthread_t thread;
+	unsigned int i;
+
+	if (env->handshake)
+		return;
+	bytes_alloc(&from[0], one_size, 1);
+	bytes_alloc(&from[1], one_size, 1);
+	bytes_alloc(&to, one_size, 1);
+	bytes_fill(&from[0], 1);
+	bytes_fill(&from[1], 1);
+	for (i = 0; i < 3; i++)
+		open_store(env, i);
+	must(pthread_barrier_init(&together, NULL, 2));
+	must(mc_p2p_register(env->store[0], "relay", &from[0].place, &small, NULL));
+	for (i = 0; i < 100; i++) {
+		struct leaver leaver = {.store = env->store[i % 2], .together = &together};
+		unsigned int next = (i + 1) % 2;
+
+		must(pthread_create(&thread, NULL, leave, &leaver));
+		pthread_barrier_wait(&together);
+		usleep(i * 100); /* to meet each step of the other in some round */
+		must(mc_p2p_register(env->store[next], "relay", &from[next].place, &small, NULL));
+		must(pthread_join(thread, NULL));
+		must(leaver.ret);
+		if (mc_p2p_get(env->store[2], "relay", &to.place, NULL))
+			fail_msg("round %u: %s", i, mc_errmsg());
+		must(mc_p2p_delete_replica(env->store[2], "relay"));
+	}
+	pthread_barrier_destroy(&together);
+}
+
 #define CROWD 10
 
 struct one {
@@ -464,6 +517,7 @@ static int run_all(const char *transports, enum service service, const char *onl
 		WITH(test_a_restarted_metadata_service_knows_the_objects_again),
 		WITH(test_a_killed_seed_is_survived),
 		WITH(test_a_stopped_source_is_replaced),
+		WITH(test_a_seed_that_comes_while_the_last_one_leaves_is_found),
 		WITH(test_many_come_and_go_and_nothing_is_lost),
 	};
 
