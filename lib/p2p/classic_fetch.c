@@ -82,8 +82,10 @@ static const struct mci_classic_location *choose(struct run *run, const struct m
 {
 	const struct mci_classic_locations *first = shard->replicas.count ? &shard->replicas : &shard->gold;
 
+	if (!first->count)
+		return NULL; /* gold, if there are no replicas: nobody at all */
 	if (!tries)
-		return first->count ? &first->at[run->random++ % first->count] : NULL;
+		return &first->at[run->random++ % first->count];
 	tries = (tries - 1) % (shard->replicas.count + shard->gold.count);
 	return tries < shard->replicas.count ? &shard->replicas.at[tries]
 					     : &shard->gold.at[tries - shard->replicas.count];

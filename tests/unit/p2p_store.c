@@ -271,6 +271,21 @@ static void test_with_a_key_a_record_is_signed(void **state)
 	mci_manifest_free(manifest);
 }
 
+/* A record of a classic store may have lost all who held a shard. */
+static void test_a_classic_shard_that_nobody_holds_is_told(void **state)
+{
+	struct env *env = *state;
+	struct bytes to;
+
+	env->flags = MC_ENGINE_CLASSIC;
+	bytes_alloc(&to, one_size, 1);
+	open_store(env, 0);
+	must(mci_metadata_store(env->store[0]->metadata, "mooncake/checkpoint/empty",
+				"{\"name\":\"empty\",\"size\":1048576,\"size_list\":[1048576],\"max_shard_size\":1048576,"
+				"\"shards\":[{\"size\":1048576,\"gold\":null,\"replica_list\":[]}]}"));
+	assert_error(mc_p2p_get(env->store[0], "empty", &to.place, NULL), -ENODATA, "held by nobody");
+}
+
 /* ---- the engine's seam ---- */
 
 static void ignore(void *arg, struct mci_incoming *in)
@@ -318,6 +333,7 @@ int main(int argc, char **argv)
 		WITH(test_who_does_not_answer_is_left),
 		WITH(test_a_record_is_read_as_it_was_written_and_nothing_else_is),
 		WITH(test_with_a_key_a_record_is_signed),
+		WITH(test_a_classic_shard_that_nobody_holds_is_told),
 		WITH(test_a_role_has_one_handler_and_none_answers_with_a_sentence),
 	};
 
