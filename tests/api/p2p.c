@@ -196,6 +196,22 @@ static void test_names_and_roots_are_checked(void **state)
 	assert_error(mc_p2p_unregister(env->store[0], "nobody"), -ENOENT, "nobody");
 }
 
+static void test_a_shard_size_that_no_record_can_tell_is_refused(void **state)
+{
+	struct mc_p2p_register_attr attr = MC_P2P_REGISTER_ATTR_INIT;
+	struct env *env = *state;
+	struct bytes from;
+
+	bytes_alloc(&from, one_size, 1);
+	bytes_fill(&from, 1);
+	open_store(env, 0);
+	attr.max_shard_size = 1ull << 63;
+	assert_error(mc_p2p_register(env->store[0], "huge", &from.place, &attr, NULL), -EINVAL, "max_shard_size");
+	attr.max_shard_size--;
+	must(mc_p2p_register(env->store[0], "huge", &from.place, &attr, NULL));
+	assert_string_equal(list(env->store[0], "").names, "huge ");
+}
+
 static void test_a_store_has_a_name_and_a_content_once(void **state)
 {
 	struct env *env = *state;
@@ -601,6 +617,7 @@ static int run_all(const char *transports, enum service service, const char *onl
 		WITH(test_one_store_has_several_objects_at_once),
 		WITH(test_what_does_not_fit_is_named),
 		WITH(test_names_and_roots_are_checked),
+		WITH(test_a_shard_size_that_no_record_can_tell_is_refused),
 		WITH(test_a_store_has_a_name_and_a_content_once),
 		WITH(test_a_name_of_a_living_member_is_taken_by_force_only),
 		WITH(test_a_wrong_key_is_refused),
