@@ -160,11 +160,20 @@ static void test_who_keeps_slots_that_others_wait_for_is_left(void **state)
 	mci_sock_close(&sock[1]);
 }
 
+struct mute {
+	struct mci_sock sock;
+	bool taken;
+};
+
 static void wait_mute(void *arg, struct mci_sock sock, const struct mci_hello *hello, int error)
 {
+	struct mute *mute = arg;
+
 	(void)hello;
-	if (!error)
-		*(struct mci_sock *)arg = sock;
+	if (error)
+		return;
+	mute->sock = sock;
+	__atomic_store_n(&mute->taken, true, __ATOMIC_RELEASE);
 }
 
 static void be_mute(void *arg, struct mci_incoming *in) { mci_incoming_accept(in, NULL, 0, wait_mute, arg); }
@@ -172,7 +181,7 @@ static void be_mute(void *arg, struct mci_incoming *in) { mci_incoming_accept(in
 /* It takes the connection, and never says a word: it is left, and dialled again later. */
 static void test_who_does_not_answer_is_left(void **state)
 {
-	static struct mci_sock taken;
+	static struct mute mute;
 	struct mc_p2p_register_attr small = small_pieces();
 	struct env *env = *state;
 	struct bytes from, to;
@@ -186,16 +195,16 @@ static void test_who_does_not_answer_is_left(void **state)
 	open_store(env, 1)->hooks.patience_ms = 500;
 	must(mc_p2p_register(seed, "object", &from.place, &small, NULL));
 	must(mci_engine_role(seed->engine, MCI_ROLE_P2P, NULL, NULL));
-	must(mci_engine_role(seed->engine, MCI_ROLE_P2P, be_mute, &taken));
+	must(mci_engine_role(seed->engine, MCI_ROLE_P2P, be_mute, &mute));
 	must(mc_p2p_get_start(env->store[1], "object", &to.place, NULL, &task));
-	until(__atomic_load_n(&taken.fd, __ATOMIC_ACQUIRE) > 0);
+	until(__atomic_load_n(&mute.taken, __ATOMIC_ACQUIRE));
 	must(mci_engine_role(seed->engine, MCI_ROLE_P2P, NULL, NULL));
 	must(mci_engine_role(seed->engine, MCI_ROLE_P2P, mci_link_incoming, seed));
 	until(done(task));
 	must(mc_p2p_task_wait(task, 0));
 	bytes_alike(&from, &to);
 	must(mc_p2p_task_free(task));
-	mci_sock_close(&taken);
+	mci_sock_close(&mute.sock);
 }
 
 /* ---- records ---- */
@@ -281,7 +290,8 @@ static void test_a_classic_shard_that_nobody_holds_is_told(void **state)
 	bytes_alloc(&to, one_size, 1);
 	open_store(env, 0);
 	must(mci_metadata_store(env->store[0]->metadata, "mooncake/checkpoint/empty",
-				"{\"name\":\"empty\",\"size\":1048576,\"size_list\":[1048576],\"max_shard_size\":1048576,"
+				"{\"name\":\"empty\",\"size\":1048576,\"size_list\":[1048576],"
+				"\"max_shard_size\":1048576,"
 				"\"shards\":[{\"size\":1048576,\"gold\":null,\"replica_list\":[]}]}"));
 	assert_error(mc_p2p_get(env->store[0], "empty", &to.place, NULL), -ENODATA, "held by nobody");
 }
