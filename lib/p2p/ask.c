@@ -70,7 +70,7 @@ static int ask_record(struct mci_sock *sock, const char *name, const uint8_t *ro
 	return 0;
 }
 
-static int ask_hashes(struct mci_sock *sock, struct mci_manifest *manifest)
+static int ask_hashes(const struct mc_p2p_task *task, struct mci_sock *sock, struct mci_manifest *manifest)
 {
 	uint32_t i, count = mci_manifest_chunks(manifest), length, answer_length, index, text_length;
 	uint8_t wanted[MCI_P2P_HASH], root[MCI_P2P_HASH], *body;
@@ -80,6 +80,9 @@ static int ask_hashes(struct mci_sock *sock, struct mci_manifest *manifest)
 
 	memcpy(wanted, manifest->root, sizeof(wanted));
 	for (i = 0; i < count; i++) {
+		ret = mci_task_over(task);
+		if (ret)
+			return ret;
 		body = mci_p2p_put_chunk(wanted, i, "", &length);
 		ret = ask(sock, MCI_P2P_CHUNK, body, length, &answer, &answer_length);
 		if (ret)
@@ -96,20 +99,19 @@ static int ask_hashes(struct mci_sock *sock, struct mci_manifest *manifest)
 	return mci_manifest_check(manifest, wanted);
 }
 
-static int ask_one(struct mc_p2p *store, const char *peer, const char *name, const uint8_t *root,
-		   struct mci_found *found)
+static int ask_one(const struct mc_p2p_task *task, const char *peer, struct mci_found *found)
 {
 	struct mci_hello hello;
 	struct mci_sock sock;
 	int ret;
 
-	ret = mci_engine_dial(store->engine, peer, MCI_ROLE_P2P,
+	ret = mci_engine_dial(task->store->engine, peer, MCI_ROLE_P2P,
 			      mci_now_ns() + MCI_P2P_DIAL_MS * MCI_NS_PER_MS, &sock, &hello);
 	if (ret)
 		return ret;
-	ret = ask_record(&sock, name, root, found);
+	ret = ask_record(&sock, task->name, task->by_root ? task->root : NULL, found);
 	if (!ret)
-		ret = ask_hashes(&sock, found->manifest);
+		ret = ask_hashes(task, &sock, found->manifest);
 	mci_sock_close(&sock);
 	if (ret) {
 		mci_manifest_free(found->manifest);
@@ -118,33 +120,37 @@ static int ask_one(struct mc_p2p *store, const char *peer, const char *name, con
 	return ret;
 }
 
-int mci_ask_read(struct mc_p2p *store, const char *name, const uint8_t *root, struct mci_found *found)
+int mci_ask_read(const struct mc_p2p_task *task, struct mci_found *found)
 {
 	char why[MCI_P2P_SENTENCE] = "";
+	struct mc_p2p *store = task->store;
 	unsigned int i, asked = 0;
-	int ret = 0;
+	int ret = 0, over;
 
 	memset(found, 0, sizeof(*found));
-	if (!root && mci_engine_trust(store->engine) == MCI_AUTH_NONE)
+	if (!task->by_root && mci_engine_trust(store->engine) == MCI_AUTH_NONE)
 		return mci_fail(-EPERM,
 				"with --insecure and without a metadata service anybody could answer for "
 				"'%s': ask for "
 				"name@root, as the one who registered it was told, or give all members a key",
-				name);
+				task->name);
 	for (i = 0; i < store->peer_count; i++) {
 		if (!strcmp(store->peers[i], mc_engine_name(store->engine)))
 			continue;
 		asked++;
-		ret = ask_one(store, store->peers[i], name, root, found);
+		ret = ask_one(task, store->peers[i], found);
 		if (!ret)
 			return 0;
 		snprintf(why, sizeof(why), "%s: %.400s", store->peers[i], mc_errmsg());
+		over = mci_task_over(task);
+		if (over)
+			return over;
 	}
 	if (!asked)
 		return mci_fail(
 			-ENOENT,
 			"there is no metadata service, and no peer to ask for object '%s'; give peers "
 			"(mc_p2p_attr.peers, --peers=host:port,...)",
-			name);
-	return mci_fail(ret, "none of the %u peers has object '%s'; the last one, %s", asked, name, why);
+			task->name);
+	return mci_fail(ret, "none of the %u peers has object '%s'; the last one, %s", asked, task->name, why);
 }

@@ -82,8 +82,10 @@ static const struct mci_classic_location *choose(struct run *run, const struct m
 {
 	const struct mci_classic_locations *first = shard->replicas.count ? &shard->replicas : &shard->gold;
 
+	if (!first->count)
+		return NULL; /* gold, if there are no replicas: nobody at all */
 	if (!tries)
-		return first->count ? &first->at[run->random++ % first->count] : NULL;
+		return &first->at[run->random++ % first->count];
 	tries = (tries - 1) % (shard->replicas.count + shard->gold.count);
 	return tries < shard->replicas.count ? &shard->replicas.at[tries]
 					     : &shard->gold.at[tries - shard->replicas.count];
@@ -145,7 +147,7 @@ static int await(struct run *run, struct flight *flight)
 		until.tv_sec = (time_t)(next / MCI_NS_PER_S);
 		until.tv_nsec = (long)(next % MCI_NS_PER_S);
 		pthread_cond_timedwait(&run->landed, &run->lock, &until);
-		if (atomic_load(&run->task->cancelled))
+		if (mci_task_over(run->task))
 			mc_batch_cancel(flight->batch);
 	}
 	pthread_mutex_unlock(&run->lock);
@@ -164,8 +166,7 @@ static int land(struct run *run, struct flight *flight, bool flying)
 	int ret = flying ? await(run, flight) : -EAGAIN;
 	char why[MCI_P2P_SENTENCE];
 
-	while (ret && ret != -ENODATA && !atomic_load(&run->task->cancelled) &&
-	       flight->tries <= tries_of(shard)) {
+	while (ret && ret != -ENODATA && flight->tries <= tries_of(shard) && !mci_task_over(run->task)) {
 		ret = take_off(run, flight);
 		if (!ret)
 			ret = await(run, flight);
@@ -213,7 +214,7 @@ static int fly(struct run *run)
 	while (oldest < next || (!ret && next < count)) {
 		struct flight *flight = &run->flight[next % FLYING];
 
-		if (!ret && next < count && next - oldest < FLYING && !atomic_load(&run->task->cancelled)) {
+		if (!ret && next < count && next - oldest < FLYING && !mci_task_over(run->task)) {
 			flight->shard = next;
 			flight->tries = 0;
 			flight->range = range;
@@ -227,7 +228,7 @@ static int fly(struct run *run)
 			continue;
 		}
 		if (oldest == next)
-			break; /* cancelled */
+			break; /* it is over */
 		flight = &run->flight[oldest % FLYING];
 		landing = land(run, flight, flying[oldest % FLYING]);
 		if (landing && !ret)
@@ -236,9 +237,7 @@ static int fly(struct run *run)
 			bytes += run->record->shard[oldest].size;
 		tell(run, bytes, ++oldest);
 	}
-	if (atomic_load(&run->task->cancelled))
-		ret = mci_fail(-ECANCELED, "the fetch of '%s' was cancelled", run->object->name);
-	return ret;
+	return mci_task_over(run->task) ?: ret;
 }
 
 static int open_flights(struct run *run)
@@ -313,7 +312,7 @@ int mci_p2p_classic_fetch(struct mc_p2p_task *task)
 		ret = read_shards(task, record);
 	mci_classic_free(record);
 	if (!ret)
-		ret = mci_object_hash(object, NULL, &task->cancelled);
+		ret = mci_object_hash(object, NULL, task);
 	if (!ret)
 		mci_manifest_seal(object->manifest);
 	return ret;

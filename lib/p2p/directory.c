@@ -80,8 +80,9 @@ int mci_directory_read_layout(struct mc_p2p *store, const char *name, struct mci
 	return ret;
 }
 
-static int read_chunks(struct mc_p2p *store, const char *name, struct mci_manifest *manifest)
+static int read_chunks(const struct mc_p2p_task *task, struct mci_manifest *manifest)
 {
+	struct mc_p2p *store = task->store;
 	char root[2 * MCI_P2P_HASH + 1], key[MCI_ENGINE_KEY_MAX];
 	uint32_t i, count = mci_manifest_chunks(manifest);
 	struct mci_metadata_value value;
@@ -91,7 +92,9 @@ static int read_chunks(struct mc_p2p *store, const char *name, struct mci_manife
 	memcpy(wanted, manifest->root, sizeof(wanted));
 	mci_root_text(wanted, root);
 	for (i = 0; i < count && !ret; i++) {
-		ret = chunk_key(store, root, i, key);
+		ret = mci_task_over(task);
+		if (!ret)
+			ret = chunk_key(store, root, i, key);
 		if (!ret)
 			ret = mci_metadata_fetch(store->metadata, key, &value);
 		if (ret == -ENOENT)
@@ -99,7 +102,7 @@ static int read_chunks(struct mc_p2p *store, const char *name, struct mci_manife
 				ret,
 				"part %u of %u of the hashes of object '%s' is not in the metadata service; "
 				"it was removed, or is being registered: try again",
-				i + 1, count, name);
+				i + 1, count, task->name);
 		if (ret)
 			break;
 		ret = mci_manifest_take_chunk(manifest, i, value.text, value.length);
@@ -108,25 +111,25 @@ static int read_chunks(struct mc_p2p *store, const char *name, struct mci_manife
 	return ret ? ret : mci_manifest_check(manifest, wanted);
 }
 
-int mci_directory_read(struct mc_p2p *store, const char *name, const uint8_t *root, struct mci_found *found)
+int mci_directory_read(const struct mc_p2p_task *task, struct mci_found *found)
 {
 	char theirs[2 * MCI_P2P_HASH + 1];
 	uint64_t version;
 	int ret;
 
-	if (!store->metadata)
-		return mci_ask_read(store, name, root, found);
-	ret = mci_directory_read_layout(store, name, found, &version);
+	if (!task->store->metadata)
+		return mci_ask_read(task, found);
+	ret = mci_directory_read_layout(task->store, task->name, found, &version);
 	if (ret)
 		return ret;
-	if (root && memcmp(root, found->manifest->root, MCI_P2P_HASH)) {
+	if (task->by_root && memcmp(task->root, found->manifest->root, MCI_P2P_HASH)) {
 		mci_root_text(found->manifest->root, theirs);
 		ret = mci_fail(
 			-ENOENT,
 			"object '%s' is registered with other content than the one asked for: its root is %s",
-			name, theirs);
+			task->name, theirs);
 	} else {
-		ret = read_chunks(store, name, found->manifest);
+		ret = read_chunks(task, found->manifest);
 	}
 	if (ret) {
 		mci_manifest_free(found->manifest);
@@ -175,7 +178,7 @@ struct count {
 	const struct mci_object *self;
 	const char *name;
 	struct mci_seen one; /* of those who have it under @name */
-	unsigned int named, all;
+	unsigned int named, named_seeds, all, seeds;
 };
 
 static int count_member(const struct mci_seen *seen, void *arg)
@@ -186,9 +189,11 @@ static int count_member(const struct mci_seen *seen, void *arg)
 	    !strcmp(seen->object, count->self->name))
 		return 0;
 	count->all++;
+	count->seeds += seen->seed;
 	if (strcmp(seen->object, count->name))
 		return 0;
 	count->named++;
+	count->named_seeds += seen->seed;
 	count->one = *seen;
 	return 0;
 }
@@ -368,6 +373,21 @@ int mci_directory_publish(struct mci_object *object)
 	return ret;
 }
 
+/*
+ * A seed that registered while we removed what nobody needed found it there, and counts on it. Its member key came
+ * before it looked: either we see that key now, or it writes after us. A fetch looks for itself (still_there()).
+ */
+static void put_back(struct mci_object *object, const char *root)
+{
+	struct count count;
+
+	if (count_others(object, root, &count) || !count.seeds)
+		return;
+	if (count.named_seeds ? mci_directory_write(object, false) : write_chunks(object, root))
+		mci_warn("object '%s' was registered anew while it was being removed, and its record may be gone: %s",
+			 object->name, mc_errmsg());
+}
+
 void mci_directory_leave(struct mci_object *object)
 {
 	struct mc_p2p *store = object->store;
@@ -397,6 +417,8 @@ void mci_directory_leave(struct mci_object *object)
 	}
 	if (!count.all)
 		remove_chunks(store, root, mci_manifest_chunks(object->manifest));
+	if (!count.named)
+		put_back(object, root);
 }
 
 int mci_directory_remove(struct mc_p2p *store, const char *name, bool force)

@@ -219,6 +219,8 @@ static void carry_out(struct mci_object *object, const struct mci_swarm_step *st
 		break;
 	case MCI_SWARM_GRANT:
 		mci_link_number(link, MCI_P2P_GRANT, step->slots);
+		if (!step->slots)
+			mci_link_asked_back(link);
 		break;
 	case MCI_SWARM_RETURN:
 		mci_link_number(link, MCI_P2P_RETURN, step->slots);

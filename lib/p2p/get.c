@@ -5,6 +5,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+static int check_fork(const struct mc_p2p_task *task)
+{
+	return getpid() == task->pid ? 0
+				     : mci_fail(-ECHILD,
+						"the fetch of '%s' belongs to the parent process; after fork() the "
+						"child may only exec or exit, or open a store of its own",
+						task->name);
+}
 
 static void free_task(struct mc_p2p_task *task)
 {
@@ -50,7 +60,9 @@ static struct mc_p2p_task *new_task(struct mc_p2p *store, const struct mc_p2p_pl
 		return NULL;
 	task->store = store;
 	task->attr = *attr;
+	task->pid = getpid();
 	task->start_ns = mci_now_ns();
+	task->deadline_ns = attr->timeout_ms ? task->start_ns + attr->timeout_ms * MCI_NS_PER_MS : UINT64_MAX;
 	pthread_mutex_init(&task->lock, NULL);
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -144,7 +156,8 @@ err_free:
  * mc_p2p_get_start(), and the wait for its end.
  *
  * Return: 0: all of it is in the place, every piece verified; -ENOENT: no such object, or not with that root;
- * -EINVAL: the place does not fit (the sentence names both size lists); -ENOSPC: no space for the file;
+ * -EINVAL: the place does not fit (the sentence names both size lists); -ENOSPC: no space for the file; -ENOTDIR: its
+ * directory is not there; -EBUSY, -ESTALE: somebody else writes or wrote the same file;
  * -ETIMEDOUT: see timeout_ms and stall_ms; -ECANCELED; -EKEYREJECTED: wrong key; -EPERM: nobody to trust
  * (P2PHANDSHAKE, --insecure); errors of mc_p2p_get_start() and of the metadata service.
  */
@@ -171,14 +184,16 @@ int mc_p2p_get(mc_p2p *store, const char *name, const struct mc_p2p_place *place
  * @task: fetch
  * @timeout_ms: -1 = as long as it takes; 0 = look only
  *
- * Return: 0: it is done; -ETIME: it still runs; else why it failed (see mc_p2p_get()).
+ * Return: 0: it is done; -ETIME: it still runs; -ECHILD after fork(); else why it failed (see mc_p2p_get()).
  */
 int mc_p2p_task_wait(mc_p2p_task *task, int timeout_ms)
 {
 	uint64_t at = mci_now_ns() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms) * MCI_NS_PER_MS;
 	struct timespec until = {.tv_sec = (time_t)(at / MCI_NS_PER_S), .tv_nsec = (long)(at % MCI_NS_PER_S)};
-	int ret = 0;
+	int ret = check_fork(task);
 
+	if (ret)
+		return ret;
 	pthread_mutex_lock(&task->lock);
 	while (!task->finished && !ret)
 		ret = timeout_ms < 0 ? pthread_cond_wait(&task->changed, &task->lock)
@@ -194,10 +209,12 @@ int mc_p2p_task_wait(mc_p2p_task *task, int timeout_ms)
  * mc_p2p_task_cancel() - ask for an early end
  *
  * Returns at once; the fetch ends soon with -ECANCELED, or as it would have. Also from a progress callback.
- * Return: 0.
+ * Return: 0; -ECHILD after fork().
  */
 int mc_p2p_task_cancel(mc_p2p_task *task)
 {
+	if (check_fork(task))
+		return -ECHILD;
 	atomic_store(&task->cancelled, true);
 	mci_task_poke(task);
 	return 0;
@@ -207,12 +224,14 @@ int mc_p2p_task_cancel(mc_p2p_task *task)
  * mc_p2p_task_progress() - how far a fetch is, or was at its end
  * @progress: its size must be set
  *
- * Return: 0; -EINVAL: size.
+ * Return: 0; -EINVAL: size; -ECHILD after fork().
  */
 int mc_p2p_task_progress(mc_p2p_task *task, struct mc_p2p_progress *progress)
 {
 	bool finished;
 
+	if (check_fork(task))
+		return -ECHILD;
 	if (!progress || progress->size != sizeof(*progress))
 		return mci_fail(-EINVAL,
 				"struct mc_p2p_progress of %zu bytes is not known, this library has %zu; set "
@@ -230,12 +249,14 @@ int mc_p2p_task_progress(mc_p2p_task *task, struct mc_p2p_progress *progress)
 	return 0;
 }
 
-/** mc_p2p_task_error() - why a fetch that ended failed, as a sentence; "" before that. Valid until it is
- * freed. */
+/** mc_p2p_task_error() - why a fetch that ended failed, as a sentence; "" before that, and after fork(). Valid
+ * until it is freed. */
 const char *mc_p2p_task_error(mc_p2p_task *task)
 {
 	const char *text;
 
+	if (check_fork(task))
+		return "";
 	pthread_mutex_lock(&task->lock);
 	text = task->finished ? task->error : "";
 	pthread_mutex_unlock(&task->lock);
@@ -245,7 +266,7 @@ const char *mc_p2p_task_error(mc_p2p_task *task)
 /**
  * mc_p2p_task_free() - end the handle of a fetch; what it fetched stays and is served
  *
- * Return: 0; -EBUSY: it still runs: wait for it, or cancel it and wait.
+ * Return: 0; -EBUSY: it still runs: wait for it, or cancel it and wait; -ECHILD after fork().
  */
 int mc_p2p_task_free(mc_p2p_task *task)
 {
@@ -253,6 +274,8 @@ int mc_p2p_task_free(mc_p2p_task *task)
 
 	if (!task)
 		return 0;
+	if (check_fork(task))
+		return -ECHILD;
 	pthread_mutex_lock(&task->lock);
 	finished = task->finished;
 	pthread_mutex_unlock(&task->lock);

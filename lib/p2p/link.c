@@ -15,7 +15,8 @@
 
 #define SEGMENT_MS 5000
 #define STRANGERS_MAX 256u
-#define STRANGER_MS 30000 /* to say what it wants */
+#define STRANGER_MS 30000 /* to say what it wants, or to answer our JOIN */
+#define SLOT_MS 60000	  /* to give back a slot: a read on it ends after 30 s at the latest */
 
 static void on_frame(struct mci_conn *conn, const struct mci_frame *frame, void *arg)
 {
@@ -170,6 +171,41 @@ void mci_link_close(struct mci_link *link, const char *why)
 	mci_link_check(link);
 }
 
+/* ---- what a peer has time for ---- */
+
+static void stayed(struct mci_timer *timer)
+{
+	mci_link_close(mci_of(timer, struct mci_link, stay), "it does not say which object it is there for");
+}
+
+static void kept(struct mci_timer *timer)
+{
+	mci_link_close(mci_of(timer, struct mci_link, stay), "it does not give back slots that others wait for");
+}
+
+static void give_time(struct mci_link *link, void (*fn)(struct mci_timer *timer), uint64_t ms)
+{
+	uint64_t hurry = link->store->hooks.patience_ms;
+
+	link->stay.fn = fn;
+	mci_loop_timer_set(link->store->loop, &link->stay, mci_now_ns() + (hurry ? hurry : ms) * MCI_NS_PER_MS);
+}
+
+void mci_link_asked_back(struct mci_link *link)
+{
+	if (link->conn && !link->ending && !link->stay.armed)
+		give_time(link, kept, SLOT_MS);
+}
+
+void mci_link_gave_back(struct mci_link *link)
+{
+	if (!link->stay.armed)
+		return;
+	mci_loop_timer_clear(link->store->loop, &link->stay);
+	if (mci_swarm_peer_owes(link->swarm))
+		mci_link_asked_back(link);
+}
+
 /* ---- dialling ---- */
 
 static void dial(struct mci_job *job)
@@ -242,6 +278,7 @@ static void dialled(struct mci_job *job)
 		other->member = NULL;
 		mci_link_close(other, "a newer one takes its place");
 	}
+	give_time(link, stayed, STRANGER_MS);
 	mci_link_say_join(link);
 	return;
 
@@ -272,8 +309,6 @@ int mci_link_dial(struct mci_object *object, struct mci_member *member)
 
 /* ---- taken in ---- */
 
-static void stayed(struct mci_timer *timer) { mci_link_close(mci_of(timer, struct mci_link, stay), NULL); }
-
 static void decided(struct mc_p2p *store)
 {
 	pthread_mutex_lock(&store->lock);
@@ -299,8 +334,7 @@ static void on_arrived(struct mci_task *task)
 	store->stranger_count++;
 	pthread_mutex_unlock(&store->lock);
 	mci_conn_account(link->conn, mci_engine_ledger(store->engine), &link->payer);
-	link->stay.fn = stayed;
-	mci_loop_timer_set(store->loop, &link->stay, mci_now_ns() + STRANGER_MS * MCI_NS_PER_MS);
+	give_time(link, stayed, STRANGER_MS);
 	decided(store);
 }
 
@@ -373,6 +407,7 @@ static int joined(struct mci_link *link, const struct mci_p2p_join *join)
 		return ret;
 	}
 	link->joined = true;
+	mci_loop_timer_clear(link->store->loop, &link->stay);
 	if (mci_fetch_avoids(object, &link->peer.uuid))
 		mci_swarm_peer_leaving(object->swarm, link->swarm);
 	if (!link->member)

@@ -296,7 +296,7 @@ static int start_watcher(struct mc_p2p *store, const char *prefix, void (*fn)(vo
  */
 int mc_p2p_watch(mc_p2p *store, const char *prefix, void (*fn)(void *arg), void *arg)
 {
-	struct mci_p2p_watcher *watcher = NULL;
+	struct mci_p2p_watcher *watcher = NULL, *other;
 	int ret;
 
 	ret = mci_engine_check(store->engine);
@@ -312,7 +312,9 @@ int mc_p2p_watch(mc_p2p *store, const char *prefix, void (*fn)(void *arg), void 
 	if (ret)
 		return ret;
 	pthread_mutex_lock(&store->watch_lock);
+	other = store->watcher; /* of a call at the same time */
 	store->watcher = watcher;
 	pthread_mutex_unlock(&store->watch_lock);
+	end_watcher(other);
 	return 0;
 }

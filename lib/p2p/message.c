@@ -128,6 +128,7 @@ static int on_number(struct mci_link *link, const struct mci_frame *frame)
 	struct mci_swarm *swarm = link->object->swarm;
 	uint8_t root[MCI_P2P_HASH];
 	uint32_t number;
+	int ret;
 
 	if (mci_p2p_get_number(frame->body, frame->length, root, &number))
 		return -EPROTO;
@@ -141,7 +142,10 @@ static int on_number(struct mci_link *link, const struct mci_frame *frame)
 		mci_swarm_peer_granted(swarm, link->swarm, number);
 		return 0;
 	case MCI_P2P_RETURN:
-		return mci_swarm_peer_returned(swarm, link->swarm, number);
+		ret = mci_swarm_peer_returned(swarm, link->swarm, number);
+		if (!ret && number)
+			mci_link_gave_back(link);
+		return ret;
 	default:
 		mci_swarm_peer_leaving(swarm, link->swarm);
 		return 0;
@@ -160,6 +164,8 @@ static int on_members(struct mci_link *link, const struct mci_frame *frame)
 {
 	uint8_t root[MCI_P2P_HASH];
 
+	if (link->store->metadata) /* that one tells; nobody sends us to names of his choice */
+		return 0;
 	if (mci_p2p_get_members(frame->body, frame->length, root, meet, link))
 		return -EPROTO;
 	mci_member_dial(link->object);

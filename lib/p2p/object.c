@@ -15,16 +15,19 @@ int mci_object_name(const char *text, char name[MCI_P2P_NAME_MAX + 1], uint8_t r
 		    bool *by_root)
 {
 	const char *at = text ? strrchr(text, '@') : NULL, *p;
+	char plain[MCI_P2P_NAME_MAX + 1];
 	size_t n = text ? (at ? (size_t)(at - text) : strlen(text)) : 0;
 
 	if (!n || n > MCI_P2P_NAME_MAX)
-		return mci_fail(-EINVAL, "the name of an object has 1 to %u bytes", MCI_P2P_NAME_MAX);
+		return mci_fail(-EINVAL, "the name of an object has 1 to %u bytes, not %zu as '%.80s'",
+				MCI_P2P_NAME_MAX, n, mci_plain_text(text ? text : "", plain, sizeof(plain)));
 	memcpy(name, text, n);
 	name[n] = '\0';
 	for (p = name; *p; p++)
 		if ((unsigned char)*p < 0x20 || *p == 0x7f || *p == '@')
 			return mci_fail(-EINVAL,
-					"the name of an object has no '@' and no control characters");
+					"the name of an object has no '@' and no control characters, but '%s' does",
+					mci_plain_text(name, plain, sizeof(plain)));
 	*by_root = at;
 	if (at && mci_root_parse(at + 1, root))
 		return mci_fail(-EINVAL,
@@ -134,7 +137,7 @@ int mci_object_no_twin(struct mci_object *object)
 struct hashing {
 	struct mci_object *object;
 	uint8_t *found;
-	const _Atomic bool *end;
+	const struct mc_p2p_task *task;
 	_Atomic uint32_t next;
 	pthread_mutex_t lock;
 	pthread_cond_t done;
@@ -184,7 +187,7 @@ static void hash_some(struct mci_job *job)
 	uint32_t pieces = all->object->manifest->piece_count, i = 0, n;
 
 	for (n = 0; n < PIECES_PER_TURN && i < pieces; n++) {
-		i = all->end && atomic_load(all->end) ? pieces : atomic_fetch_add(&all->next, 1);
+		i = all->task && mci_task_over(all->task) ? pieces : atomic_fetch_add(&all->next, 1);
 		if (i < pieces)
 			hash_one(all, i);
 	}
@@ -198,10 +201,10 @@ static void hash_some(struct mci_job *job)
 	pthread_mutex_unlock(&all->lock);
 }
 
-int mci_object_hash(struct mci_object *object, uint8_t *found, const _Atomic bool *end)
+int mci_object_hash(struct mci_object *object, uint8_t *found, const struct mc_p2p_task *task)
 {
 	struct mc_p2p *store = object->store;
-	struct hashing all = {.object = object, .found = found, .end = end, .running = store->hash_threads};
+	struct hashing all = {.object = object, .found = found, .task = task, .running = store->hash_threads};
 	struct hasher *hashers = calloc(store->hash_threads, sizeof(*hashers));
 	unsigned int i;
 
@@ -220,7 +223,7 @@ int mci_object_hash(struct mci_object *object, uint8_t *found, const _Atomic boo
 	pthread_cond_destroy(&all.done);
 	pthread_mutex_destroy(&all.lock);
 	free(hashers);
-	return 0;
+	return task ? mci_task_over(task) : 0;
 }
 
 /* ---- living ---- */

@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/queue.h>
+#include <sys/types.h>
 
 #include <mooncake/p2p.h>
 
@@ -142,6 +143,7 @@ struct mci_p2p_hooks {	/* ways to break a rule on purpose, for tests */
 	bool forge_map; /* claim to hold every piece */
 	bool corrupt;	/* change a byte of each piece after it was verified, and serve that */
 	bool no_check;	/* believe every piece that comes */
+	uint32_t patience_ms; /* with peers that do not say or give back what they should; 0 = as it is */
 };
 
 struct mc_p2p {
@@ -189,9 +191,9 @@ void mci_object_begin_leave(struct mci_object *object);		     /* loop */
 void mci_object_leave(struct mci_object *object);		     /* any state; waits; frees it */
 int mci_object_no_twin(
 	struct mci_object *object); /* -EEXIST: this store has the same content under another name */
-/* Hash all pieces with the pool. @found NULL: into the manifest; else compare, and say which are there. @end:
- * give up. */
-int mci_object_hash(struct mci_object *object, uint8_t *found, const _Atomic bool *end);
+/* Hash all pieces with the pool. @found NULL: into the manifest; else compare, and say which are there. @task:
+ * NULL, or the fetch that it is for: -ECANCELED, -ETIMEDOUT when that is over. */
+int mci_object_hash(struct mci_object *object, uint8_t *found, const struct mc_p2p_task *task);
 struct mci_object *mci_object_by_root(struct mc_p2p *store, const uint8_t root[MCI_P2P_HASH]); /* living */
 struct mci_object *mci_object_by_name(struct mc_p2p *store, const char *name);		       /* any state */
 void mci_object_note(struct mci_object *object, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -255,7 +257,7 @@ struct mci_link {
 	unsigned int read_count, in_flight; /* of those, that the swarm waits for */
 	unsigned int errors;		    /* in a row */
 	struct mci_piece_list have, changes;
-	struct mci_timer stay;
+	struct mci_timer stay; /* it has so long to say what it wants; then, to give back a slot */
 	struct mci_payer payer; /* of one that was taken in */
 
 	struct mci_job job;   /* dial, open the segment, close it: one at a time */
@@ -273,6 +275,8 @@ int mci_link_dial(struct mci_object *object, struct mci_member *member);
 void mci_link_open_segment(struct mci_link *link);
 void mci_link_close(struct mci_link *link, const char *why);
 void mci_link_check(struct mci_link *link);				   /* ending: may it go? */
+void mci_link_asked_back(struct mci_link *link);			   /* a slot, which it has so long to return */
+void mci_link_gave_back(struct mci_link *link);
 int mci_link_join(struct mci_link *link, const struct mci_p2p_join *join); /* -EPROTO */
 
 /* ---- say.c ---- */
@@ -328,9 +332,8 @@ struct mci_seen { /* a living member */
 
 int mci_directory_open(struct mc_p2p *store);
 void mci_directory_close(struct mc_p2p *store);
-/* Record and hashes. @root: NULL, or what it must be. -ENOENT, -EKEYREJECTED, -EBADMSG, ... with a sentence.
- */
-int mci_directory_read(struct mc_p2p *store, const char *name, const uint8_t *root, struct mci_found *found);
+/* Record and hashes of what @task is to fetch. -ENOENT, -EKEYREJECTED, -EBADMSG, ... with a sentence. */
+int mci_directory_read(const struct mc_p2p_task *task, struct mci_found *found);
 int mci_directory_read_layout(struct mc_p2p *store, const char *name, struct mci_found *found,
 			      uint64_t *version);
 int mci_directory_write(struct mci_object *object, bool force); /* record and hashes */
@@ -344,7 +347,7 @@ void mci_directory_leave(
 int mci_directory_remove(struct mc_p2p *store, const char *name, bool force);
 int mci_directory_members(struct mc_p2p *store, const char *root, /* "" = of all objects */
 			  int (*fn)(const struct mci_seen *seen, void *arg), void *arg);
-int mci_ask_read(struct mc_p2p *store, const char *name, const uint8_t *root, struct mci_found *found);
+int mci_ask_read(const struct mc_p2p_task *task, struct mci_found *found);
 
 /* ---- task.c: a fetch's thread; get.c: its handle ---- */
 
@@ -358,7 +361,8 @@ struct mc_p2p_task {
 	struct mc_p2p_range *ranges;
 	char *path, *location;
 	struct mc_p2p_get_attr attr;
-	uint64_t start_ns;
+	uint64_t start_ns, deadline_ns;
+	pid_t pid; /* whose it is: a child's calls would wait for threads that it does not have */
 	bool missing_told;
 	struct mci_object *object; /* of the task's thread, while it runs */
 	struct mci_object *shown;  /* the same, loop thread: whose progress is to be told */
@@ -373,6 +377,7 @@ struct mc_p2p_task {
 };
 
 int mci_task_start(struct mc_p2p_task *task);
+int mci_task_over(const struct mc_p2p_task *task); /* any thread: -ECANCELED, -ETIMEDOUT: begin nothing more */
 void mci_task_look(struct mc_p2p_task *task);	  /* task->progress becomes that of now */
 void mci_task_complete(struct mc_p2p_task *task); /* loop: every piece is verified */
 void mci_task_poke(struct mc_p2p_task *task);	  /* loop: something happened */

@@ -154,13 +154,11 @@ static void look_at_old(struct mci_place *place)
 
 static int reserve_space(struct mci_place *place)
 {
-	int ret;
+	int ret = ftruncate(place->fd, (off_t)place->map_length) ? -errno : 0;
 
-	if (ftruncate(place->fd, (off_t)place->map_length))
-		return mci_fail(-errno, "cannot make '%s' %llu bytes long: %s", place->part,
-				(unsigned long long)place->map_length, strerror(errno));
 	/* Space is taken now: a full file system found out by a store to the mapping would be a signal. */
-	ret = -posix_fallocate(place->fd, 0, (off_t)place->map_length);
+	if (!ret)
+		ret = -posix_fallocate(place->fd, 0, (off_t)place->map_length);
 	if (!ret)
 		return 0;
 	if (place->fresh)
@@ -168,6 +166,40 @@ static int reserve_space(struct mci_place *place)
 	return mci_fail(ret,
 			"no space for %llu bytes at '%s': %s; free some, or fetch to another file system",
 			(unsigned long long)place->map_length, place->part, strerror(-ret));
+}
+
+/* Is @path still the file that is open as @fd? */
+static bool is_at(int fd, const char *path)
+{
+	struct stat open, there;
+
+	return !fstat(fd, &open) && !lstat(path, &there) && open.st_dev == there.st_dev && open.st_ino == there.st_ino;
+}
+
+/* Opened and locked: nobody else writes it, and what is under the name is what is locked. */
+static int open_part(struct mci_place *place, struct stat *st)
+{
+	for (;;) {
+		place->fd = open(place->part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+		if (place->fd < 0 && errno == ENOENT) /* -ENOENT would mean the object */
+			return mci_fail(-ENOTDIR, "cannot make '%s': its directory is not there; make that first",
+					place->part);
+		if (place->fd < 0 || fstat(place->fd, st))
+			return mci_fail(-errno, "cannot make '%s': %s", place->part, strerror(errno));
+		if (!S_ISREG(st->st_mode))
+			return mci_fail(-EINVAL, "'%s' is no regular file; remove it, or fetch to another path",
+					place->part);
+		if (flock(place->fd, LOCK_EX | LOCK_NB))
+			return mci_fail(
+				-EBUSY,
+				"'%s' is being written by another fetch; wait for it, or fetch to another path",
+				place->part);
+		if (is_at(place->fd, place->part))
+			return 0;
+		/* Between our open and our lock its writer finished it: it has its name now, and is not ours. */
+		close(place->fd);
+		place->fd = -1;
+	}
 }
 
 static int open_sink_file(struct mci_place *place, const char *path, uint64_t bytes)
@@ -184,17 +216,9 @@ static int open_sink_file(struct mci_place *place, const char *path, uint64_t by
 	if (ret)
 		return ret;
 	place->map_length = bytes;
-	place->fd = open(place->part, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-	if (place->fd < 0 || fstat(place->fd, &st))
-		return mci_fail(-errno, "cannot make '%s': %s", place->part, strerror(errno));
-	if (!S_ISREG(st.st_mode))
-		return mci_fail(-EINVAL, "'%s' is no regular file; remove it, or fetch to another path",
-				place->part);
-	if (flock(place->fd, LOCK_EX | LOCK_NB))
-		return mci_fail(
-			-EBUSY,
-			"'%s' is being written by another fetch; wait for it, or fetch to another path",
-			place->part);
+	ret = open_part(place, &st);
+	if (ret)
+		return ret;
 	look_at_old(place);
 	place->fresh = !st.st_size;
 	ret = reserve_space(place);
@@ -345,6 +369,11 @@ int mci_place_finish(struct mci_place *place)
 	/* Once the file has its name it is whole, also after a crash of the host. */
 	if (fdatasync(place->fd))
 		return mci_fail(-errno, "cannot write '%s' out: %s", place->part, strerror(errno));
+	if (!is_at(place->fd, place->part))
+		return mci_fail(-ESTALE,
+				"'%s' was removed or replaced while it was being written, and what came is lost; "
+				"fetch it again, and let nobody else write there",
+				place->part);
 	if (rename(place->part, place->path))
 		return mci_fail(-errno, "every byte is in '%s', but it cannot be renamed to '%s': %s",
 				place->part, place->path, strerror(errno));

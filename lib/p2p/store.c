@@ -275,6 +275,9 @@ static int check_register(const struct mc_p2p_register_attr *attr)
 	if (piece && (piece < MCI_P2P_PIECE_MIN || piece > MCI_P2P_PIECE_MAX || piece & (piece - 1)))
 		return mci_fail(-EINVAL, "a piece size is a power of two from 4 KiB to 4 MiB, not %llu",
 				(unsigned long long)piece);
+	if (attr->max_shard_size > INT64_MAX) /* nobody could read the record */
+		return mci_fail(-EINVAL, "max_shard_size is less than 2^63, not %llu",
+				(unsigned long long)attr->max_shard_size);
 	return 0;
 }
 

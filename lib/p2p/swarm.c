@@ -327,6 +327,8 @@ int mci_swarm_peer_returned(struct mci_swarm *swarm, struct mci_swarm_peer *peer
 	return 0;
 }
 
+uint32_t mci_swarm_peer_owes(const struct mci_swarm_peer *peer) { return peer->asked_back; }
+
 static void stop_counting(struct mci_swarm *swarm, struct mci_swarm_peer *peer, bool *why)
 {
 	if (swarm_counts(peer))

@@ -53,6 +53,7 @@ void mci_swarm_peer_interested(struct mci_swarm *swarm, struct mci_swarm_peer *p
 void mci_swarm_peer_granted(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint32_t slots);
 /* It gives back so many of the slots that we gave. -EPROTO: more than it had. */
 int mci_swarm_peer_returned(struct mci_swarm *swarm, struct mci_swarm_peer *peer, uint32_t slots);
+uint32_t mci_swarm_peer_owes(const struct mci_swarm_peer *peer); /* slots that were asked back of it */
 /* It does not serve any more (drains): no further picks from it. */
 void mci_swarm_peer_leaving(struct mci_swarm *swarm, struct mci_swarm_peer *peer);
 

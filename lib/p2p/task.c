@@ -80,6 +80,19 @@ static int cancelled(const struct mc_p2p_task *task)
 		       : 0;
 }
 
+/* A fetch that runs tells more of what is missing when its time is over: follow(). */
+int mci_task_over(const struct mc_p2p_task *task)
+{
+	int ret = cancelled(task);
+
+	if (!ret && mci_now_ns() >= task->deadline_ns)
+		ret = mci_fail(-ETIMEDOUT,
+			       "object '%s' is not whole after %u ms: they went by before the swarm was joined; "
+			       "give it more time",
+			       task->name, task->attr.timeout_ms);
+	return ret;
+}
+
 static int late(const struct mc_p2p_task *task, const struct mc_p2p_progress *now, const char *limit,
 		uint32_t ms)
 {
@@ -98,7 +111,7 @@ static int look_through(struct mc_p2p_task *task, uint8_t *held)
 
 	if (object->place.path ? object->place.fresh : !(task->attr.flags & MC_P2P_RESUME))
 		return 0;
-	return mci_object_hash(object, held, &task->cancelled);
+	return mci_object_hash(object, held, task);
 }
 
 /* The record may have gone, or have become another's, while we got ready. */
@@ -171,7 +184,7 @@ static int begin(struct mc_p2p_task *task)
 	uint8_t *held;
 	int ret;
 
-	ret = mci_directory_read(task->store, task->name, task->by_root ? task->root : NULL, &found);
+	ret = mci_directory_read(task, &found);
 	if (ret == -ENOENT && task->store->classic && task->store->metadata && !task->by_root) {
 		char why[MCI_P2P_SENTENCE];
 
@@ -185,7 +198,7 @@ static int begin(struct mc_p2p_task *task)
 		return ret;
 	object->manifest = found.manifest;
 	object->max_shard_size = found.max_shard_size;
-	ret = cancelled(task);
+	ret = mci_task_over(task);
 	if (!ret)
 		ret = mci_object_no_twin(object);
 	if (!ret)
@@ -198,8 +211,6 @@ static int begin(struct mc_p2p_task *task)
 				task->name);
 	ret = look_through(task, held);
 	if (!ret)
-		ret = cancelled(task);
-	if (!ret)
 		ret = mci_parts_open(task->store, object->manifest->piece_size, &object->parts);
 	if (!ret)
 		ret = mci_place_register(&object->place, task->location);
@@ -208,7 +219,7 @@ static int begin(struct mc_p2p_task *task)
 	if (!ret)
 		ret = still_there(task);
 	if (!ret)
-		ret = cancelled(task);
+		ret = mci_task_over(task);
 	if (!ret)
 		ret = mci_object_live(object, held);
 	free(held);
@@ -241,8 +252,6 @@ static int follow(struct mc_p2p_task *task)
 {
 	uint64_t start = mci_now_ns(), moved = start, before = 0;
 	uint32_t pause = task->attr.progress ? TELL_MS : LOOK_MS;
-	uint64_t deadline =
-		task->attr.timeout_ms ? task->start_ns + task->attr.timeout_ms * MCI_NS_PER_MS : UINT64_MAX;
 	int ret;
 
 	while (!complete(task)) {
@@ -258,12 +267,12 @@ static int follow(struct mc_p2p_task *task)
 		if (came != before)
 			moved = now;
 		before = came;
-		if (now >= deadline)
+		if (now >= task->deadline_ns)
 			return late(task, &progress, "it is not whole after", task->attr.timeout_ms);
 		if (task->attr.stall_ms && now - moved >= task->attr.stall_ms * MCI_NS_PER_MS)
 			return late(task, &progress, "nothing came for", task->attr.stall_ms);
 		until = now + pause * MCI_NS_PER_MS;
-		doze(task, until < deadline ? until : deadline);
+		doze(task, until < task->deadline_ns ? until : task->deadline_ns);
 	}
 	return 0;
 }

@@ -196,6 +196,22 @@ static void test_names_and_roots_are_checked(void **state)
 	assert_error(mc_p2p_unregister(env->store[0], "nobody"), -ENOENT, "nobody");
 }
 
+static void test_a_shard_size_that_no_record_can_tell_is_refused(void **state)
+{
+	struct mc_p2p_register_attr attr = MC_P2P_REGISTER_ATTR_INIT;
+	struct env *env = *state;
+	struct bytes from;
+
+	bytes_alloc(&from, one_size, 1);
+	bytes_fill(&from, 1);
+	open_store(env, 0);
+	attr.max_shard_size = 1ull << 63;
+	assert_error(mc_p2p_register(env->store[0], "huge", &from.place, &attr, NULL), -EINVAL, "max_shard_size");
+	attr.max_shard_size--;
+	must(mc_p2p_register(env->store[0], "huge", &from.place, &attr, NULL));
+	assert_string_equal(list(env->store[0], "").names, "huge ");
+}
+
 static void test_a_store_has_a_name_and_a_content_once(void **state)
 {
 	struct env *env = *state;
@@ -422,6 +438,93 @@ static void test_only_a_file_is_replaced_by_a_file(void **state)
 
 /* ---- progress, list, watch ---- */
 
+/* What gets the name is what was verified, whoever meddles with PATH.part meanwhile. */
+static void test_a_part_that_was_replaced_is_not_taken_for_the_file(void **state)
+{
+	struct env *env = *state;
+	struct mc_p2p_register_attr small = small_pieces();
+	struct mc_p2p_place place = MC_P2P_PLACE_INIT;
+	struct bytes from, good;
+	char path[96], part[112];
+	mc_p2p_task *task;
+	struct stat st;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/file", env->folder);
+	snprintf(part, sizeof(part), "%s.part", path);
+	place.path = path;
+	bytes_alloc(&from, one_size, 1);
+	bytes_alloc(&good, one_size, 1);
+	bytes_fill(&from, 1);
+	bytes_fill(&good, 1);
+	open_store(env, 0);
+	open_store(env, 1);
+	must(mc_p2p_register(env->store[0], "holes", &from.place, &small, NULL));
+	memset(from.range[0].addr, 0, from.total);
+	must(mc_p2p_get_start(env->store[1], "holes", &place, NULL, &task));
+	until(progress_of(task).bad_pieces >= 2);
+	close_store(env, 0);
+	assert_int_equal(unlink(part), 0);
+	fd = open(part, O_WRONLY | O_CREAT, 0644);
+	assert_int_equal(write(fd, "no", 2), 2);
+	close(fd);
+	open_store(env, 2);
+	must(mc_p2p_register(env->store[2], "holes", &good.place, &small, NULL));
+	assert_error(mc_p2p_task_wait(task, -1), -ESTALE, "replaced");
+	assert_int_equal(stat(path, &st), -1);
+	must(mc_p2p_task_free(task));
+	/* Nor is another's file written through a link, and a directory that is not there is named. */
+	assert_int_equal(unlink(part), 0);
+	assert_int_equal(symlink("elsewhere", part), 0);
+	must(mc_p2p_unregister(env->store[2], "holes"));
+	must(mc_p2p_register(env->store[1], "holes", &good.place, &small, NULL));
+	assert_error(mc_p2p_get(env->store[2], "holes", &place, NULL), -ELOOP, "file.part");
+	snprintf(path, sizeof(path), "%s/no/such", env->folder);
+	assert_error(mc_p2p_get(env->store[2], "holes", &place, NULL), -ENOTDIR, "directory");
+	close_store(env, 2);
+	close_store(env, 1);
+}
+
+/* A child has none of the threads that a fetch waits for: no call hangs in it. */
+static int in_child(struct env *env, mc_p2p_task *task)
+{
+	struct mc_p2p_progress progress = {.size = sizeof(progress)};
+
+	alarm(20);
+	return mc_p2p_task_wait(task, -1) == -ECHILD && mc_p2p_task_progress(task, &progress) == -ECHILD &&
+			       mc_p2p_task_cancel(task) == -ECHILD && !*mc_p2p_task_error(task) &&
+			       mc_p2p_task_free(task) == -ECHILD && mc_p2p_unregister(env->store[0], "x") == -ECHILD &&
+			       mc_p2p_close(env->store[0]) == -ECHILD
+		       ? 0
+		       : 1;
+}
+
+static void test_child_of_a_fork_gets_echild(void **state)
+{
+	struct env *env = *state;
+	struct bytes from, to;
+	mc_p2p_task *task;
+	int status;
+	pid_t pid;
+
+	bytes_alloc(&from, one_size, 1);
+	bytes_alloc(&to, one_size, 1);
+	bytes_fill(&from, 1);
+	open_store(env, 0);
+	open_store(env, 1);
+	must(mc_p2p_register(env->store[0], "object", &from.place, NULL, NULL));
+	memset(from.range[0].addr, 0, from.total); /* it never ends */
+	must(mc_p2p_get_start(env->store[1], "object", &to.place, NULL, &task));
+	pid = fork();
+	if (!pid)
+		_exit(in_child(env, task));
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	must(mc_p2p_task_cancel(task));
+	assert_int_equal(mc_p2p_task_wait(task, -1), -ECANCELED);
+	must(mc_p2p_task_free(task));
+}
+
 static void test_progress_is_told_to_the_end(void **state)
 {
 	struct env *env = *state;
@@ -514,6 +617,7 @@ static int run_all(const char *transports, enum service service, const char *onl
 		WITH(test_one_store_has_several_objects_at_once),
 		WITH(test_what_does_not_fit_is_named),
 		WITH(test_names_and_roots_are_checked),
+		WITH(test_a_shard_size_that_no_record_can_tell_is_refused),
 		WITH(test_a_store_has_a_name_and_a_content_once),
 		WITH(test_a_name_of_a_living_member_is_taken_by_force_only),
 		WITH(test_a_wrong_key_is_refused),
@@ -521,6 +625,8 @@ static int run_all(const char *transports, enum service service, const char *onl
 		WITH(test_what_is_in_the_place_is_not_fetched_again),
 		WITH(test_files_are_sources_and_sinks_and_are_completed),
 		WITH(test_only_a_file_is_replaced_by_a_file),
+		WITH(test_a_part_that_was_replaced_is_not_taken_for_the_file),
+		WITH(test_child_of_a_fork_gets_echild),
 		WITH(test_progress_is_told_to_the_end),
 		WITH(test_list_and_watch_tell_what_there_is),
 	};

@@ -104,6 +104,87 @@ static void test_a_fetch_can_be_cancelled_and_has_its_time(void **state)
 	must(mc_p2p_task_free(task));
 }
 
+static void write_zeros(const char *path, uint64_t size)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)size), 0);
+	close(fd);
+}
+
+/* What is there is looked through first: that is in the time, too. */
+static void test_the_time_is_over_while_a_file_is_looked_through(void **state)
+{
+	const uint64_t size[] = {64 << 20};
+	struct env *env = *state;
+	struct mc_p2p_place place = MC_P2P_PLACE_INIT;
+	struct mc_p2p_get_attr attr = MC_P2P_GET_ATTR_INIT;
+	struct bytes from;
+	char path[96];
+
+	snprintf(path, sizeof(path), "%s/there", env->folder);
+	bytes_alloc(&from, size, 1);
+	bytes_fill(&from, 1);
+	write_zeros(path, size[0]);
+	open_store(env, 0);
+	open_store(env, 1);
+	must(mc_p2p_register(env->store[0], "late", &from.place, NULL, NULL));
+	place.path = path;
+	attr.timeout_ms = 1;
+	assert_error(mc_p2p_get(env->store[1], "late", &place, &attr), -ETIMEDOUT, "before the swarm was joined");
+	attr.timeout_ms = 0;
+	must(mc_p2p_get(env->store[1], "late", &place, &attr));
+	close_store(env, 1);
+	close_store(env, 0);
+}
+
+static void flag_the_last(const struct mc_p2p_progress *progress, void *arg)
+{
+	if (progress->pieces && progress->pieces_held == progress->pieces)
+		__atomic_store_n((bool *)arg, true, __ATOMIC_RELEASE);
+}
+
+/* Hashes of half the bytes are no object: nothing is registered. */
+static void test_a_classic_fetch_cancelled_while_it_hashes_registers_nothing(void **state)
+{
+	const uint64_t size[] = {256 << 20};
+	struct env *env = *state;
+	struct mc_p2p_get_attr attr = MC_P2P_GET_ATTR_INIT;
+	struct bytes from, to;
+	bool here = false;
+	mc_p2p_task *task;
+	char root[MC_P2P_ROOT_TEXT];
+	struct seen seen;
+	int ret;
+
+	if (env->handshake)
+		return;
+	env->flags = MC_ENGINE_CLASSIC;
+	bytes_alloc(&from, size, 1);
+	bytes_alloc(&to, size, 1);
+	bytes_fill(&from, 1);
+	open_store(env, 0);
+	open_store(env, 1);
+	must(mc_p2p_register(env->store[0], "old", &from.place, NULL, root));
+	must(mc_p2p_remove(env->store[0], "old", MC_P2P_FORCE)); /* the classic record stays */
+	attr.progress = flag_the_last;
+	attr.progress_arg = &here;
+	must(mc_p2p_get_start(env->store[1], "old", &to.place, &attr, &task));
+	until(__atomic_load_n(&here, __ATOMIC_ACQUIRE) || done(task));
+	mc_p2p_task_cancel(task);
+	ret = mc_p2p_task_wait(task, -1);
+	if (ret && ret != -ECANCELED)
+		fail_msg("%d: %s", ret, mc_errmsg());
+	/* Be it cancelled in time or not: what is registered is what it is called. */
+	seen = list(env->store[0], "old");
+	if (seen.last.root[0] && strcmp(seen.last.root, root))
+		fail_msg("registered as %s, and is %s", seen.last.root, root);
+	must(mc_p2p_task_free(task));
+	close_store(env, 1);
+	close_store(env, 0);
+}
+
 /* ---- misfortune ---- */
 
 static void test_without_the_metadata_service_a_fetch_goes_on(void **state)
@@ -285,6 +366,59 @@ static void test_a_stopped_source_is_replaced(void **state)
 
 /* ---- many at once ---- */
 
+struct leaver {
+	mc_p2p *store;
+	pthread_barrier_t *together;
+	int ret;
+};
+
+static void *leave(void *arg)
+{
+	struct leaver *leaver = arg;
+
+	pthread_barrier_wait(leaver->together);
+	leaver->ret = mc_p2p_unregister(leaver->store, "relay");
+	return NULL;
+}
+
+/* One seed follows another: the last step of the one does not take away what the other counts on. */
+static void test_a_seed_that_comes_while_the_last_one_leaves_is_found(void **state)
+{
+	struct env *env = *state;
+	struct mc_p2p_register_attr small = small_pieces();
+	struct bytes from[2], to;
+	pthread_barrier_t together;
+	pthread_t thread;
+	unsigned int i;
+
+	if (env->handshake)
+		return;
+	bytes_alloc(&from[0], one_size, 1);
+	bytes_alloc(&from[1], one_size, 1);
+	bytes_alloc(&to, one_size, 1);
+	bytes_fill(&from[0], 1);
+	bytes_fill(&from[1], 1);
+	for (i = 0; i < 3; i++)
+		open_store(env, i);
+	must(pthread_barrier_init(&together, NULL, 2));
+	must(mc_p2p_register(env->store[0], "relay", &from[0].place, &small, NULL));
+	for (i = 0; i < 100; i++) {
+		struct leaver leaver = {.store = env->store[i % 2], .together = &together};
+		unsigned int next = (i + 1) % 2;
+
+		must(pthread_create(&thread, NULL, leave, &leaver));
+		pthread_barrier_wait(&together);
+		usleep(i * 100); /* to meet each step of the other in some round */
+		must(mc_p2p_register(env->store[next], "relay", &from[next].place, &small, NULL));
+		must(pthread_join(thread, NULL));
+		must(leaver.ret);
+		if (mc_p2p_get(env->store[2], "relay", &to.place, NULL))
+			fail_msg("round %u: %s", i, mc_errmsg());
+		must(mc_p2p_delete_replica(env->store[2], "relay"));
+	}
+	pthread_barrier_destroy(&together);
+}
+
 #define CROWD 10
 
 struct one {
@@ -377,10 +511,13 @@ static int run_all(const char *transports, enum service service, const char *onl
 	const struct CMUnitTest tests[] = {
 		WITH(test_a_liar_is_avoided_and_a_new_seed_ends_the_wait),
 		WITH(test_a_fetch_can_be_cancelled_and_has_its_time),
+		WITH(test_the_time_is_over_while_a_file_is_looked_through),
+		WITH(test_a_classic_fetch_cancelled_while_it_hashes_registers_nothing),
 		WITH(test_without_the_metadata_service_a_fetch_goes_on),
 		WITH(test_a_restarted_metadata_service_knows_the_objects_again),
 		WITH(test_a_killed_seed_is_survived),
 		WITH(test_a_stopped_source_is_replaced),
+		WITH(test_a_seed_that_comes_while_the_last_one_leaves_is_found),
 		WITH(test_many_come_and_go_and_nothing_is_lost),
 	};
 

@@ -139,6 +139,53 @@ diff -r "$dir/data/tree" "$dir/data/out" || die "the directory differs"
 kill "$tree"
 wait "$tree" || die "the seed of the directory did not end well"
 
+echo "--- a directory by a link to it, two files alike, to a path with a slash behind and into one that is not there"
+mkdir "$dir/data/twins" "$dir/data/twins/sub"
+head -c 100000 /dev/urandom >"$dir/data/twins/a"
+cp "$dir/data/twins/a" "$dir/data/twins/sub/again"
+chmod 700 "$dir/data/twins/sub/again"
+head -c 100000 /dev/urandom >"$dir/data/twins/b" # as long, and not alike
+ln -s twins "$dir/data/latest"
+register twinlog ckpt/twins "$dir/data/latest"
+tree=$pid
+get ckpt/twins "$dir/data/pair/" >"$dir/get4" 2>&1 || die "get of a directory with two files alike failed"
+diff -r "$dir/data/twins" "$dir/data/pair" || die "the directory with two files alike differs"
+[ "$(stat -c %a "$dir/data/pair/sub/again")" = 700 ] || die "the mode of the second was lost"
+rc=0; get ckpt/twins "$dir/data/no/such" >"$dir/nowhere" 2>&1 || rc=$?
+[ $rc = 1 ] && grep -q "directory is not there" "$dir/nowhere" || die "a directory that is not there: status $rc"
+mkdir "$dir/data/odd"
+: >"$dir/data/twins/nothing"
+kill "$tree"
+wait "$tree" || die "the seed of the twins did not end well"
+register twinlog ckpt/twins "$dir/data/twins/"
+tree=$pid
+mkfifo "$dir/data/odd/nothing"
+rc=0; timeout -s KILL 20 "$tool" p2p get --metadata_server="$uri" --advertise=127.0.0.1 ckpt/twins "$dir/data/odd" >"$dir/fifo" 2>&1 || rc=$?
+[ $rc = 1 ] && grep -q "odd/nothing" "$dir/fifo" || die "a pipe in the place of an empty file: status $rc"
+kill "$tree"
+wait "$tree" || die "the seed of the twins did not end well the second time"
+
+echo "--- a signal ends a directory of many small files, in the middle of hashing and of fetching"
+mkdir "$dir/data/many"
+for i in $(seq 300); do echo "$i" >"$dir/data/many/$i"; done
+background manylog "$tool" p2p register --metadata_server="$uri" --advertise=127.0.0.1 ckpt/many "$dir/data/many"
+until_true 30 grep -q root "$dir/manylog"
+kill "$pid"
+rc=0; wait "$pid" || rc=$?
+[ $rc = 1 ] && ! grep -q '^Serving' "$dir/manylog" || die "a signal while it registers: status $rc"
+register manylog ckpt/many "$dir/data/many"
+tree=$pid
+background getter "$tool" p2p get --metadata_server="$uri" --advertise=127.0.0.1 --parallel=16 ckpt/many "$dir/data/few"
+until_true 30 test -e "$dir/data/few/1"
+kill "$pid"
+rc=0; wait "$pid" || rc=$?
+[ $rc = 1 ] || die "a signal between two files: status $rc"
+[ "$(find "$dir/data/few" -type f | wc -l)" -lt 300 ] || die "a signal between two files was forgotten"
+get ckpt/many "$dir/data/few" >"$dir/get5" || die "it does not go on after a signal"
+diff -r "$dir/data/many" "$dir/data/few" || die "the directory of many files differs"
+kill "$tree"
+wait "$tree" || die "the seed of many files did not end well"
+
 echo "--- without a metadata service: by root, from a named peer"
 background lone "$example" --cmd=trainer --metadata_server=P2PHANDSHAKE --file_size_mb=16
 lone=$pid

@@ -101,6 +101,112 @@ static void test_without_the_check_wrong_bytes_would_come(void **state)
 	assert_memory_not_equal(liar.good.range[0].addr, liar.second.range[0].addr, one_size[0]);
 }
 
+/* ---- members that say nothing ---- */
+
+static void say(struct mci_sock *sock, enum mci_p2p_type type, uint8_t *body, uint32_t length)
+{
+	must(mci_frame_send(sock, (uint16_t)type, 0, body, length, mci_now_ns() + MCI_NS_PER_S));
+	free(body);
+}
+
+/* A member of the swarm of @object, as @store, that takes a slot and says no more. */
+static void take_a_slot(mc_p2p *store, const uint8_t root[MCI_P2P_HASH], struct mci_sock *sock)
+{
+	uint64_t deadline = mci_now_ns() + 10 * MCI_NS_PER_S;
+	const uint64_t offset = 0;
+	const uint32_t region = 0;
+	struct mci_hello hello;
+	uint32_t length, id;
+	uint16_t type;
+	uint8_t *body;
+	void *answer;
+
+	must(mci_engine_dial(store->engine, "member-0", MCI_ROLE_P2P, deadline, sock, &hello));
+	body = mci_p2p_put_join(root, 0, mc_p2p_name(store), &region, &offset, 1, &length);
+	say(sock, MCI_P2P_JOIN, body, length);
+	body = mci_p2p_put_number(root, 1, &length);
+	say(sock, MCI_P2P_INTEREST, body, length);
+	do {
+		must(mci_frame_recv(sock, MCI_P2P_FRAME_MAX, &type, &id, &answer, &length, NULL, deadline));
+		free(answer);
+	} while (type != MCI_P2P_GRANT);
+}
+
+static void test_who_keeps_slots_that_others_wait_for_is_left(void **state)
+{
+	struct mc_p2p_register_attr small = small_pieces();
+	char text[MC_P2P_ROOT_TEXT];
+	uint8_t root[MCI_P2P_HASH];
+	struct env *env = *state;
+	struct mci_sock sock[2];
+	struct bytes from, to;
+	mc_p2p_task *task;
+
+	env->slots = 2;
+	bytes_alloc(&from, one_size, 1);
+	bytes_alloc(&to, one_size, 1);
+	bytes_fill(&from, 1);
+	open_store(env, 0)->hooks.patience_ms = 500;
+	must(mc_p2p_register(env->store[0], "object", &from.place, &small, text));
+	must(mci_root_parse(text, root));
+	take_a_slot(open_store(env, 1), root, &sock[0]);
+	take_a_slot(open_store(env, 2), root, &sock[1]);
+	must(mc_p2p_get_start(open_store(env, 3), "object", &to.place, NULL, &task));
+	until(done(task));
+	must(mc_p2p_task_wait(task, 0));
+	bytes_alike(&from, &to);
+	must(mc_p2p_task_free(task));
+	mci_sock_close(&sock[0]);
+	mci_sock_close(&sock[1]);
+}
+
+struct mute {
+	struct mci_sock sock;
+	bool taken;
+};
+
+static void wait_mute(void *arg, struct mci_sock sock, const struct mci_hello *hello, int error)
+{
+	struct mute *mute = arg;
+
+	(void)hello;
+	if (error)
+		return;
+	mute->sock = sock;
+	__atomic_store_n(&mute->taken, true, __ATOMIC_RELEASE);
+}
+
+static void be_mute(void *arg, struct mci_incoming *in) { mci_incoming_accept(in, NULL, 0, wait_mute, arg); }
+
+/* It takes the connection, and never says a word: it is left, and dialled again later. */
+static void test_who_does_not_answer_is_left(void **state)
+{
+	static struct mute mute;
+	struct mc_p2p_register_attr small = small_pieces();
+	struct env *env = *state;
+	struct bytes from, to;
+	mc_p2p_task *task;
+	mc_p2p *seed;
+
+	bytes_alloc(&from, one_size, 1);
+	bytes_alloc(&to, one_size, 1);
+	bytes_fill(&from, 1);
+	seed = open_store(env, 0);
+	open_store(env, 1)->hooks.patience_ms = 500;
+	must(mc_p2p_register(seed, "object", &from.place, &small, NULL));
+	must(mci_engine_role(seed->engine, MCI_ROLE_P2P, NULL, NULL));
+	must(mci_engine_role(seed->engine, MCI_ROLE_P2P, be_mute, &mute));
+	must(mc_p2p_get_start(env->store[1], "object", &to.place, NULL, &task));
+	until(__atomic_load_n(&mute.taken, __ATOMIC_ACQUIRE));
+	must(mci_engine_role(seed->engine, MCI_ROLE_P2P, NULL, NULL));
+	must(mci_engine_role(seed->engine, MCI_ROLE_P2P, mci_link_incoming, seed));
+	until(done(task));
+	must(mc_p2p_task_wait(task, 0));
+	bytes_alike(&from, &to);
+	must(mc_p2p_task_free(task));
+	mci_sock_close(&mute.sock);
+}
+
 /* ---- records ---- */
 
 static int decode(mc_engine *engine, const char *name, const char *text)
@@ -174,6 +280,22 @@ static void test_with_a_key_a_record_is_signed(void **state)
 	mci_manifest_free(manifest);
 }
 
+/* A record of a classic store may have lost all who held a shard. */
+static void test_a_classic_shard_that_nobody_holds_is_told(void **state)
+{
+	struct env *env = *state;
+	struct bytes to;
+
+	env->flags = MC_ENGINE_CLASSIC;
+	bytes_alloc(&to, one_size, 1);
+	open_store(env, 0);
+	must(mci_metadata_store(env->store[0]->metadata, "mooncake/checkpoint/empty",
+				"{\"name\":\"empty\",\"size\":1048576,\"size_list\":[1048576],"
+				"\"max_shard_size\":1048576,"
+				"\"shards\":[{\"size\":1048576,\"gold\":null,\"replica_list\":[]}]}"));
+	assert_error(mc_p2p_get(env->store[0], "empty", &to.place, NULL), -ENODATA, "held by nobody");
+}
+
 /* ---- the engine's seam ---- */
 
 static void ignore(void *arg, struct mci_incoming *in)
@@ -217,8 +339,11 @@ int main(int argc, char **argv)
 		WITH(test_a_forged_map_deceives_nobody_for_long),
 		WITH(test_a_member_that_serves_other_bytes_is_avoided),
 		WITH(test_without_the_check_wrong_bytes_would_come),
+		WITH(test_who_keeps_slots_that_others_wait_for_is_left),
+		WITH(test_who_does_not_answer_is_left),
 		WITH(test_a_record_is_read_as_it_was_written_and_nothing_else_is),
 		WITH(test_with_a_key_a_record_is_signed),
+		WITH(test_a_classic_shard_that_nobody_holds_is_told),
 		WITH(test_a_role_has_one_handler_and_none_answers_with_a_sentence),
 	};
 

@@ -24,9 +24,12 @@ void p2p_block_signals(void)
 
 bool p2p_signalled(double seconds)
 {
+	static bool seen; /* one signal ends all that asks, not just what asked first */
 	struct timespec now, wait;
 	double end, left;
 
+	if (seen)
+		return true;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	end = (double)now.tv_sec + (double)now.tv_nsec / 1e9 + seconds;
 	for (left = seconds;; left = end - (double)now.tv_sec - (double)now.tv_nsec / 1e9) {
@@ -34,8 +37,10 @@ bool p2p_signalled(double seconds)
 			left = 0;
 		wait.tv_sec = (time_t)left;
 		wait.tv_nsec = (long)((left - (double)wait.tv_sec) * 1e9);
-		if (sigtimedwait(&signals, NULL, &wait) > 0)
+		if (sigtimedwait(&signals, NULL, &wait) > 0) {
+			seen = true;
 			return true;
+		}
 		if (errno != EINTR)
 			return false;
 		clock_gettime(CLOCK_MONOTONIC, &now);

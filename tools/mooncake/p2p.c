@@ -145,23 +145,27 @@ static int p2p_register(int argc, char **argv)
 	if (S_ISDIR(st.st_mode))
 		status = p2p_tree_register(store, argv[1], argv[2]);
 	else
-		status = p2p_register_file(store, argv[1], argv[2]);
+		status = p2p_register_file(store, argv[1], argv[2], false);
 	if (!status)
 		status = wait_for_signal(argv[1]);
 	return p2p_close(store) | status; /* closing unregisters */
 }
 
-int p2p_register_file(mc_p2p *store, const char *name, const char *path)
+int p2p_register_file(mc_p2p *store, const char *name, const char *path, bool may_exist)
 {
 	struct mc_p2p_register_attr attr = MC_P2P_REGISTER_ATTR_INIT;
 	struct mc_p2p_place place = MC_P2P_PLACE_INIT;
 	char root[MC_P2P_ROOT_TEXT];
+	int ret;
 
 	place.path = path;
 	attr.max_shard_size = p2p.max_shard_size;
 	attr.piece_size = p2p.piece_size;
 	attr.flags = p2p.force ? MC_P2P_FORCE : 0;
-	if (mc_p2p_register(store, name, &place, &attr, root))
+	ret = mc_p2p_register(store, name, &place, &attr, root);
+	if (ret == -EEXIST && may_exist)
+		return ret;
+	if (ret)
 		return out_error("%s", mc_errmsg());
 	if (p2p.json)
 		return print_json(

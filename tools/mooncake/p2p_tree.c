@@ -42,9 +42,77 @@ static int register_list(mc_p2p *store, const char *name, json_t *files)
 	return 0;
 }
 
+static bool same_bytes(const char *a, const char *b)
+{
+	static char of_a[1 << 16], of_b[1 << 16];
+	FILE *one = fopen(a, "re"), *other = fopen(b, "re");
+	size_t n = 1;
+	bool same = one && other;
+
+	while (same && n) {
+		n = fread(of_a, 1, sizeof(of_a), one);
+		same = fread(of_b, 1, sizeof(of_b), other) == n && !memcmp(of_a, of_b, n);
+	}
+	same = same && !ferror(one) && !ferror(other);
+	if (one)
+		fclose(one);
+	if (other)
+		fclose(other);
+	return same;
+}
+
+/* The file of the list that has the bytes of @entry. */
+static const char *find_same(const json_t *files, const char *directory, const FTSENT *entry)
+{
+	const char *relative;
+	char path[4608];
+	json_t *item;
+	size_t i;
+
+	json_array_foreach(files, i, item)
+	{
+		relative = json_string_value(json_object_get(item, "path"));
+		if (!relative || json_object_get(item, "same") ||
+		    json_integer_value(json_object_get(item, "bytes")) != entry->fts_statp->st_size)
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", directory, relative);
+		if (same_bytes(path, entry->fts_path))
+			return relative;
+	}
+	return NULL;
+}
+
+static int register_one(mc_p2p *store, const char *name, const char *directory, const FTSENT *entry,
+			const char *relative, json_t *files)
+{
+	const char *same = NULL;
+	char object[4608];
+	json_t *item;
+	int status = 0;
+
+	if (p2p_signalled(0))
+		return out_error("interrupted while '%s' was being registered", name);
+	snprintf(object, sizeof(object), "%s/%s", name, relative);
+	if (entry->fts_statp->st_size)
+		status = p2p_register_file(store, object, entry->fts_path, true);
+	if (status == -EEXIST) {
+		same = find_same(files, directory, entry);
+		if (!same)
+			return out_error("%s", mc_errmsg());
+	} else if (status) {
+		return status;
+	}
+	item = json_pack("{ss sI si}", "path", relative, "bytes", (json_int_t)entry->fts_statp->st_size, "mode",
+			 (int)(entry->fts_statp->st_mode & 0777));
+	if (same)
+		json_object_set_new(item, "same", json_string(same));
+	json_array_append_new(files, item);
+	return 0;
+}
+
 int p2p_tree_register(mc_p2p *store, const char *name, const char *directory)
 {
-	char *paths[] = {(char *)directory, NULL}, object[4608];
+	char *paths[] = {(char *)directory, NULL};
 	size_t skip = strlen(directory);
 	json_t *files = json_array();
 	const char *relative;
@@ -52,7 +120,7 @@ int p2p_tree_register(mc_p2p *store, const char *name, const char *directory)
 	int status = 0;
 	FTS *tree;
 
-	tree = fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR, by_name);
+	tree = fts_open(paths, FTS_PHYSICAL | FTS_COMFOLLOW | FTS_NOCHDIR, by_name);
 	if (!tree)
 		status = out_error("cannot read '%s': %s", directory, strerror(errno));
 	while (!status && (errno = 0, entry = fts_read(tree))) {
@@ -67,12 +135,7 @@ int p2p_tree_register(mc_p2p *store, const char *name, const char *directory)
 						 entry->fts_path);
 					break;
 				}
-			snprintf(object, sizeof(object), "%s/%s", name, relative);
-			if (entry->fts_statp->st_size)
-				status = p2p_register_file(store, object, entry->fts_path);
-			json_array_append_new(files, json_pack("{ss sI si}", "path", relative, "bytes",
-							       (json_int_t)entry->fts_statp->st_size, "mode",
-							       (int)(entry->fts_statp->st_mode & 0777)));
+			status = register_one(store, name, directory, entry, relative, files);
 			break;
 		case FTS_D:
 			if (*relative)
@@ -183,7 +246,8 @@ static int start_job(mc_p2p *store, struct job *job, const char *name, const cha
 	snprintf(job->path, sizeof(job->path), "%s/%s", directory, relative);
 	job->mode = (int)json_integer_value(json_object_get(file, "mode")) & 0777;
 	if (!json_integer_value(json_object_get(file, "bytes"))) {
-		fd = open(job->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, job->mode);
+		fd = open(job->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK,
+			  job->mode); /* a pipe would block */
 		if (fd < 0)
 			return out_error("cannot make '%s': %s", job->path, strerror(errno)), -EIO;
 		close(fd);
@@ -235,7 +299,9 @@ static int get_files(mc_p2p *store, const char *name, const char *directory, jso
 			const json_t *file = json_array_get(files, next++);
 
 			job->task = NULL;
-			if (json_object_get(file, "path"))
+			if (p2p_signalled(0))
+				ret = (out_error("%s: interrupted", name), -EINTR);
+			else if (json_object_get(file, "path") && !json_object_get(file, "same"))
 				ret = start_job(store, job, name, directory, file);
 			continue;
 		}
@@ -247,6 +313,91 @@ static int get_files(mc_p2p *store, const char *name, const char *directory, jso
 	}
 	free(jobs);
 	return ret;
+}
+
+/* Not another file that happens to lie there. */
+static bool is_in_list(const json_t *files, const char *relative)
+{
+	json_t *item;
+	size_t i;
+
+	json_array_foreach(files, i, item)
+	{
+		const char *path = json_string_value(json_object_get(item, "path"));
+
+		if (path && relative && !strcmp(path, relative) && !json_object_get(item, "same"))
+			return true;
+	}
+	return false;
+}
+
+static int copy_bytes(int from, int to)
+{
+	static char bytes[1 << 16];
+	ssize_t n, done, written;
+
+	while ((n = read(from, bytes, sizeof(bytes))) > 0)
+		for (done = 0; done < n; done += written) {
+			written = write(to, bytes + done, (size_t)(n - done));
+			if (written < 0)
+				return -errno;
+		}
+	return n < 0 ? -errno : 0;
+}
+
+/* Beside the target first, so that what has the name is whole. */
+static int copy_file(const char *path, const char *target, mode_t mode)
+{
+	char part[4616];
+	int from = open(path, O_RDONLY | O_CLOEXEC), to, ret = 0;
+
+	snprintf(part, sizeof(part), "%s.part", target);
+	to = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
+	if (from < 0 || to < 0)
+		ret = -errno;
+	else
+		ret = copy_bytes(from, to);
+	if (!ret && (fchmod(to, mode) || fdatasync(to) || rename(part, target)))
+		ret = -errno;
+	if (from >= 0)
+		close(from);
+	if (to >= 0)
+		close(to);
+	if (ret)
+		out_error("cannot copy '%s' to '%s': %s", path, target, strerror(-ret));
+	return ret;
+}
+
+/* Files that have the bytes of others, which are all here. */
+static int copy_same(const char *directory, json_t *files, struct mc_p2p_progress *sum)
+{
+	const char *relative, *same;
+	char path[4608], target[4608];
+	json_t *item;
+	size_t i;
+	int ret;
+
+	json_array_foreach(files, i, item)
+	{
+		if (!json_object_get(item, "same"))
+			continue;
+		relative = json_string_value(json_object_get(item, "path"));
+		same = json_string_value(json_object_get(item, "same"));
+		if (!path_is_safe(relative) || !path_is_safe(same) || !is_in_list(files, same))
+			return out_error("the list names a file that is not in it; it is not used"), -EBADMSG;
+		snprintf(path, sizeof(path), "%s/%s", directory, same);
+		snprintf(target, sizeof(target), "%s/%s", directory, relative);
+		ret = make_parents(directory, relative);
+		if (!ret)
+			ret = copy_file(path, target,
+					(mode_t)json_integer_value(json_object_get(item, "mode")) & 0777);
+		if (ret)
+			return ret;
+		sum->bytes += (uint64_t)json_integer_value(json_object_get(item, "bytes"));
+		sum->held = sum->bytes;
+		sum->reused += (uint64_t)json_integer_value(json_object_get(item, "bytes"));
+	}
+	return 0;
 }
 
 static int make_directories(const char *directory, json_t *files)
@@ -271,13 +422,19 @@ static int make_directories(const char *directory, json_t *files)
 	return 0;
 }
 
-int p2p_tree_try(mc_p2p *store, const char *name, const char *directory, struct mc_p2p_progress *progress)
+int p2p_tree_try(mc_p2p *store, const char *name, const char *given, struct mc_p2p_progress *progress)
 {
+	size_t length = strlen(given);
 	struct mc_p2p_progress list = {.size = sizeof(list)};
-	char object[4608], path[4608];
+	char object[4608], directory[4096], path[4608];
 	json_t *files;
 	int ret;
 
+	while (length > 1 && given[length - 1] == '/')
+		length--;
+	if (length >= sizeof(directory))
+		return out_error("'%s' is too long for a path", given), -ENAMETOOLONG;
+	snprintf(directory, sizeof(directory), "%.*s", (int)length, given);
 	if (strchr(name, '@')) /* a root vouches for one object */
 		return -ENOENT;
 	snprintf(object, sizeof(object), "%s/" LIST_NAME, name);
@@ -292,6 +449,8 @@ int p2p_tree_try(mc_p2p *store, const char *name, const char *directory, struct 
 	ret = make_directory(directory) ? -EIO : make_directories(directory, files);
 	if (!ret)
 		ret = get_files(store, name, directory, files, progress);
+	if (!ret)
+		ret = copy_same(directory, files, progress);
 	json_decref(files);
 	return ret;
 }
