@@ -363,10 +363,11 @@ static int forget(void *arg)
 	return 0;
 }
 
-void mci_object_leave(struct mci_object *object)
+int mci_object_leave(struct mci_object *object)
 {
 	struct mc_p2p *store = object->store;
 	struct timespec until;
+	int ret;
 
 	if (object->member_key)
 		mci_p2p_classic_unshare(object);
@@ -382,11 +383,12 @@ void mci_object_leave(struct mci_object *object)
 	while (!object->gone)
 		pthread_cond_wait(&store->wake, &store->lock);
 	pthread_mutex_unlock(&store->lock);
-	mci_place_close(&object->place);
+	ret = mci_place_close(&object->place);
 	mci_directory_leave(object);
 	mci_store_call(store, forget, object);
 	mci_parts_close(&object->parts);
 	mci_manifest_free(object->manifest);
 	free(object->member_key);
 	free(object);
+	return ret;
 }

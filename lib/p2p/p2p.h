@@ -68,7 +68,8 @@ int mci_place_sink(struct mc_p2p *store, const struct mc_p2p_place *given, const
 		   const struct mci_manifest *manifest, struct mci_place *place);
 int mci_place_register(struct mci_place *place, const char *location);
 int mci_place_finish(struct mci_place *place); /* a file gets its name */
-void mci_place_close(struct mci_place *place); /* waits for who still reads */
+/* Waits for who still reads. -EIO: somebody did not let go; what is mapped stays so. */
+int mci_place_close(struct mci_place *place);
 int mci_parts_open(struct mc_p2p *store, uint64_t size, struct mci_parts *parts);
 void mci_parts_close(struct mci_parts *parts);
 static inline uint8_t *mci_place_at(const struct mci_place *place, struct mci_piece piece)
@@ -188,7 +189,7 @@ int mci_store_call(struct mc_p2p *store, int (*fn)(void *arg), void *arg);
 int mci_object_reserve(struct mc_p2p *store, const char *name, bool seed, struct mci_object **object);
 int mci_object_live(struct mci_object *object, const uint8_t *held); /* held: a byte per piece; NULL = all */
 void mci_object_begin_leave(struct mci_object *object);		     /* loop */
-void mci_object_leave(struct mci_object *object);		     /* any state; waits; frees it */
+int mci_object_leave(struct mci_object *object); /* any state; waits; frees it; as mci_place_close() */
 int mci_object_no_twin(
 	struct mci_object *object); /* -EEXIST: this store has the same content under another name */
 /* Hash all pieces with the pool. @found NULL: into the manifest; else compare, and say which are there. @task:

@@ -314,7 +314,8 @@ static int take_region(struct mc_p2p *store, char *addr, uint64_t length, const 
 	return 0;
 }
 
-static void put_region(struct mc_p2p *store, struct mci_store_region *region)
+/* 0, or why its memory is still in others' hands. */
+static int put_region(struct mc_p2p *store, struct mci_store_region *region)
 {
 	mc_region *last = NULL;
 
@@ -325,8 +326,7 @@ static void put_region(struct mc_p2p *store, struct mci_store_region *region)
 		free(region);
 	}
 	pthread_mutex_unlock(&store->regions_lock);
-	if (last && mc_engine_unregister(last, MC_UNREGISTER_WAIT))
-		mci_error("memory of an object stays registered: %s", mc_errmsg());
+	return last ? mc_engine_unregister(last, MC_UNREGISTER_WAIT) : 0;
 }
 
 int mci_place_register(struct mci_place *place, const char *location)
@@ -386,22 +386,26 @@ int mci_place_finish(struct mci_place *place)
 	return 0;
 }
 
-void mci_place_close(struct mci_place *place)
+int mci_place_close(struct mci_place *place)
 {
 	uint32_t i;
+	int ret = 0;
 
 	if (place->added)
 		mci_engine_hold(place->store->engine, true);
-	for (i = 0; i < place->added; i++)
-		if (place->region[i])
-			put_region(place->store, place->region[i]);
+	for (i = 0; i < place->added; i++) {
+		if (!place->region[i] || !put_region(place->store, place->region[i]))
+			continue;
+		ret = -EIO;
+		mci_error("memory of an object stays registered: %s", mc_errmsg());
+	}
 	/* The memory is fenced whatever the metadata service says. */
 	if (place->added && mci_engine_hold(place->store->engine, false))
 		mci_warn("the regions of an object are gone, but the descriptor could not be updated: %s",
 			 mc_errmsg());
-	if (place->map)
+	if (place->map && !ret)
 		munmap(place->map, place->map_length);
-	if (place->old)
+	if (place->old && !ret)
 		munmap(place->old, place->old_length);
 	if (place->fd >= 0)
 		close(place->fd);
@@ -413,6 +417,7 @@ void mci_place_close(struct mci_place *place)
 	free(place->part);
 	memset(place, 0, sizeof(*place));
 	place->fd = -1;
+	return ret;
 }
 
 int mci_parts_open(struct mc_p2p *store, uint64_t size, struct mci_parts *parts)
@@ -433,8 +438,10 @@ int mci_parts_open(struct mc_p2p *store, uint64_t size, struct mci_parts *parts)
 
 void mci_parts_close(struct mci_parts *parts)
 {
-	if (parts->region && mc_engine_unregister(parts->region, MC_UNREGISTER_WAIT))
-		mci_error("buffers of an object stay registered: %s", mc_errmsg());
-	if (parts->memory)
+	bool held = parts->region && mc_engine_unregister(parts->region, MC_UNREGISTER_WAIT);
+
+	if (held)
+		mci_error("buffers of an object stay registered, and mapped: %s", mc_errmsg());
+	if (parts->memory && !held)
 		munmap(parts->memory, parts->size * MCI_P2P_BOUNCE);
 }

@@ -418,9 +418,14 @@ static int give_back(struct mc_p2p *store, const char *name, bool seed)
 	if (!name)
 		return mci_fail(-EINVAL, "an object has a name");
 	ret = mci_store_call(store, take_away, &taking);
-	if (!ret)
-		mci_object_leave(taking.object);
-	return ret;
+	if (ret)
+		return ret;
+	if (!mci_object_leave(taking.object))
+		return 0;
+	return mci_fail(-EIO,
+			"'%s' is not offered any more, but somebody does not let go of its memory, which must "
+			"stay mapped as long as this process lives; the log says who",
+			name);
 }
 
 /**
@@ -430,7 +435,8 @@ static int give_back(struct mc_p2p *store, const char *name, bool seed)
  * caller's alone. The name goes with its last member. An own entry in a metadata service that does not answer
  * ends with its lease.
  *
- * Return: 0; -ENOENT; -EINVAL: it was fetched; -EBUSY: still being registered; -ECHILD.
+ * Return: 0; -ENOENT; -EINVAL: it was fetched; -EBUSY: still being registered; -EIO: taken back, but a NIC, or a
+ * process of this host that stands still, does not let go of the memory, which must stay mapped; -ECHILD.
  */
 int mc_p2p_unregister(mc_p2p *store, const char *name) { return give_back(store, name, true); }
 
@@ -439,7 +445,7 @@ int mc_p2p_unregister(mc_p2p *store, const char *name) { return give_back(store,
  *
  * As mc_p2p_unregister(). The bytes stay where they are.
  *
- * Return: 0; -ENOENT; -EINVAL: it was registered; -EBUSY: still being fetched; -ECHILD.
+ * Return: 0; -ENOENT; -EINVAL: it was registered; -EBUSY: still being fetched; -EIO: as there; -ECHILD.
  */
 int mc_p2p_delete_replica(mc_p2p *store, const char *name) { return give_back(store, name, false); }
 
