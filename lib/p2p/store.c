@@ -453,7 +453,8 @@ int mc_p2p_delete_replica(mc_p2p *store, const char *name) { return give_back(st
  * mc_p2p_remove() - remove the record of an object that nobody holds any more
  * @store: store
  * @name: object, whoever registered it
- * @flags: 0, or MC_P2P_FORCE: also if living members hold it; they keep what they have, and serve each other
+ * @flags: 0, or MC_P2P_FORCE: also if living members hold it; they keep what they have, and serve each other. Those
+ * that registered it take it for lost, and write it again when a member comes or goes: end them first
  *
  * The last member that leaves takes the record along; this is for when all of them died.
  *

@@ -102,7 +102,8 @@ static const struct opt_set watch_set = {
 
 static const struct opt rm_table[] = {
 	{"force", OPT_BOOL, &p2p.force, "false",
-	 .help = "even if living members hold it; they keep what they have", .group = "What to do"},
+	 .help = "even if living members hold it; they keep what they have, and seeds write it again later",
+	 .group = "What to do"},
 	METADATA_FLAG,
 	P2P_FLAGS(p2p.o),
 	{0},
