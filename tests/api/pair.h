@@ -157,7 +157,7 @@ static inline struct mc_status move(struct pair *p, enum mc_op op, void *local, 
 	struct mc_status status;
 	mc_batch *batch;
 
-	attr.timeout_ms = 10000;
+	attr.timeout_ms = 30000;
 	must(mc_batch_alloc(p->initiator, 1, &batch));
 	must(mc_batch_add(batch, op, local, p->segment, remote, length));
 	must(mc_batch_submit(batch, &attr));
