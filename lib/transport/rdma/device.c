@@ -380,7 +380,9 @@ static int check_names(struct mci_rdma *rdma, struct ibv_device **list, int n)
 		for (i = 0; i < n && strcmp(rdma->verbs->ibv_get_device_name(list[i]), word); i++)
 			;
 		if (i == n && rdma->host->options.rdma.devices_by_matrix)
-			mci_warn("the NIC priority matrix (or MC_TE_FILTERS) names '%s', and it is not here", word);
+			mci_warn("the NIC priority matrix (or MC_TE_FILTERS) names '%s', and there is no such RDMA "
+				 "device here",
+				 word);
 		else if (i == n)
 			return mci_fail(-ENODEV, "there is no RDMA device '%s' here; %s%s", word,
 					n ? "there are: " : "there is none at all", there);
