@@ -363,6 +363,8 @@ static int copy_file(const char *path, const char *target, mode_t mode)
 		close(from);
 	if (to >= 0)
 		close(to);
+	if (ret && to >= 0)
+		unlink(part); /* nobody goes on with it */
 	if (ret)
 		out_error("cannot copy '%s' to '%s': %s", path, target, strerror(-ret));
 	return ret;
